@@ -1,0 +1,330 @@
+//! The seam between the application (PHP) and the engine: plain events one way, plain commands the
+//! other, connections named by id.
+//!
+//! Nothing here holds a pointer that both sides share, so that the same values can later travel over
+//! a Unix socket to a gateway process. [`crate::local::Local`] is the in-process implementation.
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::config::{ClientConfig, ServerConfig};
+use crate::http::RequestHead;
+
+/// Names one connection for the life of the process; never reused. PHP sees it as `$conn->id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(pub u64);
+
+/// Names one `WsServer` or `WsClient` for the life of the process; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointId(pub u32);
+
+/// Names one question the engine has put to the application and waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket(pub u64);
+
+/// What the engine tells the application. Order is kept within a connection and within an endpoint.
+#[derive(Debug)]
+pub enum Event {
+    /// A handshake waits for [`Command::AnswerHandshake`]; only where [`ServerConfig::ask_handshake`].
+    Handshake { server: EndpointId, ticket: Ticket, request: Arc<RequestHead> },
+    /// A connection is open. For a client it follows the transition to `Connected`.
+    Open { endpoint: EndpointId, conn: ConnId, info: Box<OpenInfo> },
+    /// A whole message. Its bytes count against `limits.inbound` until [`Command::Consumed`].
+    Message { endpoint: EndpointId, conn: ConnId, data: Bytes, binary: bool },
+    /// A connection that was announced by `Open` has ended; once, and last of its events.
+    Close { endpoint: EndpointId, conn: ConnId, code: u16, reason: Box<str>, clean: bool },
+    /// What went wrong; for a connection it comes before its `Close`.
+    Failure { endpoint: EndpointId, conn: Option<ConnId>, failure: Box<Failure> },
+    /// The send buffer fell below its low mark after it had been above the high mark.
+    Drain { endpoint: EndpointId, conn: ConnId },
+    /// A connection entered or left a channel (announced only where [`ServerConfig::announce_members`]).
+    Join { server: EndpointId, channel: Arc<str>, conn: ConnId },
+    /// See `Join`.
+    Leave { server: EndpointId, channel: Arc<str>, conn: ConnId },
+    /// The client changed state.
+    Transition { client: EndpointId, transition: Box<Transition> },
+    /// The client asks for the headers of this attempt; only where [`ClientConfig::ask_headers`].
+    HeadersWanted { client: EndpointId, ticket: Ticket, attempt: u32 },
+    /// A message that was accepted by `Command::ClientSend` will not be sent.
+    Overflow { client: EndpointId, sequence: u64, data: Bytes, why: OverflowReason },
+    /// The client gave up for good: a terminal refusal, or attempts exhausted.
+    GaveUp { client: EndpointId, failure: Box<Failure> },
+    /// Nothing is unacknowledged any more; sent when it becomes so, for those who wait in `flush()`.
+    Flushed { client: EndpointId },
+    /// The endpoint has ended; last of its events.
+    Stopped { endpoint: EndpointId },
+    /// For the application's logger.
+    Log { endpoint: Option<EndpointId>, record: Box<LogRecord> },
+}
+
+/// What is known when a connection opens.
+#[derive(Debug)]
+pub struct OpenInfo {
+    /// Peer's address as text: `203.0.113.7:4711`, `[::1]:4711`, `unix:`; behind a trusted proxy the client's.
+    pub remote: Box<str>,
+    /// The subprotocol agreed on; empty when none.
+    pub protocol: Arc<str>,
+    /// The request that was accepted (server), or none (client).
+    pub request: Option<Arc<RequestHead>>,
+}
+
+/// Why something failed, in the words of the layer that knows.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// What kind it is: selects the exception class in PHP.
+    pub kind: FailureKind,
+    /// For people. Names what and where.
+    pub message: String,
+    /// HTTP status of a refused handshake, WebSocket close code, or 0.
+    pub code: u16,
+}
+
+/// See [`Failure`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Connecting failed: name, address, TLS, proxy or handshake.
+    Connect,
+    /// The peer broke RFC 6455.
+    Protocol,
+    /// A limit of ours was hit.
+    Limit,
+    /// The link died: no answer to heartbeats, reset, end of stream without a close frame.
+    Link,
+    /// Something took longer than allowed.
+    Timeout,
+}
+
+/// A client's change of state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Transition {
+    pub from: lifeline_proto::client::State,
+    pub to: lifeline_proto::client::State,
+    /// Close code or HTTP status that caused it, else 0.
+    pub code: u16,
+    /// For people; empty when there is nothing to say.
+    pub reason: String,
+    /// Attempts since the last stable connection.
+    pub attempt: u32,
+    /// Time until the next attempt, when one is planned.
+    pub delay: Option<Duration>,
+}
+
+/// Why a message of a client's outbox was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverflowReason {
+    /// Pushed out by `dropOldest`, or refused by `dropNewest`.
+    Limit,
+    /// Its time to live ended.
+    Expired,
+    /// `close()` with the message unsent.
+    Closed,
+}
+
+/// One record for the application's logger (PSR-3 levels).
+#[derive(Debug, Clone)]
+pub struct LogRecord {
+    pub level: LogLevel,
+    pub message: String,
+    pub context: Vec<(&'static str, String)>,
+}
+
+/// PSR-3's levels, least severe first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    Debug,
+    Info,
+    Notice,
+    Warning,
+    Error,
+    Critical,
+    Alert,
+    Emergency,
+}
+
+/// What the application asks of the engine. Each is answered at once by a [`Reply`]; none blocks.
+#[derive(Debug)]
+pub enum Command {
+    /// Binds and starts a server: `Reply::Endpoint`, or an error that names the address.
+    StartServer(Box<ServerConfig>),
+    /// No new connections; close codes spread over `drain`; then abort; then `Event::Stopped`.
+    StopServer { server: EndpointId, drain: Duration },
+    /// The bound addresses as URLs, in the order of `listen`: `Reply::Names`.
+    Addresses { server: EndpointId },
+    /// Decides a handshake: `Reply::Done`, also when the peer has gone meanwhile.
+    AnswerHandshake { ticket: Ticket, answer: HandshakeAnswer },
+
+    /// Queues a message: `Reply::Sent`.
+    Send { conn: ConnId, data: Bytes, binary: bool },
+    /// Queues a ping (payload at most 125 bytes): `Reply::Done`.
+    Ping { conn: ConnId, payload: Bytes },
+    /// Sends what is queued, then a close frame: `Reply::Done`.
+    Close { conn: ConnId, code: u16, reason: String },
+    /// Drops the socket now; `Event::Close` follows with 1006: `Reply::Done`.
+    Abort { conn: ConnId },
+    /// The application is through with `bytes` of a connection's messages: `Reply::Done`.
+    Consumed { conn: ConnId, bytes: usize },
+    /// Turns protocol tracing to the log on or off: `Reply::Done`.
+    Trace { conn: ConnId, on: bool },
+    /// Bytes queued and not yet given to the kernel: `Reply::Count`.
+    BufferedBytes { conn: ConnId },
+    /// Smoothed round-trip time: `Reply::Time`.
+    RoundTrip { conn: ConnId },
+    /// Open and not closing: `Reply::Flag`.
+    IsOpen { conn: ConnId },
+    /// Counters of one connection: `Reply::Stats`.
+    ConnStats { conn: ConnId },
+
+    /// To each open connection but `except`: `Reply::Count` of receivers.
+    Broadcast { server: EndpointId, data: Bytes, binary: bool, except: Vec<ConnId> },
+    /// To each member of the channel but `except`: `Reply::Count` of receivers.
+    Publish { server: EndpointId, channel: Box<str>, data: Bytes, binary: bool, except: Vec<ConnId> },
+    /// To each connection of the user: `Reply::Count`.
+    SendToUser { server: EndpointId, user: Box<str>, data: Bytes, binary: bool },
+    /// Closes each connection of the user: `Reply::Count`.
+    DisconnectUser { server: EndpointId, user: Box<str>, code: u16, reason: String },
+    /// Gives the connection a user (replacing an earlier one): `Reply::Done`.
+    Bind { conn: ConnId, user: Box<str> },
+    /// `Reply::Flag`: true when it was not a member before. Errors: invalid name, limits.
+    Subscribe { conn: ConnId, channel: Box<str> },
+    /// `Reply::Flag`: true when it was a member.
+    Unsubscribe { conn: ConnId, channel: Box<str> },
+    /// Channels of one connection: `Reply::Names`.
+    ChannelsOf { conn: ConnId },
+    /// Channels with at least one member: `Reply::Names`.
+    Channels { server: EndpointId },
+    /// `Reply::Conns`.
+    Members { server: EndpointId, channel: Box<str> },
+    /// `Reply::Conns`.
+    ConnectionsOf { server: EndpointId, user: Box<str> },
+    /// All open connections: `Reply::Conns`.
+    Connections { server: EndpointId },
+    /// Number of open connections: `Reply::Count`.
+    CountConnections { server: EndpointId },
+    /// Counters of a server or client, and of the process: `Reply::Stats`.
+    EndpointStats { endpoint: EndpointId },
+
+    /// Creates a client in state `Disconnected` (its outbox takes messages at once): `Reply::Endpoint`.
+    CreateClient(Box<ClientConfig>),
+    /// Begins to connect; a second call does nothing: `Reply::Done`.
+    Connect { client: EndpointId },
+    /// Reconnects now if waiting (lazy mode, backoff), probes if connected: `Reply::Done`.
+    Wake { client: EndpointId },
+    /// Into the outbox: `Reply::Sequence`; `Reply::WouldBlock` for policy `block`; error for `error`.
+    ClientSend { client: EndpointId, data: Bytes, binary: bool, ttl: Option<Duration> },
+    /// Messages not yet acknowledged (plain peer: not yet written to the socket): `Reply::Count`.
+    Unacknowledged { client: EndpointId },
+    /// `Reply::State`.
+    ClientState { client: EndpointId },
+    /// Headers for the attempt that asked: `Reply::Done`.
+    AnswerHeaders { ticket: Ticket, headers: Vec<(String, String)> },
+    /// Closes for good: `Event::Overflow` for each unsent, `Event::Stopped` at last: `Reply::Done`.
+    CloseClient { client: EndpointId, code: u16, reason: String },
+    /// Drops all of an endpoint now, without a word on the wire: `Reply::Done`.
+    Discard { endpoint: EndpointId },
+}
+
+/// The application's decision on a handshake.
+#[derive(Debug, Default)]
+pub struct HandshakeAnswer {
+    /// 101 to accept, else the HTTP status to refuse with.
+    pub status: u16,
+    /// Extra response headers; names and values already checked for CR, LF and NUL.
+    pub headers: Vec<(String, String)>,
+    /// Body of a refusal.
+    pub body: Bytes,
+    /// Subprotocol chosen by the application, in place of the engine's own choice.
+    pub protocol: Option<String>,
+}
+
+/// The engine's answer to a [`Command`].
+#[derive(Debug)]
+pub enum Reply {
+    Done,
+    Endpoint(EndpointId),
+    Flag(bool),
+    Count(usize),
+    Sequence(u64),
+    /// The outbox is full and its policy is to wait for room.
+    WouldBlock,
+    Sent(Sent),
+    Time(Option<Duration>),
+    State(lifeline_proto::client::State),
+    Names(Vec<Arc<str>>),
+    Conns(Vec<ConnId>),
+    Stats(Stats),
+}
+
+/// What became of a message given to [`Command::Send`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// In the connection's queue.
+    Queued,
+    /// Dropped by the slow-consumer policy.
+    Dropped,
+    /// The connection is closing or gone.
+    Closed,
+}
+
+/// A tree of counters, in the order in which it is to be shown.
+#[derive(Debug, Clone, Default)]
+pub struct Stats(pub Vec<(std::borrow::Cow<'static, str>, Stat)>);
+
+/// One node of [`Stats`].
+#[derive(Debug, Clone)]
+pub enum Stat {
+    Int(i64),
+    Float(f64),
+    Flag(bool),
+    Text(String),
+    Tree(Stats),
+    None,
+}
+
+/// Why a command was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// The value is not allowed; the text names it and what is.
+    #[error("{0}")]
+    Invalid(String),
+    /// Starting failed; the text names the address or file.
+    #[error("{0}")]
+    Start(String),
+    /// No such endpoint: it has ended.
+    #[error("{0} has ended")]
+    Gone(&'static str),
+    /// The outbox is full; policy `error`.
+    #[error("{0}")]
+    Overflow(String),
+    /// A limit was hit; the text names the option.
+    #[error("{0}")]
+    Limit(String),
+}
+
+/// How the application reaches the engine. One thread (the PHP thread) calls it; none of its methods
+/// blocks and none may be called after a fork in the child.
+pub trait Bridge: fmt::Debug + Send + Sync {
+    /// Carries out `command`. Messages queued by it leave at the next [`Bridge::flush`].
+    ///
+    /// # Errors
+    /// [`CommandError`] when the command cannot be carried out; nothing has changed then.
+    fn submit(&self, command: Command) -> Result<Reply, CommandError>;
+
+    /// Wakes each connection that got something to do since the last call, once.
+    fn flush(&self);
+
+    /// Moves up to `limit` waiting events to the end of `into`; returns how many. The call tells the
+    /// watchdog that the application is alive.
+    fn receive(&self, into: &mut Vec<Event>, limit: usize) -> usize;
+
+    /// Call before sleeping on [`Bridge::descriptor`]: clears an earlier wake and returns true when
+    /// no event waits; false: do not sleep, `receive` has something.
+    fn prepare_sleep(&self) -> bool;
+
+    /// Becomes readable (level-triggered) when an event arrives after `prepare_sleep` returned true,
+    /// or when `prepare_sleep` returned false.
+    fn descriptor(&self) -> BorrowedFd<'_>;
+}

@@ -1,0 +1,330 @@
+//! What the engine is told at start: already checked and typed. `src/options.rs` makes these from
+//! PHP arrays; each `Default` is the documented default.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lifeline_proto::backoff::BackoffConfig;
+use lifeline_proto::heartbeat::HeartbeatConfig;
+use lifeline_proto::outbox::OutboxConfig;
+
+use crate::bridge::LogLevel;
+
+const MIB: usize = 1024 * 1024;
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// `ws://host:port` or, with `tls`, `wss://host:port`. IPv6 hosts come without brackets.
+    Tcp { host: String, port: u16, tls: bool },
+    /// `unix:///path/to.sock`.
+    Unix { path: PathBuf },
+}
+
+/// A server's options.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    pub listen: Vec<ListenAddress>,
+    pub heartbeat: Beats,
+    pub idle_timeout: Option<Duration>,
+    pub idle_evict: bool,
+    pub limits: Limits,
+    pub server_limits: ServerLimits,
+    pub send: SendConfig,
+    pub origins: Origins,
+    /// Subprotocols in order of preference.
+    pub protocols: Vec<String>,
+    /// Accepted path; others get 404.
+    pub path: Option<String>,
+    /// A plain GET on it is answered 200 without PHP.
+    pub health_path: Option<String>,
+    pub trusted_proxies: Vec<Network>,
+    pub proxy_protocol: bool,
+    pub tls: Option<ServerTls>,
+    pub watchdog: Watchdog,
+    /// Address of the metrics and health listener, `host:port`.
+    pub admin: Option<String>,
+    pub log_level: LogLevel,
+    /// None: min(cores, 4).
+    pub io_threads: Option<usize>,
+    pub reuse_port: bool,
+    pub backlog: u32,
+    /// The application decides handshakes (onHandshake is set).
+    pub ask_handshake: bool,
+    /// The application wants `Join` and `Leave` (onJoin or onLeave is set).
+    pub announce_members: bool,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: vec![ListenAddress::Tcp { host: "127.0.0.1".into(), port: 8080, tls: false }],
+            heartbeat: Beats::default(),
+            idle_timeout: None,
+            idle_evict: false,
+            limits: Limits { memory: 1024 * MIB, ..Limits::default() },
+            server_limits: ServerLimits::default(),
+            send: SendConfig::default(),
+            origins: Origins::SameHost,
+            protocols: Vec::new(),
+            path: None,
+            health_path: None,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
+            tls: None,
+            watchdog: Watchdog::default(),
+            admin: None,
+            log_level: LogLevel::Warning,
+            io_threads: None,
+            reuse_port: false,
+            backlog: 4096,
+            ask_handshake: false,
+            announce_members: false,
+        }
+    }
+}
+
+/// Heartbeat options, both roles.
+#[derive(Debug, Clone, Default)]
+pub struct Beats {
+    pub rules: HeartbeatConfig,
+    /// Text sent in place of ping frames.
+    pub message: Option<String>,
+    /// The peer's answer to `message`: recognised and swallowed.
+    pub reply: Option<String>,
+    /// The peer's own beats and their answers, handled without PHP.
+    pub accept: Vec<(String, String)>,
+}
+
+/// Limits of both roles. Sizes in bytes.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub memory: usize,
+    pub max_message: usize,
+    pub max_frame: usize,
+    pub max_fragments: u32,
+    /// Bytes a connection may have waiting for the application before its reads pause.
+    pub inbound: usize,
+    /// How long a handshake may take on the network; also bounds the close handshake.
+    pub handshake_timeout: Duration,
+    pub max_header_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: 256 * MIB,
+            max_message: MIB,
+            max_frame: MIB,
+            max_fragments: 131_072,
+            inbound: MIB,
+            handshake_timeout: Duration::from_secs(10),
+            max_header_bytes: 16 * 1024,
+        }
+    }
+}
+
+/// Limits that only a server has. 0: none (the process's file descriptors bound `max_connections`).
+#[derive(Debug, Clone)]
+pub struct ServerLimits {
+    pub max_connections: usize,
+    pub per_ip: usize,
+    pub max_channels: usize,
+    pub max_subscriptions: usize,
+    /// How long a handshake may wait for the application.
+    pub auth_timeout: Duration,
+    /// Messages a second a connection, token bucket with one second of burst.
+    pub message_rate: Option<f64>,
+    /// Bytes a second a connection.
+    pub byte_rate: Option<f64>,
+    pub rate_action: RateAction,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            max_connections: 0,
+            per_ip: 0,
+            max_channels: 100_000,
+            max_subscriptions: 128,
+            auth_timeout: Duration::from_secs(60),
+            message_rate: None,
+            byte_rate: None,
+            rate_action: RateAction::Pause,
+        }
+    }
+}
+
+/// What happens to a connection over its rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RateAction {
+    Pause,
+    Close,
+}
+
+/// Send buffer of one connection.
+#[derive(Debug, Clone)]
+pub struct SendConfig {
+    pub limit: usize,
+    pub policy: SlowConsumer,
+}
+
+impl Default for SendConfig {
+    fn default() -> Self {
+        Self { limit: MIB, policy: SlowConsumer::Close }
+    }
+}
+
+/// What happens to a peer that reads too slowly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlowConsumer {
+    Close,
+    DropOldest,
+    DropNewest,
+}
+
+/// Which `Origin` headers are accepted. A request without one (not a browser) always passes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origins {
+    SameHost,
+    Any,
+    List(Vec<String>),
+}
+
+/// An address block in CIDR notation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    pub address: IpAddr,
+    pub prefix: u8,
+}
+
+/// A server's certificate and how it asks for the client's.
+#[derive(Debug, Clone, Default)]
+pub struct ServerTls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// CA file; set: clients must present a certificate signed by it (mTLS).
+    pub client_ca: Option<PathBuf>,
+    /// Further certificates by server name: (name, cert, key). `*.example.org` matches one label.
+    pub sni: Vec<(String, PathBuf, PathBuf)>,
+}
+
+/// What the watchdog does when the application has not dispatched for `lag`.
+#[derive(Debug, Clone)]
+pub struct Watchdog {
+    pub lag: Duration,
+    pub action: WatchdogAction,
+}
+
+impl Default for Watchdog {
+    fn default() -> Self {
+        Self { lag: Duration::from_secs(30), action: WatchdogAction::Log }
+    }
+}
+
+/// See [`Watchdog`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchdogAction {
+    Log,
+    Unready,
+    Drain,
+}
+
+/// A client's options.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// Tried in order (failover).
+    pub urls: Vec<ClientUrl>,
+    pub heartbeat: Beats,
+    pub reconnect: Reconnect,
+    pub connect_timeout: Duration,
+    /// Sent with each attempt.
+    pub headers: Vec<(String, String)>,
+    pub proxy: Proxy,
+    /// Subprotocols offered, in order of preference.
+    pub protocols: Vec<String>,
+    pub outbox: OutboxConfig,
+    pub limits: Limits,
+    pub tls: ClientTls,
+    pub log_level: LogLevel,
+    /// The application supplies headers for each attempt (onConnecting is set).
+    pub ask_headers: bool,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            urls: Vec::new(),
+            heartbeat: Beats::default(),
+            reconnect: Reconnect::default(),
+            connect_timeout: Duration::from_secs(10),
+            headers: Vec::new(),
+            proxy: Proxy::Environment,
+            protocols: Vec::new(),
+            outbox: OutboxConfig::default(),
+            limits: Limits::default(),
+            tls: ClientTls::default(),
+            log_level: LogLevel::Warning,
+            ask_headers: false,
+        }
+    }
+}
+
+/// A parsed `ws://`, `wss://` or `unix://` URL. A fragment is refused (RFC 6455 section 3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientUrl {
+    pub target: ListenAddress,
+    /// Path and query, at least `/`.
+    pub resource: String,
+    /// `user:password` of the URL, sent as HTTP basic authentication.
+    pub credentials: Option<String>,
+}
+
+/// When and how a client reconnects.
+#[derive(Debug, Clone)]
+pub struct Reconnect {
+    pub backoff: BackoffConfig,
+    pub lazy: bool,
+    pub terminal_codes: Vec<u16>,
+    pub terminal_statuses: Vec<u16>,
+}
+
+impl Default for Reconnect {
+    fn default() -> Self {
+        Self {
+            backoff: BackoffConfig::default(),
+            lazy: false,
+            terminal_codes: vec![1002, 1003, 1007, 1009, 1010],
+            terminal_statuses: vec![400, 403, 404, 410, 426],
+        }
+    }
+}
+
+/// Which HTTP proxy a client dials through (`CONNECT`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proxy {
+    /// `https_proxy`, `http_proxy`, `all_proxy`, `no_proxy`, in either case.
+    Environment,
+    /// Never.
+    Direct,
+    /// `http://[user:password@]host:port`.
+    Http { host: String, port: u16, credentials: Option<String> },
+}
+
+/// How a client checks the server and shows itself.
+#[derive(Debug, Clone)]
+pub struct ClientTls {
+    /// CA file in place of the system's.
+    pub ca: Option<PathBuf>,
+    /// False: accept any certificate. For tests.
+    pub verify: bool,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+impl Default for ClientTls {
+    fn default() -> Self {
+        Self { ca: None, verify: true, cert: None, key: None }
+    }
+}

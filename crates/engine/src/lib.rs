@@ -1,0 +1,8 @@
+//! lifeline's engine: sockets, threads and clocks around the rules of `lifeline-proto`.
+//!
+//! It knows no PHP. The application reaches it through [`bridge::Bridge`] only.
+#![forbid(unsafe_code)]
+
+pub mod bridge;
+pub mod config;
+pub mod http;
