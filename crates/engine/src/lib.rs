@@ -6,3 +6,4 @@
 pub mod bridge;
 pub mod config;
 pub mod http;
+pub mod stream;
