@@ -1,0 +1,48 @@
+# What can be done here; each recipe is a script in scripts/, which says what it needs.
+# The extension's own phpize build lives in php/ext, so that its generated Makefile never meets this one.
+
+.DEFAULT_GOAL := help
+.PHONY: help run serve setup build install lint test test-full test-matrix test-zts conformance clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
+
+run: ## set up, build and watch server and clients survive for 30 s (DURATION=n)
+	@scripts/setup.sh demo
+	@scripts/build.sh
+	@scripts/demo.sh
+
+serve: ## set up, build and keep a chat and echo server up (LISTEN=ws://127.0.0.1:8080)
+	@scripts/setup.sh build
+	@scripts/build.sh
+	@scripts/serve.sh
+
+setup: ## install everything that the tests need (Debian 12 or 13)
+	@scripts/setup.sh test
+
+build: ## build modules/lifeline.so (PROFILE=dev for a quick one)
+	@scripts/build.sh
+
+install: build ## install the module where PHP loads it from, and enable it
+	@scripts/install.sh
+
+lint: ## formatting, clippy, php -l, shellcheck
+	@scripts/lint.sh
+
+test: ## everything with a budget of 25 minutes on 2 cores
+	@scripts/test.sh
+
+test-full: ## the long runs: valgrind, soak, all Autobahn cases, PHP matrix, ZTS
+	@scripts/test.sh full
+
+test-matrix: ## phpt with PHP 8.2 (bookworm) and 8.4 (trixie)
+	@scripts/matrix.sh
+
+test-zts: ## phpt with a thread-safe debug PHP built from Debian's source
+	@scripts/zts.sh
+
+conformance: ## all of Autobahn's groups 1-7, 9 and 10, both roles
+	@tests/conformance/run full
+
+clean: ## remove what was built; .cache/ (downloads, environments) stays
+	@scripts/clean.sh

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Runs the phpt tests against the built module.
+#   scripts/phpt.sh [-m] [TEST...]   -m: under valgrind
+# PHP's own runner is used, in PHP's default configuration plus the module alone.
+set -uo pipefail
+. "$(dirname "$0")/common.sh"
+use_php
+[ -f "$MODULE" ] || fail "$MODULE is not there; run make build"
+options=(-q -g "FAIL,BORK,LEAK,XFAIL,WARN" --set-timeout 120)
+memory=
+while getopts m option; do
+    case $option in m) memory=1 ;; *) exit 2 ;; esac
+done
+shift $((OPTIND - 1))
+[ $# -gt 0 ] || set -- tests/phpt
+cd "$ROOT" || exit 1
+
+# Debian keeps the build files by API number, others do not.
+prefix=$("$PHP_CONFIG" --prefix)/lib/php
+runner=$prefix/build/run-tests.php
+[ -f "$runner" ] || runner=$prefix/$("$PHP_CONFIG" --phpapi)/build/run-tests.php
+[ -f "$runner" ] || fail "no run-tests.php beside $PHP_CONFIG"
+
+if [ -n "$memory" ]; then
+    options+=(-m --set-timeout 600)
+    # Zend's allocator would hide what is freed too late or never.
+    export USE_ZEND_ALLOC=0
+else
+    options+=(-j"$(nproc)")
+fi
+# Extensions that some tests ask for (pcntl is built in on Debian's cli, sockets is shared).
+extensions=()
+for name in posix sockets; do
+    "$PHP" -n -m | grep -qix "$name" && continue
+    "$PHP" -n -d extension="$name" -m 2>/dev/null | grep -qix "$name" && extensions+=(-d "extension=$name")
+done
+NO_INTERACTION=1 TEST_PHP_EXECUTABLE=$PHP TEST_PHP_SRCDIR=$ROOT \
+    "$PHP" -n "$runner" -p "$PHP" -n "${extensions[@]}" -d extension="$MODULE" "${options[@]}" "$@"

@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Runs every part of the test suite and counts.
+#   scripts/test.sh          what `make test` is: a budget of 25 minutes on 2 cores
+#   scripts/test.sh full     adds what takes longer
+#   PARTS="phpt interop"     only these
+# Each part is a command that exits 0 or not and whose output tells how many tests ran: cargo's and
+# phpt's own summaries, or a last line `N passed, N failed[, N skipped]`. A part that ran no test fails.
+set -uo pipefail
+. "$(dirname "$0")/common.sh"
+
+mode=${1:-short}
+case $mode in short | full) ;; *) fail "unknown mode '$mode'; full or nothing" ;; esac
+cd "$ROOT" || exit 1
+logs=$CACHE/logs
+mkdir -p "$logs"
+
+total_passed=0 total_failed=0 total_skipped=0
+report=()
+started=$SECONDS
+
+# Prints "passed failed skipped" as found in a log.
+count() {
+    python3 - "$1" <<'PY'
+import re
+import sys
+
+text = open(sys.argv[1], errors="replace").read()
+passed = failed = skipped = 0
+cargo = re.findall(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", text, re.M)
+for row in cargo:
+    passed, failed, skipped = passed + int(row[0]), failed + int(row[1]), skipped + int(row[2])
+phpt = dict(re.findall(r"^(?:Expected test|Tests?) (\w+)\s*:\s*(\d+)", text, re.M))
+for name, value in phpt.items():
+    if name in ("passed", "warned"):
+        passed += int(value)
+    elif name in ("failed", "leaked", "borked"):
+        failed += int(value)
+    elif name in ("skipped", "fail"):
+        skipped += int(value)
+plain = re.findall(r"^(?:\S+: )?(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$", text, re.M)
+if plain:
+    row = plain[-1]
+    passed, failed, skipped = passed + int(row[0]), failed + int(row[1]), skipped + int(row[2] or 0)
+print(passed, failed, skipped)
+PY
+}
+
+# part NAME SECONDS COMMAND...: runs one part and adds its counts.
+part() {
+    local name=$1 limit=$2 status passed failed skipped begin=$SECONDS
+    shift 2
+    [ -z "${PARTS:-}" ] || case " $PARTS " in *" $name "*) ;; *) return 0 ;; esac
+    say ""
+    say "== $name"
+    timeout --kill-after=20 "$limit" "$@" 2>&1 | tee "$logs/$name.log"
+    status=${PIPESTATUS[0]}
+    read -r passed failed skipped <<<"$(count "$logs/$name.log")"
+    [ "$status" != 124 ] && [ "$status" != 137 ] || say "$name: not done after $limit s"
+    if [ "$status" != 0 ] && [ "$failed" = 0 ]; then failed=1; fi
+    if [ "$status" = 0 ] && [ $((passed + failed)) = 0 ]; then
+        say "$name: ran no test"
+        failed=1
+    fi
+    total_passed=$((total_passed + passed))
+    total_failed=$((total_failed + failed))
+    total_skipped=$((total_skipped + skipped))
+    report+=("$(printf '%-12s %4d s  %5d passed  %3d failed  %3d skipped' \
+        "$name" $((SECONDS - begin)) "$passed" "$failed" "$skipped")")
+}
+
+# A step without tests of its own: done or not.
+step() {
+    local name=$1
+    shift
+    "$@" && say "$name: 1 passed, 0 failed"
+}
+export -f step say
+
+scripts/setup.sh test || {
+    say "0 passed, 1 failed"
+    exit 1
+}
+use_cargo
+use_php
+
+part lint 600 scripts/lint.sh
+# The extension itself cannot be linked into a test program: Zend's symbols are PHP's.
+part rust 900 "$CARGO" test --locked --workspace --exclude lifeline --quiet
+part build 900 bash -c 'step build scripts/build.sh'
+if [ ! -f "$MODULE" ]; then
+    report+=("the rest needs the module")
+    total_failed=$((total_failed + 1))
+else
+    part phpt 400 scripts/phpt.sh
+    part packaging 600 tests/packaging/run
+    part interop 400 tests/interop/run
+    part conformance 600 tests/conformance/run
+    # The kinds of test that bring their own runner.
+    for name in chaos abuse soak; do
+        [ ! -x "tests/$name/run" ] || part "$name" 400 "tests/$name/run"
+    done
+    part demo 120 env DURATION=20 scripts/demo.sh
+    if [ "$mode" = full ]; then
+        part valgrind 7200 scripts/phpt.sh -m
+        for name in chaos abuse soak; do
+            [ ! -x "tests/$name/run" ] || part "$name-full" 7200 "tests/$name/run" full
+        done
+        part conformance-full 7200 tests/conformance/run full
+        part matrix 7200 scripts/matrix.sh
+        part zts 7200 scripts/zts.sh
+    fi
+fi
+
+say ""
+say "== summary, $((SECONDS - started)) s"
+printf '%s\n' "${report[@]}"
+say "$total_passed passed, $total_failed failed, $total_skipped skipped"
+[ $total_failed = 0 ]
