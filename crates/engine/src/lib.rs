@@ -6,4 +6,5 @@
 pub mod bridge;
 pub mod config;
 pub mod http;
+pub mod options;
 pub mod stream;
