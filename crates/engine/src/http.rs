@@ -1,6 +1,20 @@
 //! HTTP/1.1 heads: just what a WebSocket handshake, a health check and a refusal need.
+//!
+//! There is no body parser and no keep-alive: whatever is answered other than by 101, the connection
+//! closes after it. So nothing behind a head can be taken for a second request.
 
-use bytes::Bytes;
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::config::Network;
+use crate::forwarded;
+use crate::listen::PeerAddr;
+
+/// Header lines a request may have.
+const MAX_HEADERS: usize = 128;
 
 /// A request's head as it came, with what the transport knows. Parsed again when asked for: a
 /// connection that is never asked keeps one raw slice.
@@ -12,43 +26,675 @@ pub struct RequestHead {
     pub remote: Box<str>,
     /// Came over TLS (here or at a trusted proxy).
     pub secure: bool,
+    /// `host[:port]` the client asked for, where a trusted proxy tells it.
+    pub forwarded_host: Option<Box<str>>,
 }
 
 impl RequestHead {
+    /// Checks a head that [`read_head`] returned and joins it with what is known of the peer. What
+    /// `peer` says about its own clients is believed only where it is in `trusted`. Returns the
+    /// address that counts as the client's too, for limits per address.
+    ///
+    /// # Errors
+    /// [`HeadError::Malformed`]: not HTTP/1.x, folded header lines, a missing or second `Host`, a
+    /// second `Sec-WebSocket-Key`, `-Version` or `Origin`. [`HeadError::TooManyHeaders`].
+    pub fn parse(raw: Bytes, peer: &PeerAddr, tls: bool, trusted: &[Network]) -> Result<(Self, PeerAddr), HeadError> {
+        let lead = raw.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let raw = raw.slice(lead..);
+        check(&raw)?;
+        let mut head = Self { raw, remote: "".into(), secure: tls, forwarded_host: None };
+        let told = forwarded::resolve(&head, peer, trusted);
+        head.remote = told.client.to_string().into();
+        head.secure = told.secure.unwrap_or(tls);
+        head.forwarded_host = told.host;
+        Ok((head, told.client))
+    }
+
     /// `GET`.
     #[must_use]
     pub fn method(&self) -> &str {
-        todo!()
+        self.request_line().0
     }
 
-    /// As sent: path and query.
+    /// As sent: path and query, or an absolute URL.
     #[must_use]
     pub fn target(&self) -> &str {
-        todo!()
+        self.request_line().1
     }
 
-    /// Without the query, percent-encoding kept.
+    /// Without the query, percent-encoding kept; `/` when an absolute target has none.
     #[must_use]
     pub fn path(&self) -> &str {
-        todo!()
+        let local = self.authority_and_rest().1;
+        let path = local.split_once(['?', '#']).map_or(local, |(path, _)| path);
+        if path.is_empty() { "/" } else { path }
     }
 
     /// After `?`, raw; empty when there is none.
     #[must_use]
     pub fn query(&self) -> &str {
-        todo!()
+        let local = self.authority_and_rest().1;
+        let local = local.split_once('#').map_or(local, |(before, _)| before);
+        local.split_once('?').map_or("", |(_, query)| query)
+    }
+
+    /// The query's pairs in order, percent-decoded, `+` as a space. A key without `=` has an empty value.
+    #[must_use]
+    pub fn query_pairs(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.query()
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| {
+                let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+                (percent_decode(key.as_bytes(), true), percent_decode(value.as_bytes(), true))
+            })
+            .collect()
     }
 
     /// All headers in order, names as sent, values as bytes.
     #[must_use]
     pub fn headers(&self) -> Vec<(String, Vec<u8>)> {
-        todo!()
+        self.fields().map(|(name, value)| (name.to_owned(), value.to_vec())).collect()
     }
 
     /// The first header of that name (any case), when its value is visible ASCII or UTF-8.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<String> {
-        let _ = name;
-        todo!()
+        let value = self.values(name).next()?;
+        std::str::from_utf8(value).ok().map(str::to_owned)
+    }
+
+    /// The values of each header of that name (any case), in order.
+    pub fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// The elements of a comma-separated header over all its lines, trimmed, empty ones left out.
+    /// Elements that are not UTF-8 are left out too.
+    pub fn list<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.values(name)
+            .filter_map(|value| std::str::from_utf8(value).ok())
+            .flat_map(|value| value.split(','))
+            .map(|element| element.trim_matches([' ', '\t']))
+            .filter(|element| !element.is_empty())
+    }
+
+    /// The pairs of all `Cookie` headers in order, values as sent (RFC 6265 section 5.4).
+    #[must_use]
+    pub fn cookies(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut pairs = Vec::new();
+        for line in self.values("cookie") {
+            for pair in line.split(|byte| *byte == b';') {
+                let pair = pair.trim_ascii();
+                if let Some(at) = pair.iter().position(|byte| *byte == b'=') {
+                    pairs.push((pair[..at].trim_ascii_end().to_vec(), pair[at + 1..].trim_ascii_start().to_vec()));
+                }
+            }
+        }
+        pairs
+    }
+
+    /// The subprotocols offered, in the client's order.
+    #[must_use]
+    pub fn protocols(&self) -> Vec<String> {
+        self.list("sec-websocket-protocol").map(str::to_owned).collect()
+    }
+
+    /// `host[:port]` the client asked for: what a trusted proxy tells, else the authority of an
+    /// absolute target, else the `Host` header; empty when there is none.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        if let Some(host) = &self.forwarded_host {
+            return host;
+        }
+        if let Some(authority) = self.authority_and_rest().0 {
+            return authority;
+        }
+        self.values("host").next().and_then(|value| std::str::from_utf8(value).ok()).unwrap_or("")
+    }
+
+    /// True for HTTP/1.1, false for HTTP/1.0.
+    #[must_use]
+    pub fn is_http11(&self) -> bool {
+        self.request_line().2 == "HTTP/1.1"
+    }
+
+    fn request_line(&self) -> (&str, &str, &str) {
+        let line = self.raw.split(|byte| *byte == b'\r').next().unwrap_or(&[]);
+        let mut parts = std::str::from_utf8(line).unwrap_or("").splitn(3, ' ');
+        (parts.next().unwrap_or(""), parts.next().unwrap_or(""), parts.next().unwrap_or(""))
+    }
+
+    /// Splits `http://authority/path?query`; an origin-form target has no authority.
+    fn authority_and_rest(&self) -> (Option<&str>, &str) {
+        let target = self.target();
+        if target.starts_with('/') {
+            return (None, target);
+        }
+        let Some((_, after)) = target.split_once("://") else { return (None, target) };
+        let end = after.find(['/', '?', '#']).unwrap_or(after.len());
+        (Some(&after[..end]), &after[end..])
+    }
+
+    fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.raw.split(|byte| *byte == b'\n').skip(1).filter_map(|line| {
+            let at = line.iter().position(|byte| *byte == b':')?;
+            Some((std::str::from_utf8(&line[..at]).ok()?, line[at + 1..].trim_ascii()))
+        })
+    }
+}
+
+/// What a head could not be read for.
+#[derive(Debug, thiserror::Error)]
+pub enum HeadError {
+    /// The peer went away after `received` bytes of a head.
+    #[error("the peer closed after {received} bytes of an HTTP head")]
+    Eof { received: usize },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("malformed HTTP head: {0}")]
+    Malformed(&'static str),
+    #[error("HTTP head larger than {limit} bytes")]
+    TooLarge { limit: usize },
+    #[error("HTTP head with more than {MAX_HEADERS} header lines")]
+    TooManyHeaders,
+}
+
+impl HeadError {
+    /// What to tell a client about its request; none when it is not there to be told.
+    #[must_use]
+    pub fn answer(&self) -> Option<Response> {
+        match self {
+            Self::Eof { .. } | Self::Io(_) => None,
+            Self::Malformed(_) => Some(Response::text(400, self.to_string())),
+            Self::TooLarge { .. } | Self::TooManyHeaders => Some(Response::text(431, self.to_string())),
+        }
+    }
+}
+
+/// Reads a request's or response's head: returns it with its empty line, as a copy of just its size.
+/// What came behind it is left in `buffer`. Takes what is in `buffer` already into account; put a
+/// time limit around it.
+///
+/// # Errors
+/// [`HeadError`]; malformed here means a control character or a line that ends in a bare LF, which
+/// is told as soon as it arrives (a TLS hello on a plain port for instance).
+pub async fn read_head<S>(stream: &mut S, buffer: &mut BytesMut, max_header_bytes: usize) -> Result<Bytes, HeadError>
+where
+    S: AsyncRead + Unpin + ?Sized,
+{
+    let mut scanned = 0;
+    loop {
+        match scan(buffer, scanned) {
+            Scan::End(end) if end <= max_header_bytes => {
+                let head = Bytes::copy_from_slice(&buffer[..end]);
+                buffer.advance(end);
+                return Ok(head);
+            }
+            Scan::End(_) => return Err(HeadError::TooLarge { limit: max_header_bytes }),
+            Scan::Malformed(why) => return Err(HeadError::Malformed(why)),
+            Scan::More => {}
+        }
+        scanned = buffer.len();
+        if scanned >= max_header_bytes {
+            return Err(HeadError::TooLarge { limit: max_header_bytes });
+        }
+        let room = (max_header_bytes - scanned).min(4096);
+        buffer.reserve(room.min(1024));
+        if stream.read_buf(&mut (&mut *buffer).limit(room)).await? == 0 {
+            return Err(HeadError::Eof { received: scanned });
+        }
+    }
+}
+
+/// An HTTP answer that is not an upgrade. The connection closes after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    pub status: u16,
+    /// Without those that frame the answer: `Connection`, `Content-Length`, `Transfer-Encoding`.
+    pub headers: Vec<(String, String)>,
+    pub body: Bytes,
+}
+
+impl Response {
+    /// An answer without a body.
+    #[must_use]
+    pub fn new(status: u16) -> Self {
+        Self { status, headers: Vec::new(), body: Bytes::new() }
+    }
+
+    /// An answer of one line of plain text.
+    #[must_use]
+    pub fn text(status: u16, line: impl Into<String>) -> Self {
+        let mut line = line.into();
+        line.push('\n');
+        Self { status, headers: Vec::new(), body: line.into() }.with("Content-Type", "text/plain; charset=utf-8")
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// The bytes for the wire. Headers that frame the answer, and such as could not stand on one
+    /// line, are left out. `body` false: for a HEAD request.
+    #[must_use]
+    pub fn encode(&self, body: bool) -> Bytes {
+        let mut out = BytesMut::with_capacity(256 + self.body.len());
+        put_status_line(&mut out, self.status);
+        let mut upgrade = false;
+        for (name, value) in &self.headers {
+            if FRAMING.iter().any(|own| own.eq_ignore_ascii_case(name)) {
+                continue;
+            }
+            upgrade |= name.eq_ignore_ascii_case("upgrade");
+            put_header(&mut out, name, value);
+        }
+        if self.status != 204 && self.status != 304 {
+            put_header(&mut out, "Content-Length", &self.body.len().to_string());
+        }
+        // RFC 9110 section 7.8: who sends Upgrade names it in Connection too.
+        put_header(&mut out, "Connection", if upgrade { "close, Upgrade" } else { "close" });
+        out.put_slice(b"\r\n");
+        if body && self.status != 204 && self.status != 304 {
+            out.put_slice(&self.body);
+        }
+        out.freeze()
+    }
+}
+
+/// Sends an answer, ends our direction and throws away what the peer still sends, until it closes or
+/// `linger` is over: a close with unread bytes would reset the link and could take the answer along.
+///
+/// # Errors
+/// The peer has gone before it could take the answer.
+pub async fn answer_and_close<S>(stream: &mut S, answer: &[u8], linger: Duration) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + ?Sized,
+{
+    let send = async {
+        stream.write_all(answer).await?;
+        stream.flush().await?;
+        stream.shutdown().await?;
+        let mut scrap = [0; 1024];
+        // As much as a client may have had under way when it saw the answer.
+        for _ in 0..1024 {
+            if stream.read(&mut scrap).await? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    };
+    tokio::time::timeout(linger, send).await.unwrap_or(Ok(()))
+}
+
+/// `HTTP/1.1 404 Not Found` and CRLF.
+pub fn put_status_line(out: &mut BytesMut, status: u16) {
+    out.put_slice(format!("HTTP/1.1 {status} {}\r\n", reason(status)).as_bytes());
+}
+
+/// A header line. A name that is no token or a value with a control character is left out: the
+/// option parser refuses them, and past it they must not be able to end the line.
+pub fn put_header(out: &mut BytesMut, name: &str, value: &str) {
+    if is_token(name) && !value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
+        out.put_slice(name.as_bytes());
+        out.put_slice(b": ");
+        out.put_slice(value.as_bytes());
+        out.put_slice(b"\r\n");
+    }
+}
+
+/// RFC 9110 section 5.6.2: what names of headers, methods and subprotocols are made of.
+#[must_use]
+pub fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+/// Decodes `%41`; a `%` that is not followed by two hex digits stands for itself. `plus`: `+` is a space.
+#[must_use]
+pub fn percent_decode(text: &[u8], plus: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        match (byte, tail) {
+            (b'%', [high, low, after @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                out.push(hex(*high) << 4 | hex(*low));
+                rest = after;
+            }
+            (b'+', _) if plus => out.push(b' '),
+            _ => out.push(byte),
+        }
+    }
+    out
+}
+
+/// The reason phrase of a status (RFC 9110); empty for one that has none.
+#[must_use]
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        101 => "Switching Protocols",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        418 => "I'm a teapot",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        426 => "Upgrade Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+/// Headers that an answer's sender writes itself.
+const FRAMING: [&str; 5] = ["Connection", "Content-Length", "Keep-Alive", "Trailer", "Transfer-Encoding"];
+
+enum Scan {
+    /// The head is this long.
+    End(usize),
+    Malformed(&'static str),
+    More,
+}
+
+/// Looks at `bytes` from `from` on for the end of the head.
+fn scan(bytes: &[u8], from: usize) -> Scan {
+    for (at, byte) in bytes.iter().enumerate().skip(from) {
+        match byte {
+            b'\n' if at == 0 || bytes[at - 1] != b'\r' => return Scan::Malformed("a line ends without CR"),
+            // Empty lines before the first line are skipped (RFC 9112 section 2.2).
+            b'\n' if at >= 3 && bytes[at - 2] == b'\n' && !bytes[..at - 1].trim_ascii().is_empty() => {
+                return Scan::End(at + 1);
+            }
+            b'\n' | b'\r' | b'\t' => {}
+            byte if byte.is_ascii_control() => return Scan::Malformed("a control character"),
+            _ => {}
+        }
+    }
+    Scan::More
+}
+
+fn check(raw: &[u8]) -> Result<(), HeadError> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(raw) {
+        Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
+        Ok(_) => return Err(HeadError::Malformed("it does not end with its empty line")),
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
+        Err(error) => {
+            return Err(HeadError::Malformed(match error {
+                httparse::Error::HeaderName => "invalid header name or folded line",
+                httparse::Error::HeaderValue => "invalid header value",
+                httparse::Error::NewLine => "invalid line end",
+                httparse::Error::Token => "invalid request line",
+                httparse::Error::Version => "not HTTP/1.0 or HTTP/1.1",
+                _ => "cannot be parsed",
+            }));
+        }
+    }
+    if let Scan::End(end) = scan(raw, 0)
+        && end == raw.len()
+    {
+        // The one head in full; httparse alone would take lines that end in a bare LF.
+    } else {
+        return Err(HeadError::Malformed("a line ends without CR"));
+    }
+    let count = |name: &str| request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name)).count();
+    match count("host") {
+        0 if request.version == Some(1) => return Err(HeadError::Malformed("no Host header")),
+        0 | 1 => {}
+        _ => return Err(HeadError::Malformed("more than one Host header")),
+    }
+    for (name, why) in [
+        ("sec-websocket-key", "more than one Sec-WebSocket-Key header"),
+        ("sec-websocket-version", "more than one Sec-WebSocket-Version header"),
+        ("origin", "more than one Origin header"),
+    ] {
+        if count(name) > 1 {
+            return Err(HeadError::Malformed(why));
+        }
+    }
+    Ok(())
+}
+
+fn hex(digit: u8) -> u8 {
+    match digit {
+        b'0'..=b'9' => digit - b'0',
+        b'a'..=b'f' => digit - b'a' + 10,
+        _ => digit - b'A' + 10,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<RequestHead, HeadError> {
+        let peer = PeerAddr::Tcp("203.0.113.7:4711".parse().unwrap());
+        RequestHead::parse(Bytes::copy_from_slice(text.as_bytes()), &peer, false, &[]).map(|(head, _)| head)
+    }
+
+    fn why(text: &str) -> String {
+        parse(text).unwrap_err().to_string()
+    }
+
+    async fn read(bytes: &[u8], limit: usize) -> Result<(Bytes, Bytes), HeadError> {
+        let mut buffer = BytesMut::new();
+        let mut stream = bytes;
+        let head = read_head(&mut stream, &mut buffer, limit).await?;
+        buffer.extend_from_slice(stream);
+        Ok((head, buffer.freeze()))
+    }
+
+    #[test]
+    fn a_head_is_taken_apart() {
+        let head = parse(
+            "GET /chat%20room?a=1&b=%41+c&a=2&x HTTP/1.1\r\nHost: example.org:8080\r\nCookie: a=b; c = d=e\r\n\
+             X-Thing:  spaced \t\r\ncookie: f=g\r\nSec-WebSocket-Protocol: one , two,\r\nsec-websocket-protocol: three\r\n\r\n",
+        )
+        .unwrap();
+        assert_eq!(head.method(), "GET");
+        assert_eq!(head.target(), "/chat%20room?a=1&b=%41+c&a=2&x");
+        assert_eq!(head.path(), "/chat%20room");
+        assert_eq!(head.query(), "a=1&b=%41+c&a=2&x");
+        assert_eq!(
+            head.query_pairs(),
+            [("a", "1"), ("b", "A c"), ("a", "2"), ("x", "")].map(|(k, v)| (k.into(), v.into()))
+        );
+        assert_eq!(head.cookies(), [("a", "b"), ("c", "d=e"), ("f", "g")].map(|(k, v)| (k.into(), v.into())));
+        assert_eq!(head.header("x-THING").as_deref(), Some("spaced"));
+        assert_eq!(head.header("absent"), None);
+        assert_eq!(head.protocols(), ["one", "two", "three"]);
+        assert_eq!(head.host(), "example.org:8080");
+        assert_eq!(&*head.remote, "203.0.113.7:4711");
+        assert_eq!(head.headers().len(), 6);
+        assert!(head.is_http11() && !head.secure);
+    }
+
+    #[test]
+    fn an_absolute_target_names_its_host() {
+        let head = parse("GET http://a.example:81/p?q=1#f HTTP/1.1\r\nHost: other\r\n\r\n").unwrap();
+        assert_eq!((head.host(), head.path(), head.query()), ("a.example:81", "/p", "q=1"));
+        let head = parse("GET http://a.example?q HTTP/1.1\r\nHost: other\r\n\r\n").unwrap();
+        assert_eq!((head.host(), head.path(), head.query()), ("a.example", "/", "q"));
+    }
+
+    #[test]
+    fn leading_empty_lines_are_skipped() {
+        assert_eq!(parse("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().method(), "GET");
+    }
+
+    #[test]
+    fn heads_that_two_parsers_could_read_differently_are_refused() {
+        for (text, expected) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "more than one Host"),
+            ("GET / HTTP/1.1\r\nhost: a\r\nSec-WebSocket-Key: x\r\nsec-websocket-key: x\r\n\r\n", "Sec-WebSocket-Key"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nOrigin: x\r\nOrigin: y\r\n\r\n", "Origin"),
+            ("GET / HTTP/1.1\r\n\r\n", "no Host"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n folded\r\n\r\n", "folded"),
+            ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", "header name"),
+            ("GET / HTTP/1.1\nHost: a\n\n", "without CR"),
+            ("GET / HTTP/1.1\r\nHost: a\nX: 1\r\n\r\n", "without CR"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: 1\r2\r\n\r\n", "header value"),
+            ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", "HTTP/1.1"),
+            ("GET /\r\nHost: a\r\n\r\n", ""),
+            ("G(T / HTTP/1.1\r\nHost: a\r\n\r\n", "request line"),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\nmore", "empty line"),
+            ("GET / HTTP/1.1\r\nHost: a\r\n", "empty line"),
+            ("\r\n\r\n", ""),
+            ("", ""),
+        ] {
+            let message = why(text);
+            assert!(message.contains(expected), "{text:?}: {message}");
+        }
+        assert_eq!(parse("GET / HTTP/1.0\r\n\r\n").unwrap().host(), "");
+    }
+
+    #[test]
+    fn too_many_headers_are_told_as_431() {
+        let mut text = String::from("GET / HTTP/1.1\r\nHost: a\r\n");
+        (0..MAX_HEADERS).for_each(|_| text.push_str("X: 1\r\n"));
+        let error = parse(&(text + "\r\n")).unwrap_err();
+        assert_eq!(error.answer().unwrap().status, 431);
+    }
+
+    #[tokio::test]
+    async fn reading_stops_at_the_head_and_at_the_limit() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let (got, rest) = read(&[&head[..], b"\x81\x80frames"].concat(), 1024).await.unwrap();
+        assert_eq!((&got[..], &rest[..]), (&head[..], &b"\x81\x80frames"[..]));
+        assert_eq!(read(head, head.len()).await.unwrap().0, &head[..]);
+        assert!(matches!(read(head, head.len() - 1).await, Err(HeadError::TooLarge { .. })));
+        assert!(matches!(read(&head[..9], 1024).await, Err(HeadError::Eof { received: 9 })));
+        assert!(matches!(read(b"\x16\x03\x01", 1024).await, Err(HeadError::Malformed(_))));
+        assert!(matches!(read(b"GET / HTTP/1.1\n", 1024).await, Err(HeadError::Malformed(_))));
+        assert!(matches!(read(&[b'a'; 64], 32).await, Err(HeadError::TooLarge { limit: 32 })));
+    }
+
+    #[tokio::test]
+    async fn an_answer_arrives_though_the_peer_is_still_sending() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut server = listener.accept().await.unwrap().0;
+        client.write_all(&[b'x'; 8192]).await.unwrap();
+        let answer = Response::text(400, "no").encode(true);
+        let told = tokio::spawn(async move { answer_and_close(&mut server, &answer, Duration::from_secs(30)).await });
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).await.unwrap();
+        assert!(got.starts_with(b"HTTP/1.1 400 Bad Request\r\n") && got.ends_with(b"\r\n\r\nno\n"));
+        drop(client);
+        told.await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn an_answer_frames_itself() {
+        let response = Response::text(403, "no")
+            .with("X-A", "1")
+            .with("Content-Length", "77")
+            .with("connection", "keep-alive")
+            .with("X-Bad", "a\r\nSet-Cookie: x")
+            .with("X Bad", "1");
+        assert_eq!(
+            response.encode(true),
+            "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain; charset=utf-8\r\nX-A: 1\r\nContent-Length: 3\r\n\
+             Connection: close\r\n\r\nno\n"
+        );
+        assert!(response.encode(false).ends_with(b"Content-Length: 3\r\nConnection: close\r\n\r\n"));
+        assert_eq!(Response::new(204).encode(true), "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+        assert_eq!(Response::new(499).encode(true), "HTTP/1.1 499 \r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    }
+
+    #[test]
+    fn percent_decoding_is_lenient() {
+        for (text, plus, expected) in [
+            ("a%20b", true, "a b"),
+            ("a+b", true, "a b"),
+            ("a+b", false, "a+b"),
+            ("%4", true, "%4"),
+            ("%zz%", true, "%zz%"),
+        ] {
+            assert_eq!(percent_decode(text.as_bytes(), plus), expected.as_bytes());
+        }
+        assert_eq!(percent_decode(b"%ff%00", false), [0xff, 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_cut_of_the_bytes_changes_nothing(
+            text in "(GET|POST) /[a-z?=&%]{0,20} HTTP/1.1\r?\n([A-Za-z -]{1,8}:[ a-z]{0,10}\r?\n){0,4}\r\n[a-z\r\n]{0,8}",
+            cuts in proptest::collection::vec(1usize..7, 1..64),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let whole = runtime.block_on(read(text.as_bytes(), 64));
+            let pieces = runtime.block_on(async {
+                let (mut near, mut far) = tokio::io::duplex(1);
+                let (bytes, mut cuts) = (text.clone().into_bytes(), cuts.into_iter().cycle());
+                let mut buffer = BytesMut::new();
+                let feed = async {
+                    let mut at = 0;
+                    while at < bytes.len() {
+                        let end = (at + cuts.next().unwrap()).min(bytes.len());
+                        if far.write_all(&bytes[at..end]).await.is_err() { break; }
+                        at = end;
+                    }
+                    drop(far);
+                };
+                let take = async {
+                    let head = read_head(&mut near, &mut buffer, 64).await;
+                    near.read_to_end(&mut Vec::new()).await.unwrap();
+                    head
+                };
+                tokio::join!(take, feed).0
+            });
+            match (whole, pieces) {
+                (Ok((head, _)), Ok(same)) => prop_assert_eq!(head, same),
+                // Which of two faults is met first may depend on the cut.
+                (Err(_), Err(_)) => {}
+                (a, b) => prop_assert!(false, "{:?} but in pieces {:?}", a, b),
+            }
+        }
+
+        #[test]
+        fn no_input_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let head = RequestHead {
+                raw: bytes.clone().into(),
+                remote: "".into(),
+                secure: false,
+                forwarded_host: None,
+            };
+            let _ = (head.method(), head.path(), head.query_pairs(), head.cookies(), head.protocols(), head.host());
+            let _ = RequestHead::parse(bytes.into(), &PeerAddr::Unix, false, &[]);
+        }
     }
 }

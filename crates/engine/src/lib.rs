@@ -5,6 +5,8 @@
 
 pub mod bridge;
 pub mod config;
+pub mod forwarded;
 pub mod http;
+pub mod listen;
 pub mod options;
 pub mod stream;
