@@ -33,9 +33,9 @@ pub enum Value {
     Float(f64),
     Text(Vec<u8>),
     /// Also what an empty map looks like.
-    List(Vec<Value>),
+    List(Vec<Self>),
     /// In the order given; keys that are integers come as decimal text.
-    Map(Vec<(Vec<u8>, Value)>),
+    Map(Vec<(Vec<u8>, Self)>),
     /// What no option takes (but `logger`): the name of its type.
     Other(String),
 }
@@ -434,10 +434,10 @@ fn read_beats(fields: &Fields<'_>, max_message: usize) -> Result<Beats, OptionEr
             Value::Null => None,
             value => Some(read_adaptive(fields, value)?),
         };
-        if let Some(adaptive) = rules.adaptive {
-            if !fields.has("heartbeat.interval") {
-                rules.interval = adaptive.min;
-            }
+        if let Some(adaptive) = rules.adaptive
+            && !fields.has("heartbeat.interval")
+        {
+            rules.interval = adaptive.min;
         }
     }
     beats.message = read_beat_text(fields, "heartbeat.message", max_message)?;

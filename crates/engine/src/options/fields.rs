@@ -361,7 +361,7 @@ impl<'a> Fields<'a> {
         let known = || KEYS.iter().filter(|key| key.allows(self.role)).map(|key| key.path);
         let groups = known().filter_map(|path| path.split_once('.').map(|(group, _)| group));
         let hint = nearest(path, known().chain(groups)).or_else(|| by_last_part(path, known()));
-        let hint = hint.map(|path| format!("; did you mean '{path}'?")).unwrap_or_default();
+        let hint = hint.map_or(".".to_owned(), |path| format!("; did you mean '{path}'?"));
         let group = path.split_once('.').map_or("", |(group, _)| group);
         let place = if group.is_empty() { String::new() } else { format!(" of '{group}'") };
         let path = path.escape_debug();
@@ -371,7 +371,6 @@ impl<'a> Fields<'a> {
             shown(given),
             self.names_in(group)
         ))
-        .tidy()
     }
 
     /// The names in a group (or at the top, groups by their name), for an error.
@@ -390,16 +389,6 @@ impl<'a> Fields<'a> {
             }
         }
         names.join(", ")
-    }
-}
-
-impl OptionError {
-    /// Ends the first sentence where there was no hint to end it.
-    fn tidy(self) -> Self {
-        match self {
-            Self::Value(text) => Self::Value(text.replacen(" given) Allowed", " given). Allowed", 1)),
-            other => other,
-        }
     }
 }
 

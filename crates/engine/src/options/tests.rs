@@ -60,9 +60,9 @@ fn seconds(path: &'static str, zero: bool, nullable: bool) -> Case {
         refused: vec![Int(-1), Float(-0.5), Float(f64::NAN), Float(f64::INFINITY), Float(1e12)],
     };
     if zero {
-        case.valid.push(Int(0))
+        case.valid.push(Int(0));
     } else {
-        case.refused.push(Int(0))
+        case.refused.push(Int(0));
     }
     if !nullable {
         case.wrong.push(Null);
