@@ -10,3 +10,4 @@ pub mod http;
 pub mod listen;
 pub mod options;
 pub mod stream;
+pub mod upgrade;
