@@ -5,4 +5,8 @@
 //! engine's own decoder cannot hide itself.
 
 pub mod args;
+pub mod churn;
+pub mod echo;
+pub mod hold;
 pub mod proxy;
+pub mod ws;

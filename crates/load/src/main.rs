@@ -4,9 +4,13 @@ use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lifeline_load::args::Args;
+use lifeline_load::churn::{Churn, Ending};
+use lifeline_load::echo::Echo;
+use lifeline_load::hold::Hold;
 use lifeline_load::proxy::Proxy;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -26,6 +30,26 @@ lifeline-load proxy --target HOST:PORT [--listen ADDRESS] [--control ADDRESS] [-
       target HOST:PORT                              for new connections
       stats                                         JSON
 
+lifeline-load hold --url URL --peers KIND=N,... --secs S [--every S] [--size BYTES] [--rate BYTES]
+                   [--sources N] [--until-eof]
+    Peers that stay. Prints 'ready' when all are open; ends after S seconds (or at the end of stdin).
+      ping      ping each --every seconds (1) and answer pings
+      answer    answer pings
+      silent    read, answer nothing
+      deaf      never read
+      flood     answer pings, send messages of --size (4096) at --rate (204800) bytes a second each
+      half      send the first fragment (--size) of a message that never ends, answer pings
+    Reports by kind: still alive, closed (code, reason, first and last second), the worst gap between
+    the server's beats, the worst delay of its pongs. Exit code 1: some were closed.
+
+lifeline-load echo --url URL [--conns N] [--window N] [--size BYTES] [--messages N] [--text]
+                   [--sources N] [--timeout S]
+    Sends --messages (1000) on each connection, --window (16) under way, checks every byte.
+
+lifeline-load churn --url URL [--connects N] [--concurrency N] [--ending close|fin|reset] [--sources N]
+    Connect, upgrade, end. Exit code 1: some failed.
+
+hold, echo and churn print JSON. --sources N: bind to N loopback addresses from 127.0.0.2 on.
 Exit codes: 0 as expected, 1 the peer did not do what it should, 2 wrong arguments or no connection.
 ";
 
@@ -49,9 +73,85 @@ fn run() -> Result<ExitCode> {
     let args = Args::parse(words)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match command.as_str() {
+        "churn" => runtime.block_on(churn(args)),
+        "echo" => runtime.block_on(echo(args)),
+        "hold" => runtime.block_on(hold(args)),
         "proxy" => runtime.block_on(proxy(args)),
-        _ => bail!("unknown sub-command '{command}'; known are proxy; see 'lifeline-load help'"),
+        _ => bail!("unknown sub-command '{command}'; known are churn, echo, hold, proxy; see 'lifeline-load help'"),
     }
+}
+
+async fn churn(mut args: Args) -> Result<ExitCode> {
+    let churn = Churn {
+        url: args.required("url")?,
+        connects: args.or("connects", 1000)?,
+        concurrency: args.or("concurrency", 32)?,
+        ending: args.or("ending", Ending::Close)?,
+        sources: args.or("sources", 0)?,
+    };
+    args.finish()?;
+    let report = churn.run().await?;
+    say(&report.to_string());
+    Ok(verdict(report["failed"].as_object().is_some_and(serde_json::Map::is_empty)))
+}
+
+async fn echo(mut args: Args) -> Result<ExitCode> {
+    let echo = Echo {
+        url: args.required("url")?,
+        conns: args.or("conns", 1)?,
+        window: args.or("window", 16)?,
+        size: args.or("size", 128)?,
+        messages: args.or("messages", 1000)?,
+        text: args.flag("text"),
+        sources: args.or("sources", 0)?,
+        timeout: seconds(&mut args, "timeout", 60.0)?,
+    };
+    args.finish()?;
+    match echo.run().await {
+        Ok(report) => {
+            say(&report.to_string());
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            say(&serde_json::json!({ "error": format!("{error:#}") }).to_string());
+            Ok(verdict(false))
+        }
+    }
+}
+
+async fn hold(mut args: Args) -> Result<ExitCode> {
+    let hold = Hold {
+        url: args.required("url")?,
+        crowd: args.required("peers")?,
+        stay: seconds(&mut args, "secs", f64::NAN)?,
+        every: seconds(&mut args, "every", 1.0)?,
+        size: args.or("size", 4096)?,
+        rate: args.or("rate", 200 * 1024)?,
+        sources: args.or("sources", 0)?,
+    };
+    let until_eof = args.flag("until-eof");
+    args.finish()?;
+    let ended = async {
+        if !until_eof {
+            return std::future::pending().await;
+        }
+        let mut lines = stdin_lines();
+        while lines.recv().await.is_some() {}
+    };
+    let report = hold.run(|| say("ready"), ended).await?;
+    say(&report.to_string());
+    let mut kinds = report["kinds"].as_object().into_iter().flat_map(serde_json::Map::values);
+    Ok(verdict(kinds.all(|kind| kind["alive"] == kind["conns"])))
+}
+
+fn verdict(good: bool) -> ExitCode {
+    if good { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+/// A time in seconds; NaN as default: required.
+fn seconds(args: &mut Args, key: &'static str, default: f64) -> Result<Duration> {
+    let seconds = if default.is_nan() { args.required(key)? } else { args.or(key, default)? };
+    Duration::try_from_secs_f64(seconds).with_context(|| format!("--{key} {seconds}"))
 }
 
 async fn proxy(mut args: Args) -> Result<ExitCode> {
