@@ -1,0 +1,112 @@
+//! Registration of the classes, in an order and with types that ext-php-rs' module macro cannot
+//! express: real typed properties, `static` and union types, interfaces with the classes' signatures.
+
+use std::ffi::{CStr, c_int};
+use std::mem;
+use std::ptr;
+
+use ext_php_rs::args::ArgInfo;
+use ext_php_rs::builders::ClassBuilder;
+use ext_php_rs::class::{ClassEntryInfo, RegisteredClass};
+use ext_php_rs::error::{Error, Result};
+use ext_php_rs::flags::MethodFlags;
+use ext_php_rs::types::ZendStr;
+use ext_php_rs::zend::{ClassEntry, FunctionEntry};
+
+use crate::shim;
+
+/// Zend's type masks.
+pub(crate) mod mask {
+    pub(crate) const NULL: u32 = 1 << 1;
+    pub(crate) const BOOL: u32 = 1 << 2 | 1 << 3;
+    pub(crate) const LONG: u32 = 1 << 4;
+    pub(crate) const DOUBLE: u32 = 1 << 5;
+    pub(crate) const STRING: u32 = 1 << 6;
+    pub(crate) const ARRAY: u32 = 1 << 7;
+    pub(crate) const STATIC: u32 = 1 << 15;
+    pub(crate) const ANY: u32 = 0x3fe;
+}
+
+const PUBLIC: c_int = 1;
+const READONLY: c_int = 1 << 7;
+
+/// Registers `T` with `interfaces`; its class entry.
+pub(crate) fn register<T: RegisteredClass>(interfaces: &[ClassEntryInfo]) -> Result<*mut ClassEntry> {
+    let mut builder = ClassBuilder::new(T::CLASS_NAME);
+    for (method, flags) in T::method_builders() {
+        builder = builder.method(method, flags);
+    }
+    for interface in T::IMPLEMENTS.iter().chain(interfaces) {
+        builder = builder.implements(*interface);
+    }
+    for (name, value, docs, flags) in T::constants() {
+        builder = builder.dyn_constant(*name, *value, docs, *flags)?;
+    }
+    builder
+        .flags(T::FLAGS)
+        .object_override::<T>()
+        .registration(|entry, arg_info| {
+            T::get_metadata().set_ce(entry);
+            T::get_metadata().set_arg_info(arg_info);
+        })
+        .register()?;
+    Ok(ptr::from_ref(T::get_metadata().ce()).cast_mut())
+}
+
+/// Registers an interface named `name` with the public instance methods of `T`, constructor left out.
+pub(crate) fn register_interface<T: RegisteredClass>(name: &str) -> Result<*mut ClassEntry> {
+    let mut entries = Vec::new();
+    for (method, flags) in T::method_builders() {
+        if flags.intersects(MethodFlags::Private | MethodFlags::Protected | MethodFlags::Static) {
+            continue;
+        }
+        let (mut entry, arg_info): (FunctionEntry, Box<[ArgInfo]>) = method.build()?;
+        // The engine refers to it until the process ends.
+        Box::leak(arg_info);
+        entry.handler = None;
+        entry.flags = (MethodFlags::Public | MethodFlags::Abstract).bits();
+        entries.push(entry);
+    }
+    entries.push(FunctionEntry::end());
+    let entries = Box::leak(entries.into_boxed_slice());
+    // SAFETY: an all-zero class entry is the state that Zend's own INIT_CLASS_ENTRY starts from; name
+    // and functions live until the process ends.
+    unsafe {
+        let mut entry: ClassEntry = mem::zeroed();
+        entry.name = ZendStr::new_interned(name, true).into_raw();
+        entry.info.internal.builtin_functions = entries.as_ptr();
+        let registered = ext_php_rs::ffi::zend_register_internal_interface(&raw mut entry);
+        if registered.is_null() { Err(Error::InvalidPointer) } else { Ok(registered) }
+    }
+}
+
+/// Declares `public readonly TYPE $name`.
+pub(crate) fn readonly(class: *mut ClassEntry, name: &CStr, types: u32) {
+    // SAFETY: in MINIT, on a class that was just registered.
+    unsafe { shim::lifeline_declare_property(class, name.as_ptr(), types, ptr::null(), PUBLIC | READONLY, false) };
+}
+
+/// Declares `public readonly CLASS $name`, nullable with `mask::NULL`.
+pub(crate) fn readonly_object(class: *mut ClassEntry, name: &CStr, of: &CStr, types: u32) {
+    // SAFETY: as above.
+    unsafe { shim::lifeline_declare_property(class, name.as_ptr(), types, of.as_ptr(), PUBLIC | READONLY, false) };
+}
+
+/// Declares `public mixed $name = null`.
+pub(crate) fn mixed(class: *mut ClassEntry, name: &CStr) {
+    // SAFETY: as above.
+    unsafe { shim::lifeline_declare_property(class, name.as_ptr(), mask::ANY, ptr::null(), PUBLIC, true) };
+}
+
+/// Sets a type in a method's signature; argument 0 is the return type.
+pub(crate) fn set_type(class: *mut ClassEntry, method: &CStr, argument: u32, types: u32) {
+    // SAFETY: as above.
+    unsafe { shim::lifeline_set_type(class, method.as_ptr(), argument, types) };
+}
+
+/// Writes a declared property of a new object, in order of declaration, past `readonly`.
+pub(crate) fn init_property(object: &mut ext_php_rs::types::ZendObject, index: usize, value: ext_php_rs::types::Zval) {
+    // SAFETY: the caller passes an object of a class of ours with more than `index` declared
+    // properties; the slot's old value (undefined, null or one of ours) is dropped.
+    unsafe { *object.properties_table.as_mut_ptr().add(index) = value };
+}

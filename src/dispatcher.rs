@@ -1,0 +1,462 @@
+//! One per PHP thread, for every `WsServer` and `WsClient`: takes the engine's events and runs the
+//! callbacks of the objects they belong to.
+//!
+//! A callback may call `poll()` again, stop and destroy objects, suspend its fiber (other code then
+//! goes on, and polls), end the script, or leave by longjmp (fatal error). So nothing is borrowed,
+//! locked or half-taken while one runs: events lie in one queue, are taken one at a time, and a frame
+//! that comes back finds the queue as others have left it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::ffi::c_void;
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
+
+use ext_php_rs::exception::PhpResult;
+use ext_php_rs::types::Zval;
+use lifeline_engine::bridge::{Bridge, Command, ConnId, EndpointId, Event};
+
+use crate::exceptions::{Pending, exception, pending};
+use crate::lifecycle::with_bridge;
+use crate::shim;
+use crate::stream::Wakeup;
+use crate::timers::{Schedule, Timers};
+
+/// Events taken from the engine at once.
+const BATCH: usize = 1024;
+/// Without `pcntl_async_signals(true)` a signal that arrives just before the sleep is seen after it.
+const SIGNAL_CHECK: Duration = Duration::from_secs(1);
+
+/// What the dispatcher knows of a `WsServer` or `WsClient`.
+pub(crate) trait Endpoint {
+    /// Runs the callbacks for `event`; returns how many were run. Err: an exception is pending and
+    /// is to leave `run()` or `poll()`.
+    fn deliver(self: Rc<Self>, event: Event) -> Result<usize, Pending>;
+
+    /// An exception is pending that a callback has thrown. Reports it (then Ok) or lets it travel.
+    /// `context` names the callback; `conn` is the connection that it served.
+    fn failed(self: Rc<Self>, context: &str, conn: Option<ConnId>) -> Result<(), Pending>;
+
+    /// `after()`, `every()`.
+    fn timers(&self) -> &Timers;
+
+    /// The command that ends it at once, politely.
+    fn farewell(&self, id: EndpointId) -> Command;
+
+    /// The engine that knew it is gone: it counts as ended.
+    fn forgotten(&self);
+}
+
+/// See the module's documentation.
+#[derive(Default)]
+pub(crate) struct Dispatcher {
+    endpoints: RefCell<HashMap<EndpointId, Weak<dyn Endpoint>>>,
+    queue: RefCell<VecDeque<Event>>,
+    /// Reused by `receive`.
+    scratch: Cell<Vec<Event>>,
+    schedule: RefCell<Schedule>,
+    /// Frames of `serve` below the running code, on this fiber's stack.
+    depth: Cell<u32>,
+    /// `depth` of the fibers that are suspended inside of a callback.
+    suspended: RefCell<HashMap<usize, u32>>,
+    /// Commands were submitted since the last flush.
+    dirty: Cell<bool>,
+    /// Bytes that handlers are through with, not yet told to the engine.
+    consumed: RefCell<Vec<(ConnId, usize)>>,
+    wakeup: RefCell<Option<Wakeup>>,
+    /// A coroutine scheduler that Zend does not announce switches of: never wait with a flush.
+    eager: Cell<bool>,
+}
+
+thread_local! {
+    // Leaked, one per thread: nothing of it may be dropped when PHP's memory is gone.
+    static DISPATCHER: &'static Dispatcher = Box::leak(Box::default());
+}
+
+/// This thread's dispatcher.
+#[inline]
+pub(crate) fn dispatcher() -> &'static Dispatcher {
+    DISPATCHER.with(|dispatcher| *dispatcher)
+}
+
+impl Dispatcher {
+    /// From now on events of `id` go to `endpoint`.
+    pub(crate) fn register(&self, id: EndpointId, endpoint: Weak<dyn Endpoint>) {
+        self.endpoints.borrow_mut().insert(id, endpoint);
+    }
+
+    /// Events of `id` that still come are dropped.
+    pub(crate) fn unregister(&self, id: EndpointId) {
+        self.endpoints.borrow_mut().remove(&id);
+    }
+
+    /// Dispatches until `done`, which is asked after each batch with the number of callbacks run, or
+    /// until `deadline`; at least one batch. Returns that number.
+    pub(crate) fn serve(&self, deadline: Option<Instant>, done: &dyn Fn(usize) -> bool) -> Result<usize, Pending> {
+        struct Frame<'a>(&'a Dispatcher);
+        impl Drop for Frame<'_> {
+            fn drop(&mut self) {
+                self.0.depth.set(self.0.depth.get().saturating_sub(1));
+                self.0.flush();
+                self.0.arm();
+            }
+        }
+        self.depth.set(self.depth.get() + 1);
+        let _frame = Frame(self);
+        let mut ran = 0;
+        loop {
+            ran += self.batch()?;
+            self.flush();
+            if done(ran) {
+                return Ok(ran);
+            }
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return Ok(ran);
+            }
+            self.wait(now, deadline)?;
+        }
+    }
+
+    /// One batch: timers that are due, then what the engine has.
+    fn batch(&self) -> Result<usize, Pending> {
+        let mut ran = self.fire()?;
+        self.receive();
+        while let Some(event) = self.pop() {
+            let Some(id) = endpoint_of(&event) else {
+                log(None, &event);
+                continue;
+            };
+            let endpoint = self.endpoints.borrow().get(&id).and_then(Weak::upgrade);
+            match endpoint {
+                Some(endpoint) => {
+                    ran += endpoint.deliver(event)?;
+                    interrupts()?;
+                }
+                None => self.orphan(&event),
+            }
+        }
+        Ok(ran)
+    }
+
+    fn pop(&self) -> Option<Event> {
+        self.queue.borrow_mut().pop_front()
+    }
+
+    /// Puts events back, in their order, before all others.
+    pub(crate) fn requeue(&self, events: VecDeque<Event>) {
+        let mut queue = self.queue.borrow_mut();
+        for event in events.into_iter().rev() {
+            queue.push_front(event);
+        }
+    }
+
+    fn receive(&self) {
+        let mut scratch = self.scratch.take();
+        with_bridge(|bridge| bridge.receive(&mut scratch, BATCH));
+        self.queue.borrow_mut().extend(scratch.drain(..));
+        self.scratch.set(scratch);
+    }
+
+    /// An event of an object that is gone.
+    fn orphan(&self, event: &Event) {
+        match event {
+            Event::Message { conn, data, .. } => self.consume(*conn, data.len()),
+            Event::Stopped { endpoint } => self.unregister(*endpoint),
+            _ => {}
+        }
+    }
+
+    fn fire(&self) -> Result<usize, Pending> {
+        if self.schedule.borrow().is_empty() {
+            return Ok(0);
+        }
+        let mut ran = 0;
+        let now = Instant::now();
+        loop {
+            let due = self.schedule.borrow_mut().pop(now);
+            let Some((owner, id, due)) = due else { return Ok(ran) };
+            ran += Timers::fire(&owner, id, due)?;
+            interrupts()?;
+        }
+    }
+
+    /// Adds a timer under `id` or a new number; returns the number.
+    pub(crate) fn schedule(&self, due: Instant, id: Option<i64>, owner: Weak<dyn Endpoint>) -> i64 {
+        let id = self.schedule.borrow_mut().add(due, id, owner);
+        if self.depth.get() == 0 {
+            self.arm();
+        }
+        id
+    }
+
+    /// Sleeps until there is something to do, at most until `deadline`.
+    fn wait(&self, now: Instant, deadline: Option<Instant>) -> Result<(), Pending> {
+        if !self.queue.borrow().is_empty() {
+            return Ok(());
+        }
+        // SAFETY: runs PHP's own dispatcher of signals, which may call handlers; nothing is borrowed.
+        let signals = unsafe { shim::lifeline_dispatch_signals() };
+        pending()?;
+        let timer = self.schedule.borrow_mut().next();
+        let until = match (timer, deadline) {
+            (Some(timer), Some(deadline)) => Some(timer.min(deadline)),
+            (timer, deadline) => timer.or(deadline),
+        };
+        let mut limit = until.map(|until| until.saturating_duration_since(now));
+        if signals {
+            limit = Some(limit.map_or(SIGNAL_CHECK, |limit| limit.min(SIGNAL_CHECK)));
+        }
+        // The handlers above may have sent something.
+        self.flush();
+        let descriptor = with_bridge(|bridge| bridge.prepare_sleep().then(|| bridge.descriptor().as_raw_fd()));
+        let descriptor = match descriptor {
+            Some(None) => return Ok(()),
+            Some(Some(descriptor)) => descriptor,
+            None => -1,
+        };
+        let nanoseconds = limit.map_or(-1, |limit| i64::try_from(limit.as_nanos()).unwrap_or(i64::MAX));
+        // SAFETY: the descriptor lives as long as the engine, which only this thread ends.
+        if unsafe { shim::lifeline_wait(descriptor, nanoseconds) } < 0 {
+            interrupts()?;
+            // SAFETY: as above.
+            unsafe { shim::lifeline_dispatch_signals() };
+            pending()?;
+        }
+        interrupts()
+    }
+
+    /// A command was given to the engine: it is woken at the end of the batch, or now.
+    #[inline]
+    pub(crate) fn submitted(&self) {
+        self.dirty.set(true);
+        if self.depth.get() == 0 || self.eager.get() {
+            self.flush();
+        }
+    }
+
+    /// A handler is through with `bytes` of `conn`.
+    pub(crate) fn consume(&self, conn: ConnId, bytes: usize) {
+        let mut consumed = self.consumed.borrow_mut();
+        match consumed.last_mut() {
+            Some((last, sum)) if *last == conn => *sum += bytes,
+            _ => consumed.push((conn, bytes)),
+        }
+        drop(consumed);
+        self.submitted();
+    }
+
+    /// Tells the engine what was consumed and wakes it.
+    pub(crate) fn flush(&self) {
+        if !self.dirty.replace(false) {
+            return;
+        }
+        let mut consumed = self.consumed.borrow_mut();
+        with_bridge(|bridge| {
+            for (conn, bytes) in consumed.drain(..) {
+                // A connection that has ended needs no credit.
+                let _ = bridge.submit(Command::Consumed { conn, bytes });
+            }
+            bridge.flush();
+        });
+        consumed.clear();
+    }
+
+    /// The stream for outer loops; see [`Wakeup`].
+    pub(crate) fn stream(&self) -> PhpResult<Zval> {
+        if self.wakeup.borrow().is_none() {
+            let wakeup = Wakeup::new().map_err(|error| exception(format!("cannot make a stream: {error}")))?;
+            with_bridge(|bridge| wakeup.watch(bridge.descriptor()))
+                .transpose()
+                .map_err(|error| exception(format!("cannot make a stream: {error}")))?;
+            *self.wakeup.borrow_mut() = Some(wakeup);
+        }
+        self.arm();
+        match &*self.wakeup.borrow() {
+            Some(wakeup) => wakeup.stream(),
+            None => Err(exception("cannot make a stream")),
+        }
+    }
+
+    /// The engine has started: a stream that exists must see its events.
+    pub(crate) fn watch(&self, bridge: &dyn Bridge) -> rustix::io::Result<()> {
+        // SAFETY: a look into the module registry.
+        self.eager.set(unsafe {
+            shim::lifeline_module_loaded(c"swoole".as_ptr()) || shim::lifeline_module_loaded(c"openswoole".as_ptr())
+        });
+        match &*self.wakeup.borrow() {
+            Some(wakeup) => wakeup.watch(bridge.descriptor().as_fd()),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the stream readable when there is something to do: now, or when a timer is due.
+    fn arm(&self) {
+        let wakeup = self.wakeup.borrow();
+        let Some(wakeup) = &*wakeup else { return };
+        let left_over = !self.queue.borrow().is_empty();
+        if left_over {
+            wakeup.arm(Some(Duration::ZERO));
+            return;
+        }
+        let timer = self.schedule.borrow_mut().next();
+        wakeup.arm(timer.map(|timer| timer.saturating_duration_since(Instant::now())));
+        // False leaves the engine's descriptor readable, which is what is wanted then.
+        with_bridge(|bridge| bridge.prepare_sleep());
+    }
+
+    /// The engine says farewell to all; returns how many there are.
+    pub(crate) fn stop_all(&self, bridge: &dyn Bridge) -> usize {
+        let endpoints: Vec<_> =
+            self.endpoints.borrow().iter().map(|(id, endpoint)| (*id, endpoint.upgrade())).collect();
+        let mut alive = 0;
+        for (id, endpoint) in endpoints {
+            // An object that is gone has said farewell itself; its end is still to be waited for.
+            if endpoint.is_none_or(|endpoint| bridge.submit(endpoint.farewell(id)).is_ok()) {
+                alive += 1;
+            }
+        }
+        alive
+    }
+
+    /// After a fork, in the child: what the parent's engine said is not for us, and its descriptors
+    /// are shared with the parent.
+    pub(crate) fn forget(&self) {
+        let endpoints = std::mem::take(&mut *self.endpoints.borrow_mut());
+        for endpoint in endpoints.values().filter_map(Weak::upgrade) {
+            endpoint.forgotten();
+        }
+        std::mem::forget(std::mem::take(&mut *self.queue.borrow_mut()));
+        self.consumed.borrow_mut().clear();
+        self.dirty.set(false);
+        // Closing our copies does not change the parent's epoll set.
+        *self.wakeup.borrow_mut() = None;
+    }
+
+    /// At both ends of a request: a fatal error may have left anything behind.
+    pub(crate) fn reset(&self) {
+        let endpoints = std::mem::take(&mut *self.endpoints.borrow_mut());
+        for endpoint in endpoints.values().filter_map(Weak::upgrade) {
+            endpoint.forgotten();
+        }
+        self.queue.borrow_mut().clear();
+        *self.schedule.borrow_mut() = Schedule::default();
+        self.depth.set(0);
+        self.suspended.borrow_mut().clear();
+        self.dirty.set(false);
+        self.consumed.borrow_mut().clear();
+        *self.wakeup.borrow_mut() = None;
+    }
+}
+
+/// What the VM does between opcodes: signal handlers, the time limit.
+pub(crate) fn interrupts() -> Result<(), Pending> {
+    // SAFETY: no borrow is held by any caller: the time limit leaves by longjmp.
+    unsafe {
+        if shim::lifeline_interrupted() {
+            shim::lifeline_serve_interrupts();
+        }
+    }
+    pending()
+}
+
+/// MINIT: sends that a callback has made before it suspends its fiber must not wait for its return.
+pub(crate) fn observe_fibers() {
+    unsafe extern "C" fn switched(from: *mut c_void, to: *mut c_void) {
+        let dispatcher = dispatcher();
+        let depth = dispatcher.depth.get();
+        if depth == 0 && dispatcher.suspended.borrow().is_empty() {
+            return;
+        }
+        dispatcher.flush();
+        let mut suspended = dispatcher.suspended.borrow_mut();
+        if depth > 0 {
+            suspended.insert(from as usize, depth);
+        }
+        dispatcher.depth.set(suspended.remove(&(to as usize)).unwrap_or(0));
+        drop(suspended);
+        if depth > 0 {
+            dispatcher.arm();
+        }
+    }
+    // SAFETY: in MINIT; the handler only reads the pointers' values.
+    unsafe { shim::lifeline_observe_fibers(switched) };
+}
+
+fn endpoint_of(event: &Event) -> Option<EndpointId> {
+    Some(match event {
+        Event::Handshake { server: id, .. }
+        | Event::Open { endpoint: id, .. }
+        | Event::Message { endpoint: id, .. }
+        | Event::Close { endpoint: id, .. }
+        | Event::Failure { endpoint: id, .. }
+        | Event::Drain { endpoint: id, .. }
+        | Event::Join { server: id, .. }
+        | Event::Leave { server: id, .. }
+        | Event::Transition { client: id, .. }
+        | Event::HeadersWanted { client: id, .. }
+        | Event::Overflow { client: id, .. }
+        | Event::GaveUp { client: id, .. }
+        | Event::Flushed { client: id }
+        | Event::Stopped { endpoint: id } => *id,
+        Event::Log { endpoint, .. } => return *endpoint,
+    })
+}
+
+/// A record that belongs to no object goes to PHP's error log.
+fn log(_endpoint: Option<EndpointId>, event: &Event) {
+    if let Event::Log { record, .. } = event {
+        crate::logger::to_error_log(record);
+    }
+}
+
+/// Serialises the callbacks of one connection: while a handler is suspended or has deferred its
+/// message, further events of the connection wait here.
+#[derive(Default)]
+pub(crate) struct Serial {
+    busy: Cell<bool>,
+    deferred: Cell<u32>,
+    waiting: RefCell<VecDeque<Event>>,
+}
+
+impl Serial {
+    /// Takes the turn; gives the event back when it may be handled now, else keeps it for later.
+    pub(crate) fn begin(&self, event: Event) -> Option<Event> {
+        if self.busy.get() || self.deferred.get() > 0 {
+            self.waiting.borrow_mut().push_back(event);
+            return None;
+        }
+        self.busy.set(true);
+        Some(event)
+    }
+
+    /// The handler has returned: what waited comes next, unless the message was deferred.
+    pub(crate) fn end(&self) {
+        self.busy.set(false);
+        self.resume();
+    }
+
+    /// `WsMessage::defer()`.
+    pub(crate) fn defer(&self) {
+        self.deferred.set(self.deferred.get() + 1);
+    }
+
+    /// `WsMessage::ack()`, or the message's last reference is gone.
+    pub(crate) fn acknowledge(&self) {
+        self.deferred.set(self.deferred.get().saturating_sub(1));
+        self.resume();
+    }
+
+    fn resume(&self) {
+        if self.busy.get() || self.deferred.get() > 0 || self.waiting.borrow().is_empty() {
+            return;
+        }
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        dispatcher().requeue(waiting);
+        // Outside of a dispatch nobody looks at the queue until the stream says so.
+        if dispatcher().depth.get() == 0 {
+            dispatcher().arm();
+        }
+    }
+}

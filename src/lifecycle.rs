@@ -1,0 +1,191 @@
+//! When the engine starts and ends: lazily at the first `start()` or `connect()`, never in a process
+//! that only loads the module; forgotten in a forked child; stopped at the end of the request.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::mem;
+use std::sync::Arc;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use ext_php_rs::exception::{PhpException, PhpResult};
+use lifeline_engine::bridge::{Bridge, Command, Event, Reply};
+
+use crate::dispatcher::dispatcher;
+use crate::exceptions::{error, exception, from_command};
+use crate::shim;
+
+/// How many forks lie between this process and the one that loaded the module.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// Time for close codes to leave and threads to end when a request ends with endpoints alive.
+const FAREWELL: Duration = Duration::from_millis(600);
+const JOIN: Duration = Duration::from_millis(400);
+
+thread_local! {
+    static ENGINE: RefCell<Option<Engine>> = const { RefCell::new(None) };
+    /// Set from the end of the request on: objects freed later must not start anything.
+    static OVER: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Engine {
+    bridge: Arc<dyn Bridge>,
+    shutdown: Box<dyn Fn(Duration) -> bool>,
+    generation: u32,
+}
+
+/// Tells processes apart: an object that was started in another generation belongs to the parent.
+pub(crate) fn generation() -> u32 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+extern "C" fn in_child() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+}
+
+/// MINIT. Starts nothing: PHP-FPM and Apache load modules in a parent that forks.
+pub(crate) fn module_startup() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: `in_child` only touches an atomic, which is safe in a forked child.
+        unsafe { shim::lifeline_after_fork(in_child) };
+    });
+}
+
+/// RINIT.
+pub(crate) fn request_startup() {
+    OVER.set(false);
+    dispatcher().reset();
+}
+
+/// Runs `action` with the engine of this process, if it has one.
+pub(crate) fn with_bridge<R>(action: impl FnOnce(&dyn Bridge) -> R) -> Option<R> {
+    ENGINE.with_borrow(|engine| {
+        let engine = engine.as_ref().filter(|engine| engine.generation == generation())?;
+        Some(action(&*engine.bridge))
+    })
+}
+
+/// Starts the engine unless it runs. `io_threads` counts for the first caller.
+pub(crate) fn start(io_threads: Option<usize>) -> PhpResult<()> {
+    forget_inherited();
+    if OVER.get() {
+        return Err(error("the request is over: nothing can be started"));
+    }
+    if ENGINE.with_borrow(Option::is_some) {
+        return Ok(());
+    }
+    let count = io_threads.unwrap_or_else(|| {
+        let configured = crate::ini_io_threads();
+        if configured > 0 {
+            configured
+        } else {
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4)
+        }
+    });
+    let engine = start_engine(count)?;
+    dispatcher()
+        .watch(&*engine.bridge)
+        .map_err(|error| exception(format!("cannot watch the engine's events: {error}")))?;
+    ENGINE.set(Some(engine));
+    Ok(())
+}
+
+/// In a forked child: drops the parent's engine from sight. Dropping it for real would wait for
+/// threads that do not exist here and shut sockets that the parent serves.
+pub(crate) fn forget_inherited() {
+    let inherited = ENGINE.with_borrow_mut(|engine| engine.take_if(|engine| engine.generation != generation()));
+    if let Some(engine) = inherited {
+        mem::forget(engine);
+        dispatcher().forget();
+    }
+}
+
+fn start_engine(_io_threads: usize) -> PhpResult<Engine> {
+    Err(exception("the engine is not linked in"))
+}
+
+#[allow(dead_code)]
+fn with_signals_blocked<R>(make: impl FnOnce() -> R) -> Option<R> {
+    struct Context<R, F> {
+        make: Option<F>,
+        made: Option<R>,
+    }
+    unsafe extern "C" fn call<R, F: FnOnce() -> R>(context: *mut c_void) {
+        // SAFETY: `context` is the `Context` below, alive for the call.
+        let context = unsafe { &mut *context.cast::<Context<R, F>>() };
+        if let Some(make) = context.make.take() {
+            context.made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(make)).ok();
+        }
+    }
+    fn run<R, F: FnOnce() -> R>(make: F) -> Option<R> {
+        let mut context = Context { make: Some(make), made: None };
+        // SAFETY: `call::<R, F>` gets the context that belongs to it.
+        unsafe { shim::lifeline_with_signals_blocked(call::<R, F>, (&raw mut context).cast()) };
+        context.made
+    }
+    run(make)
+}
+
+/// Gives `command` to the engine; what it queues leaves at the end of the dispatch batch, or at once
+/// outside of one.
+pub(crate) fn submit(command: Command) -> PhpResult<Reply> {
+    let reply = with_bridge(|bridge| bridge.submit(command)).ok_or_else(not_running)?;
+    dispatcher().submitted();
+    reply.map_err(from_command)
+}
+
+/// As [`submit`], for commands that put nothing on the wire.
+pub(crate) fn query(command: Command) -> PhpResult<Reply> {
+    with_bridge(|bridge| bridge.submit(command)).ok_or_else(not_running)?.map_err(from_command)
+}
+
+fn not_running() -> PhpException {
+    exception("not running")
+}
+
+/// The Error for an object that was started before a fork, used in the child.
+pub(crate) fn inherited(class: &str) -> PhpException {
+    error(format!(
+        "this {class} was started before the process forked and belongs to the parent process; create a new one after the fork"
+    ))
+}
+
+/// RSHUTDOWN: peers are told, threads are joined, both within about a second.
+pub(crate) fn request_shutdown() {
+    OVER.set(true);
+    forget_inherited();
+    let Some(engine) = ENGINE.take() else {
+        dispatcher().reset();
+        return;
+    };
+    let mut alive = dispatcher().stop_all(&*engine.bridge);
+    engine.bridge.flush();
+    let deadline = Instant::now() + FAREWELL;
+    let mut events = Vec::new();
+    while alive > 0 {
+        events.clear();
+        engine.bridge.receive(&mut events, 1024);
+        alive -= events.iter().filter(|event| matches!(event, Event::Stopped { .. })).count().min(alive);
+        let left = deadline.saturating_duration_since(Instant::now());
+        if alive == 0 || left.is_zero() {
+            break;
+        }
+        if events.is_empty() && engine.bridge.prepare_sleep() {
+            wait_readable(&*engine.bridge, left);
+        }
+    }
+    (engine.shutdown)(JOIN);
+    dispatcher().reset();
+}
+
+fn wait_readable(bridge: &dyn Bridge, limit: Duration) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let descriptor = bridge.descriptor();
+    let mut ready = [PollFd::new(&descriptor, PollFlags::IN)];
+    if let Ok(limit) = Timespec::try_from(limit) {
+        // A signal only makes the caller look once more.
+        let _ = poll(&mut ready, Some(&limit));
+    }
+}

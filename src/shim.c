@@ -1,0 +1,366 @@
+/* What only C can say to Zend: macros and inline functions, whose meaning changes between PHP
+ * versions, debug builds and thread-safe builds. No logic of ours lives here. */
+#define _GNU_SOURCE
+#include "php.h"
+#include "zend_exceptions.h"
+#include "zend_interfaces.h"
+#include "zend_observer.h"
+#include "zend_fibers.h"
+#include "SAPI.h"
+#include "ext/spl/spl_exceptions.h"
+
+bool lifeline_has_exception(void)
+{
+	return EG(exception) != NULL;
+}
+
+/* exit() and the destruction of a suspended fiber travel as exceptions that nobody may catch. */
+bool lifeline_exception_is_exit(void)
+{
+	return EG(exception) && (zend_is_unwind_exit(EG(exception)) || zend_is_graceful_exit(EG(exception)));
+}
+
+/* Takes the pending exception away; the caller owns the reference. */
+zend_object *lifeline_take_exception(void)
+{
+	zend_object *exception = EG(exception);
+	if (exception) {
+		GC_ADDREF(exception);
+		zend_clear_exception();
+	}
+	return exception;
+}
+
+/* Gives the reference to the engine. */
+void lifeline_throw(zend_object *exception)
+{
+	zend_throw_exception_internal(exception);
+}
+
+/* An E_WARNING with the exception's own text and trace. What a user's error handler throws stays
+ * pending. Does not take the reference. */
+void lifeline_warn(const char *where, zend_object *exception)
+{
+	zval text;
+	ZVAL_UNDEF(&text);
+	zend_call_known_instance_method_with_0_params(exception->ce->__tostring, exception, &text);
+	if (EG(exception)) {
+		if (zend_is_unwind_exit(EG(exception)) || zend_is_graceful_exit(EG(exception))) {
+			zval_ptr_dtor(&text);
+			return;
+		}
+		zend_clear_exception();
+	}
+	if (Z_TYPE(text) == IS_STRING) {
+		php_error_docref(NULL, E_WARNING, "%s: uncaught %s", where, Z_STRVAL(text));
+	} else {
+		php_error_docref(NULL, E_WARNING, "%s: uncaught %s", where, ZSTR_VAL(exception->ce->name));
+	}
+	zval_ptr_dtor(&text);
+}
+
+/* As `lifeline_warn`, past any error handler of the user's. */
+void lifeline_warn_unhandled(const char *where, zend_object *exception)
+{
+	zval handler;
+	ZVAL_COPY_VALUE(&handler, &EG(user_error_handler));
+	ZVAL_UNDEF(&EG(user_error_handler));
+	lifeline_warn(where, exception);
+	ZVAL_COPY_VALUE(&EG(user_error_handler), &handler);
+}
+
+void lifeline_warning(const char *message)
+{
+	php_error_docref(NULL, E_WARNING, "%s", message);
+}
+
+void lifeline_log(const char *message)
+{
+	php_log_err(message);
+}
+
+#if PHP_VERSION_ID >= 80200
+# define LIFELINE_LOAD(flag) zend_atomic_bool_load_ex(&(flag))
+# define LIFELINE_CLEAR(flag) zend_atomic_bool_store_ex(&(flag), false)
+#else
+# define LIFELINE_LOAD(flag) (flag)
+# define LIFELINE_CLEAR(flag) ((flag) = 0)
+#endif
+
+bool lifeline_interrupted(void)
+{
+	return LIFELINE_LOAD(EG(vm_interrupt));
+}
+
+/* What the VM does between two opcodes: time limit and signal handlers. May bail out, may leave an
+ * exception pending. */
+void lifeline_serve_interrupts(void)
+{
+	if (!LIFELINE_LOAD(EG(vm_interrupt))) {
+		return;
+	}
+	LIFELINE_CLEAR(EG(vm_interrupt));
+	if (LIFELINE_LOAD(EG(timed_out))) {
+		zend_timeout();
+	} else if (zend_interrupt_function) {
+		zend_interrupt_function(EG(current_execute_data));
+	}
+}
+
+/* pcntl_signal_dispatch(), for scripts without pcntl_async_signals(true). False: no pcntl. */
+bool lifeline_dispatch_signals(void)
+{
+	zend_function *dispatch = zend_hash_str_find_ptr(CG(function_table), ZEND_STRL("pcntl_signal_dispatch"));
+	if (!dispatch) {
+		return false;
+	}
+	zval result;
+	ZVAL_UNDEF(&result);
+	zend_call_known_function(dispatch, NULL, NULL, &result, 0, NULL, NULL);
+	zval_ptr_dtor(&result);
+	return true;
+}
+
+/* A stream that owns `fd`. */
+bool lifeline_stream(int fd, zval *result)
+{
+	php_stream *stream = php_stream_fopen_from_fd(fd, "r", NULL);
+	if (!stream) {
+		return false;
+	}
+	php_stream_to_zval(stream, result);
+	return true;
+}
+
+static uint32_t lifeline_argument(zval *argument)
+{
+	return (uint32_t) (argument - ZEND_CALL_ARG(EG(current_execute_data), 1)) + 1;
+}
+
+/* Scalars as Zend's own functions take them: canonical errors, strict_types of the caller. */
+bool lifeline_argument_int(zval *argument, zend_long *value)
+{
+	uint32_t number = lifeline_argument(argument);
+	if (Z_TYPE_P(argument) == IS_LONG) {
+		*value = Z_LVAL_P(argument);
+		return true;
+	}
+	if (Z_TYPE_P(argument) != IS_NULL && !ZEND_ARG_USES_STRICT_TYPES() && zend_parse_arg_long_weak(argument, value, number)) {
+		return true;
+	}
+	if (!EG(exception)) {
+		zend_wrong_parameter_type_error(number, Z_EXPECTED_LONG, argument);
+	}
+	return false;
+}
+
+bool lifeline_argument_float(zval *argument, double *value)
+{
+	uint32_t number = lifeline_argument(argument);
+	if (Z_TYPE_P(argument) == IS_DOUBLE) {
+		*value = Z_DVAL_P(argument);
+		return true;
+	}
+	if (Z_TYPE_P(argument) == IS_LONG) {
+		*value = (double) Z_LVAL_P(argument);
+		return true;
+	}
+	if (Z_TYPE_P(argument) != IS_NULL && !ZEND_ARG_USES_STRICT_TYPES() && zend_parse_arg_double_weak(argument, value, number)) {
+		return true;
+	}
+	if (!EG(exception)) {
+		zend_wrong_parameter_type_error(number, Z_EXPECTED_DOUBLE, argument);
+	}
+	return false;
+}
+
+bool lifeline_argument_bool(zval *argument, bool *value)
+{
+	uint32_t number = lifeline_argument(argument);
+	if (Z_TYPE_P(argument) == IS_TRUE || Z_TYPE_P(argument) == IS_FALSE) {
+		*value = Z_TYPE_P(argument) == IS_TRUE;
+		return true;
+	}
+	if (Z_TYPE_P(argument) != IS_NULL && !ZEND_ARG_USES_STRICT_TYPES() && zend_parse_arg_bool_weak(argument, value, number)) {
+		return true;
+	}
+	if (!EG(exception)) {
+		zend_wrong_parameter_type_error(number, Z_EXPECTED_BOOL, argument);
+	}
+	return false;
+}
+
+bool lifeline_argument_string(zval *argument, zend_string **value)
+{
+	uint32_t number = lifeline_argument(argument);
+	if (Z_TYPE_P(argument) == IS_STRING) {
+		*value = Z_STR_P(argument);
+		return true;
+	}
+	if (Z_TYPE_P(argument) != IS_NULL && !ZEND_ARG_USES_STRICT_TYPES() && zend_parse_arg_str_weak(argument, value, number)) {
+		return true;
+	}
+	if (!EG(exception)) {
+		zend_wrong_parameter_type_error(number, Z_EXPECTED_STRING, argument);
+	}
+	return false;
+}
+
+bool lifeline_argument_array(zval *argument)
+{
+	if (Z_TYPE_P(argument) == IS_ARRAY) {
+		return true;
+	}
+	if (!EG(exception)) {
+		zend_wrong_parameter_type_error(lifeline_argument(argument), Z_EXPECTED_ARRAY, argument);
+	}
+	return false;
+}
+
+void lifeline_argument_not_callable(zval *argument, const char *why)
+{
+	if (!EG(exception)) {
+		zend_argument_type_error(lifeline_argument(argument), "must be a valid callback, %s", why);
+	}
+}
+
+void lifeline_argument_value_error(uint32_t number, const char *message)
+{
+	if (!EG(exception)) {
+		zend_argument_value_error(number, "%s", message);
+	}
+}
+
+void lifeline_argument_type_error(uint32_t number, const char *message)
+{
+	if (!EG(exception)) {
+		zend_argument_type_error(number, "%s", message);
+	}
+}
+
+/* A typed property with no default (readonly ones) or null. `class_name` may be NULL. */
+void lifeline_declare_property(zend_class_entry *ce, const char *name, uint32_t mask, const char *class_name, int flags, bool null_default)
+{
+	zval value;
+	zend_string *property = zend_string_init_interned(name, strlen(name), 1);
+	if (null_default) {
+		ZVAL_NULL(&value);
+	} else {
+		ZVAL_UNDEF(&value);
+	}
+	if (class_name) {
+		zend_string *class_type = zend_string_init_interned(class_name, strlen(class_name), 1);
+		zend_declare_typed_property(ce, property, &value, flags, NULL, (zend_type) ZEND_TYPE_INIT_CLASS(class_type, 0, mask));
+	} else {
+		zend_declare_typed_property(ce, property, &value, flags, NULL, (zend_type) ZEND_TYPE_INIT_MASK(mask));
+	}
+}
+
+/* Arginfo that ext-php-rs cannot write: unions of scalars, `static`. Argument 0 is the return type. */
+void lifeline_set_type(zend_class_entry *ce, const char *method, uint32_t argument, uint32_t mask)
+{
+	zend_internal_function *function = zend_hash_str_find_ptr_lc(&ce->function_table, method, strlen(method));
+	if (!function || argument > function->num_args) {
+		return;
+	}
+	/* arg_info[-1] is the return type. */
+	zend_internal_arg_info *info = (zend_internal_arg_info *) function->arg_info + argument - 1;
+	info->type = (zend_type) ZEND_TYPE_INIT_MASK(mask);
+}
+
+bool lifeline_sapi_serves_requests(void)
+{
+	static const char *const names[] = { "fpm-fcgi", "cgi-fcgi", "apache2handler", "litespeed", "uwsgi" };
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+		if (sapi_module.name && strcmp(sapi_module.name, names[i]) == 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
+const char *lifeline_sapi_name(void)
+{
+	return sapi_module.name ? sapi_module.name : "";
+}
+
+void lifeline_observe_fibers(void (*switched)(zend_fiber_context *from, zend_fiber_context *to))
+{
+	zend_observer_fiber_switch_register(switched);
+}
+
+bool lifeline_module_loaded(const char *name)
+{
+	return zend_hash_str_exists(&module_registry, name, strlen(name));
+}
+
+zend_class_entry *lifeline_runtime_exception(void)
+{
+	return spl_ce_RuntimeException;
+}
+
+zend_object *lifeline_this(void)
+{
+	zend_execute_data *frame = EG(current_execute_data);
+	return frame && Z_TYPE(frame->This) == IS_OBJECT ? Z_OBJ(frame->This) : NULL;
+}
+
+/* Frees the function that was made for one call of __call or __callStatic. */
+void lifeline_release_callable(zend_fcall_info_cache *resolved)
+{
+	zend_release_fcall_info_cache(resolved);
+}
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <time.h>
+
+int lifeline_after_fork(void (*child)(void))
+{
+	return pthread_atfork(NULL, NULL, child);
+}
+
+/* For threads of ours: PHP's signal handlers belong on PHP's thread. */
+void lifeline_block_signals(void)
+{
+	sigset_t all;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, NULL);
+}
+
+/* Threads inherit the mask of their maker: blocked while `make` runs, so that none ever takes a signal. */
+void lifeline_with_signals_blocked(void (*make)(void *), void *context)
+{
+	sigset_t all, before;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	make(context);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* Sleeps until `fd` (or none: -1) is readable, `nanoseconds` have passed (negative: no limit) or a
+ * signal has come. Signals are blocked between the look at vm_interrupt and the sleep, so none is
+ * slept through. 1: readable; 0: time; -1: interrupted. */
+int lifeline_wait(int fd, int64_t nanoseconds)
+{
+	sigset_t all, before;
+	struct pollfd ready = { .fd = fd, .events = POLLIN, .revents = 0 };
+	struct timespec limit, *timeout = NULL;
+	int result;
+	if (nanoseconds >= 0) {
+		limit.tv_sec = nanoseconds / 1000000000;
+		limit.tv_nsec = nanoseconds % 1000000000;
+		timeout = &limit;
+	}
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	if (LIFELINE_LOAD(EG(vm_interrupt))) {
+		result = -1;
+	} else {
+		result = ppoll(&ready, fd >= 0 ? 1 : 0, timeout, &before);
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return result;
+}

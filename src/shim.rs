@@ -1,0 +1,49 @@
+//! Declarations of `shim.c`.
+
+use std::ffi::{c_char, c_int, c_void};
+
+use ext_php_rs::types::{ZendObject, ZendStr, Zval};
+use ext_php_rs::zend::ClassEntry;
+
+unsafe extern "C" {
+    pub(crate) fn lifeline_has_exception() -> bool;
+    pub(crate) fn lifeline_exception_is_exit() -> bool;
+    pub(crate) fn lifeline_take_exception() -> *mut ZendObject;
+    pub(crate) fn lifeline_throw(exception: *mut ZendObject);
+    pub(crate) fn lifeline_warn(context: *const c_char, exception: *mut ZendObject);
+    pub(crate) fn lifeline_warn_unhandled(context: *const c_char, exception: *mut ZendObject);
+    pub(crate) fn lifeline_warning(message: *const c_char);
+    pub(crate) fn lifeline_log(message: *const c_char);
+    pub(crate) fn lifeline_interrupted() -> bool;
+    pub(crate) fn lifeline_serve_interrupts();
+    pub(crate) fn lifeline_dispatch_signals() -> bool;
+    pub(crate) fn lifeline_stream(fd: c_int, result: *mut Zval) -> bool;
+    pub(crate) fn lifeline_argument_int(argument: *mut Zval, value: *mut i64) -> bool;
+    pub(crate) fn lifeline_argument_float(argument: *mut Zval, value: *mut f64) -> bool;
+    pub(crate) fn lifeline_argument_bool(argument: *mut Zval, value: *mut bool) -> bool;
+    pub(crate) fn lifeline_argument_string(argument: *mut Zval, value: *mut *mut ZendStr) -> bool;
+    pub(crate) fn lifeline_argument_array(argument: *mut Zval) -> bool;
+    pub(crate) fn lifeline_argument_not_callable(argument: *mut Zval, why: *const c_char);
+    pub(crate) fn lifeline_argument_value_error(number: u32, message: *const c_char);
+    pub(crate) fn lifeline_argument_type_error(number: u32, message: *const c_char);
+    pub(crate) fn lifeline_declare_property(
+        ce: *mut ClassEntry,
+        name: *const c_char,
+        mask: u32,
+        class_name: *const c_char,
+        flags: c_int,
+        null_default: bool,
+    );
+    pub(crate) fn lifeline_set_type(ce: *mut ClassEntry, method: *const c_char, argument: u32, mask: u32);
+    pub(crate) fn lifeline_sapi_serves_requests() -> bool;
+    pub(crate) fn lifeline_sapi_name() -> *const c_char;
+    pub(crate) fn lifeline_observe_fibers(switched: unsafe extern "C" fn(*mut c_void, *mut c_void));
+    pub(crate) fn lifeline_module_loaded(name: *const c_char) -> bool;
+    pub(crate) fn lifeline_runtime_exception() -> *mut ClassEntry;
+    pub(crate) fn lifeline_this() -> *mut ZendObject;
+    pub(crate) fn lifeline_release_callable(resolved: *mut ext_php_rs::ffi::_zend_fcall_info_cache);
+    pub(crate) fn lifeline_after_fork(child: extern "C" fn()) -> c_int;
+    pub(crate) fn lifeline_block_signals();
+    pub(crate) fn lifeline_with_signals_blocked(make: unsafe extern "C" fn(*mut c_void), context: *mut c_void);
+    pub(crate) fn lifeline_wait(fd: c_int, nanoseconds: i64) -> c_int;
+}
