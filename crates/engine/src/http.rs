@@ -38,9 +38,14 @@ impl RequestHead {
     /// # Errors
     /// [`HeadError::Malformed`]: not HTTP/1.x, folded header lines, a missing or second `Host`, a
     /// second `Sec-WebSocket-Key`, `-Version` or `Origin`. [`HeadError::TooManyHeaders`].
-    pub fn parse(raw: Bytes, peer: &PeerAddr, tls: bool, trusted: &[Network]) -> Result<(Self, PeerAddr), HeadError> {
+    pub fn parse(
+        mut raw: Bytes,
+        peer: &PeerAddr,
+        tls: bool,
+        trusted: &[Network],
+    ) -> Result<(Self, PeerAddr), HeadError> {
         let lead = raw.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-        let raw = raw.slice(lead..);
+        raw.advance(lead);
         check(&raw)?;
         let mut head = Self { raw, remote: "".into(), secure: tls, forwarded_host: None };
         let told = forwarded::resolve(&head, peer, trusted);

@@ -329,7 +329,7 @@ mod tests {
                 headers.push((name, value.trim()));
             }
         }
-        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let lines = headers.iter().map(|(name, value)| [name, ": ", value, "\r\n"].concat()).collect::<String>();
         head("10.0.0.1:9", &format!("GET /chat?a=1 HTTP/1.1\r\n{lines}\r\n"))
     }
 
