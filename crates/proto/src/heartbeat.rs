@@ -19,7 +19,8 @@ pub enum Mode {
     Off,
 }
 
-/// Option `heartbeat.adaptive`: how the interval grows on a quiet link that answers.
+/// Option `heartbeat.adaptive`: how the interval grows on a quiet link that answers. Takes the place
+/// of `interval`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adaptive {
     pub min: Duration,
@@ -64,7 +65,8 @@ pub struct Link {
 /// What the driver must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Queue a beat now; call [`Heartbeat::handle_beat_written`] when its last byte has left.
+    /// Queue a beat now; call [`Heartbeat::handle_beat_written`] when its last byte has left. Where the
+    /// last beat has not left yet, that one may stand for this.
     Beat,
     /// The link is dead: abort the socket.
     Dead,
@@ -72,62 +74,299 @@ pub enum Action {
 
 /// One link's heartbeat. Traffic costs it nothing: the driver stores the time of the last byte and
 /// shows it at the deadline.
+///
+/// A link that died is found within `interval + missed_limit × timeout` of its last sign of life: a
+/// byte received, or a byte written while others waited (`passive`: `interval × missed_limit`).
 #[derive(Debug)]
 pub struct Heartbeat {
-    _config: HeartbeatConfig,
+    config: HeartbeatConfig,
+    /// The present interval; differs from the configured one in adaptive mode.
+    interval: Duration,
+    /// Adaptive mode: the longest interval that may be tried.
+    ceiling: Duration,
+    /// Adaptive mode: the longest interval that was answered.
+    last_good: Duration,
+    /// No application traffic since the last beat was queued.
+    quiet: bool,
+    /// The first wait, shortened by jitter, until a beat was sent.
+    first_wait: Option<Duration>,
+    /// The present wait counts from here at the earliest.
+    since: Time,
+    phase: Phase,
+    /// When a write stall, seen at the last timeout, is death.
+    stall_deadline: Option<Time>,
+    /// Reads were paused at the last timeout.
+    paused: bool,
+    missed: u32,
+    round_trip: RoundTrip,
+    rtt: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Waiting,
+    /// A probe was asked for.
+    Probing {
+        at: Time,
+        deadline: Duration,
+    },
+    /// A beat is out.
+    Beaten {
+        queued: Time,
+        /// Whether it has left our buffer.
+        written: bool,
+        deadline: Time,
+        /// What the answer is given once the beat has left.
+        timeout: Duration,
+        /// Of a probe: its loss alone is death.
+        fatal: bool,
+        /// When we last looked: a byte that came since may demand a beat an interval later.
+        looked: Time,
+    },
+    Dead,
+}
+
+/// The round trip being measured. None after a repeated beat, whose answer would be ambiguous (Karn's
+/// algorithm).
+#[derive(Clone, Copy, Debug)]
+enum RoundTrip {
+    None,
+    Queued,
+    Since(Time),
 }
 
 impl Heartbeat {
-    /// `jitter` in 0..1 places the first beat within the first interval, so that a crowd that came
-    /// together does not beat together.
+    /// `jitter` in 0..1 places the first beat within the second half of the first interval, so that a
+    /// crowd that came together does not beat together.
     #[must_use]
     pub fn new(config: HeartbeatConfig, now: Time, jitter: f64) -> Self {
-        let _ = (now, jitter);
-        Self { _config: config }
+        let interval = config.adaptive.map_or(config.interval, |adaptive| adaptive.min).max(SHORTEST);
+        let config = HeartbeatConfig { timeout: config.timeout.max(SHORTEST), ..config };
+        Self {
+            config,
+            interval,
+            ceiling: config.adaptive.map_or(interval, |adaptive| adaptive.max.max(interval)),
+            last_good: interval,
+            quiet: true,
+            first_wait: Some(interval.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))),
+            since: now,
+            phase: Phase::Waiting,
+            stall_deadline: None,
+            paused: false,
+            missed: 0,
+            round_trip: RoundTrip::None,
+            rtt: None,
+        }
+    }
+
+    /// A deadline may have passed. Harmless when called early; call until it returns `None`.
+    pub fn handle_timeout(&mut self, now: Time, link: &Link) -> Option<Action> {
+        if self.config.mode == Mode::Off || matches!(self.phase, Phase::Dead) {
+            return None;
+        }
+        if link.reads_paused {
+            self.paused = true;
+        } else if self.paused {
+            self.handle_reads_resumed(now);
+        }
+        self.stall_deadline = match self.config.mode {
+            Mode::Keepalive => None,
+            _ => link.write_stalled_since.map(|since| since + self.patience()),
+        };
+        if self.stall_deadline.is_some_and(|deadline| now >= deadline) {
+            return Some(self.die());
+        }
+        loop {
+            match self.phase {
+                Phase::Dead => return None,
+                Phase::Probing { deadline, .. } => return Some(self.beat(now, deadline, true)),
+                Phase::Waiting => {
+                    if self.config.mode == Mode::Passive && self.paused {
+                        self.since = now;
+                    } else if self.config.mode != Mode::Fixed {
+                        self.since = self.since.max(link.last_received);
+                    }
+                    return if now < self.since + self.wait() {
+                        None
+                    } else if self.config.mode == Mode::Passive {
+                        Some(self.die())
+                    } else {
+                        Some(self.beat(now, self.config.timeout, false))
+                    };
+                }
+                Phase::Beaten { queued, .. } if link.last_received >= queued => {
+                    self.handle_life(link.last_received, queued);
+                }
+                Phase::Beaten { queued, written, ref mut deadline, timeout, fatal, ref mut looked } => {
+                    // While bytes before it leave, a beat in our buffer proves nothing.
+                    if let Some(since) = link.write_stalled_since.filter(|since| !written && *since > queued) {
+                        *deadline = (*deadline).max(since + timeout);
+                    }
+                    if now < *deadline {
+                        *looked = now;
+                        return None;
+                    }
+                    if self.paused {
+                        self.wait_from(queued);
+                        continue;
+                    }
+                    self.missed = self.missed.saturating_add(1);
+                    self.interval = self.last_good;
+                    self.ceiling = self.last_good;
+                    if self.config.mode == Mode::Keepalive {
+                        self.wait_from(queued);
+                    } else if fatal || self.missed >= self.config.missed_limit {
+                        return Some(self.die());
+                    } else {
+                        return Some(self.beat(now, self.config.timeout, false));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The beat has left our buffer: its answer is due `timeout` from now.
+    pub fn handle_beat_written(&mut self, now: Time) {
+        if let Phase::Beaten { written: written @ false, deadline, timeout, .. } = &mut self.phase {
+            *written = true;
+            *deadline = now + *timeout;
+        }
+        if let RoundTrip::Queued = self.round_trip {
+            self.round_trip = RoundTrip::Since(now);
+        }
+    }
+
+    /// The answer to a beat of ours arrived; returns this round trip's time, unless the beat was one
+    /// of several.
+    pub fn handle_answer(&mut self, now: Time) -> Option<Duration> {
+        if let Phase::Beaten { queued, .. } = self.phase {
+            self.handle_life(now, queued);
+        }
+        let RoundTrip::Since(written) = std::mem::replace(&mut self.round_trip, RoundTrip::None) else {
+            return None;
+        };
+        let sample = now - written;
+        self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+        Some(sample)
+    }
+
+    /// Reads go on after a pause: silence until now proves nothing. Without this call a pause is
+    /// noticed only when it falls on a timeout.
+    pub fn handle_reads_resumed(&mut self, now: Time) {
+        self.paused = false;
+        self.missed = 0;
+        match &mut self.phase {
+            Phase::Waiting if self.config.mode != Mode::Fixed => self.since = self.since.max(now),
+            Phase::Beaten { deadline, timeout, .. } => *deadline = (*deadline).max(now + *timeout),
+            _ => {}
+        }
+    }
+
+    /// Application traffic was sent or received (adaptive mode returns to its minimum, which may move
+    /// [`Heartbeat::poll_timeout`] forward).
+    pub fn handle_traffic(&mut self) {
+        if let Some(adaptive) = self.config.adaptive {
+            self.interval = adaptive.min.max(SHORTEST);
+            self.last_good = self.interval;
+            self.quiet = false;
+        }
+    }
+
+    /// A doubt (clock jump, wake): beat at once and give the answer only `deadline`. Without effect in
+    /// the modes `off` and `passive`, which never beat.
+    pub fn probe(&mut self, now: Time, deadline: Duration) {
+        if !matches!(self.config.mode, Mode::Off | Mode::Passive) && !matches!(self.phase, Phase::Dead) {
+            self.phase = Phase::Probing { at: now, deadline: deadline.max(SHORTEST) };
+        }
     }
 
     /// When [`Heartbeat::handle_timeout`] wants to be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        todo!()
+        if self.config.mode == Mode::Off {
+            return None;
+        }
+        let next = match self.phase {
+            Phase::Waiting => self.since + self.wait(),
+            Phase::Probing { at, .. } => at,
+            Phase::Beaten { deadline, looked, .. } => deadline.min(looked + self.interval),
+            Phase::Dead => return None,
+        };
+        Some(self.stall_deadline.map_or(next, |deadline| deadline.min(next)))
     }
-
-    /// A deadline may have passed. Harmless when called early; call until it returns `None`.
-    pub fn handle_timeout(&mut self, now: Time, link: &Link) -> Option<Action> {
-        let _ = (now, link);
-        todo!()
-    }
-
-    /// The beat has left our buffer: its answer is due `timeout` from now.
-    pub fn handle_beat_written(&mut self, now: Time) {
-        let _ = now;
-        todo!()
-    }
-
-    /// The answer to a beat of ours arrived; returns this round trip's time.
-    pub fn handle_answer(&mut self, now: Time) -> Option<Duration> {
-        let _ = now;
-        todo!()
-    }
-
-    /// A doubt (clock jump, wake): beat at once and give the answer only `deadline`.
-    pub fn probe(&mut self, now: Time, deadline: Duration) {
-        let _ = (now, deadline);
-        todo!()
-    }
-
-    /// Application traffic was sent or received (adaptive mode returns to its minimum).
-    pub fn handle_traffic(&mut self) {}
 
     /// Smoothed round-trip time (RFC 6298 section 2, alpha 1/8).
     #[must_use]
     pub fn rtt(&self) -> Option<Duration> {
-        todo!()
+        self.rtt
     }
 
     /// Consecutive unanswered beats.
     #[must_use]
     pub fn missed(&self) -> u32 {
-        todo!()
+        self.missed
+    }
+
+    /// The present interval; only adaptive mode changes it.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    fn beat(&mut self, now: Time, timeout: Duration, fatal: bool) -> Action {
+        self.round_trip = match (self.phase, self.round_trip) {
+            (Phase::Beaten { .. }, _) | (_, RoundTrip::Queued | RoundTrip::Since(_)) => RoundTrip::None,
+            _ => RoundTrip::Queued,
+        };
+        self.phase =
+            Phase::Beaten { queued: now, written: false, deadline: now + timeout, timeout, fatal, looked: now };
+        self.first_wait = None;
+        self.quiet = true;
+        Action::Beat
+    }
+
+    /// A byte arrived at `at`, after the beat of `queued`.
+    fn handle_life(&mut self, at: Time, queued: Time) {
+        self.missed = 0;
+        // A probe follows no silence of an interval, so its answer says nothing about the interval.
+        let probed = matches!(self.phase, Phase::Beaten { fatal: true, .. });
+        if let Some(adaptive) = self.config.adaptive.filter(|_| self.quiet && !probed) {
+            self.last_good = self.interval;
+            self.interval = (self.interval + adaptive.step).min(self.ceiling);
+        }
+        self.wait_from(if self.config.mode == Mode::Fixed { queued } else { at });
+    }
+
+    fn wait_from(&mut self, since: Time) {
+        self.phase = Phase::Waiting;
+        self.since = since;
+    }
+
+    fn die(&mut self) -> Action {
+        self.phase = Phase::Dead;
+        Action::Dead
+    }
+
+    /// From the last sign of life to the next beat, in passive mode to death.
+    fn wait(&self) -> Duration {
+        match self.config.mode {
+            Mode::Passive => self.patience(),
+            _ => self.first_wait.unwrap_or(self.interval),
+        }
+    }
+
+    /// From the last sign of life to death.
+    fn patience(&self) -> Duration {
+        let limit = self.config.missed_limit.max(1);
+        match self.config.mode {
+            Mode::Passive => self.interval.saturating_mul(limit),
+            _ => self.interval.saturating_add(self.config.timeout.saturating_mul(limit)),
+        }
     }
 }
+
+/// Shorter intervals and timeouts than this would only spin.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests;
