@@ -5,6 +5,7 @@
 
 pub mod bridge;
 pub mod config;
+pub mod dial;
 pub mod forwarded;
 pub mod http;
 pub mod listen;
