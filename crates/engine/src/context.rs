@@ -1,0 +1,53 @@
+//! What all connections of one server or client have in common.
+
+use std::sync::Arc;
+
+use crate::bridge::{EndpointId, Event, LogLevel, LogRecord};
+use crate::config::{Beats, Limits, SendConfig, ServerLimits};
+use crate::events::EventQueue;
+use crate::memory::Memory;
+use crate::outlet::Outlet;
+
+/// How a connection ended, for its owner.
+#[derive(Debug, Clone)]
+pub struct End {
+    pub code: u16,
+    pub reason: String,
+    pub clean: bool,
+}
+
+/// The server or client that a connection belongs to.
+pub trait Owner: std::fmt::Debug + Send + Sync {
+    /// Messages up to outbox number `sequence` have been given to the kernel.
+    fn handle_written(&self, sequence: u64);
+
+    /// The connection has ended and its `Event::Close` was sent. No further call follows.
+    fn handle_closed(&self, outlet: &Arc<Outlet>, end: &End);
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Context {
+    pub endpoint: EndpointId,
+    pub role: lifeline_proto::frame::Role,
+    pub beats: Beats,
+    pub limits: Limits,
+    /// None on a client.
+    pub server_limits: Option<ServerLimits>,
+    pub idle_timeout: Option<std::time::Duration>,
+    pub send: SendConfig,
+    pub log_level: LogLevel,
+    pub events: Arc<EventQueue>,
+    pub memory: Arc<Memory>,
+}
+
+impl Context {
+    pub fn log(&self, level: LogLevel, message: impl Into<String>, context: Vec<(&'static str, String)>) {
+        if level >= self.log_level {
+            self.events.push(Event::Log {
+                endpoint: Some(self.endpoint),
+                record: Box::new(LogRecord { level, message: message.into(), context }),
+            });
+        }
+    }
+}

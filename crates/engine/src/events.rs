@@ -1,0 +1,104 @@
+//! The queue from the I/O threads to the application's thread, with a descriptor to sleep on.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::bridge::Event;
+use crate::clock;
+
+/// Bounded by `limits.inbound` of each connection and `limits.memory`, not by itself.
+///
+/// The descriptor is written only when the application sleeps: one system call a sleep, not an event.
+#[derive(Debug)]
+pub struct EventQueue {
+    sender: Sender<Event>,
+    receiver: Receiver<Event>,
+    descriptor: OwnedFd,
+    /// The application sleeps or is about to: the next event must write the descriptor.
+    asleep: AtomicBool,
+    /// The descriptor has been written and not read since.
+    signalled: AtomicBool,
+    /// When the application last asked for events, in microseconds of [`clock::now`].
+    last_receive: AtomicU64,
+    /// It got some then, and is still working on them as far as we know.
+    busy: AtomicBool,
+}
+
+impl EventQueue {
+    pub fn new() -> std::io::Result<Self> {
+        let (sender, receiver) = unbounded();
+        Ok(Self {
+            sender,
+            receiver,
+            descriptor: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            asleep: AtomicBool::new(false),
+            signalled: AtomicBool::new(false),
+            last_receive: AtomicU64::new(clock::now().as_micros()),
+            busy: AtomicBool::new(false),
+        })
+    }
+
+    pub fn push(&self, event: Event) {
+        // The receiver lives as long as the sender: both are ours.
+        let _ = self.sender.send(event);
+        // Pairs with the fence in `prepare_sleep`: either we see `asleep`, or it sees the event.
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
+            self.signal();
+        }
+    }
+
+    pub fn receive(&self, into: &mut Vec<Event>, limit: usize) -> usize {
+        let before = into.len();
+        into.extend(self.receiver.try_iter().take(limit));
+        let count = into.len() - before;
+        self.last_receive.store(clock::now().as_micros(), Ordering::Relaxed);
+        self.busy.store(count > 0, Ordering::Relaxed);
+        count
+    }
+
+    pub fn prepare_sleep(&self) -> bool {
+        if self.signalled.swap(false, Ordering::AcqRel) {
+            let mut counter = [0; 8];
+            // Non-blocking; nothing to read means that another wake is already on its way.
+            let _ = rustix::io::read(&self.descriptor, &mut counter);
+        }
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.receiver.is_empty() {
+            self.busy.store(false, Ordering::Relaxed);
+            return true;
+        }
+        if self.asleep.swap(false, Ordering::AcqRel) {
+            self.signal();
+        }
+        false
+    }
+
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+
+    /// How long the application has left events waiting or been at work on a batch; zero when idle.
+    pub fn lag(&self) -> Duration {
+        if self.busy.load(Ordering::Relaxed) || !self.receiver.is_empty() {
+            clock::now() - lifeline_proto::Time::from_micros(self.last_receive.load(Ordering::Relaxed))
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.receiver.len()
+    }
+
+    fn signal(&self) {
+        self.signalled.store(true, Ordering::Release);
+        // Fails only when the counter is full, and then the descriptor is readable anyway.
+        let _ = rustix::io::write(&self.descriptor, &1_u64.to_ne_bytes());
+    }
+}

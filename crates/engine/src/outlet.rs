@@ -1,0 +1,312 @@
+//! The part of a connection that the application's thread and other connections may touch: its
+//! queue of what is to be sent, and what can be known about it from outside its task.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use lifeline_proto::Time;
+use parking_lot::Mutex;
+
+use crate::bridge::{ConnId, EndpointId, Sent};
+use crate::clock;
+use crate::config::SlowConsumer;
+use crate::context::Context;
+use crate::memory::SharedFrame;
+use crate::shard::Shard;
+
+/// What a queued item costs beside its payload, in bytes.
+const ITEM: usize = 64;
+
+/// One thing to send.
+#[derive(Debug)]
+pub enum Item {
+    /// A message of this connection alone. `sequence` is the client's outbox number, 0 on a server.
+    Message { data: Bytes, binary: bool, sequence: u64 },
+    /// A message that many connections send, encoded (servers only: clients mask).
+    Shared(Arc<SharedFrame>),
+    Ping(Bytes),
+}
+
+impl Item {
+    /// Bytes that count against `send.limit`.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Message { data, .. } => data.len(),
+            Self::Shared(frame) => frame.wire.len(),
+            Self::Ping(payload) => payload.len(),
+        }
+    }
+
+    /// Bytes that count against `limits.memory` for this connection.
+    pub fn charge(&self) -> usize {
+        match self {
+            Self::Message { data, .. } => data.len() + ITEM,
+            Self::Shared(_) | Self::Ping(_) => ITEM,
+        }
+    }
+}
+
+/// How a connection is to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// Send what is queued, then a close frame.
+    Close { code: u16, reason: String },
+    /// Drop the socket and report `code`; nothing on the wire.
+    Abort { code: u16, reason: String },
+}
+
+/// What is shared under the lock.
+#[derive(Debug, Default)]
+pub struct Queue {
+    pub items: VecDeque<Item>,
+    pub ending: Option<Ending>,
+    /// The high mark was passed, or something was dropped: tell when it has drained.
+    pub congested: bool,
+}
+
+/// Which channels a connection is in and whose it is; none for most.
+#[derive(Debug, Default)]
+pub struct Membership {
+    pub channels: Vec<Arc<str>>,
+    pub user: Option<Arc<str>>,
+}
+
+const OPEN: u8 = 0;
+const CLOSING: u8 = 1;
+const CLOSED: u8 = 2;
+
+/// Counters of one connection, since it opened.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub messages_in: AtomicU64,
+    pub messages_out: AtomicU64,
+    pub bytes_in: AtomicU64,
+    pub bytes_out: AtomicU64,
+    pub beats: AtomicU64,
+    pub dropped: AtomicU64,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Outlet {
+    pub id: ConnId,
+    pub endpoint: EndpointId,
+    pub shard: Arc<Shard>,
+    pub context: Arc<Context>,
+    pub queue: Mutex<Queue>,
+    pub membership: Mutex<Option<Box<Membership>>>,
+    /// Bytes queued and not yet given to the kernel.
+    pub buffered: AtomicUsize,
+    /// Bytes of messages that the application has not finished with.
+    pub inbound: AtomicUsize,
+    pub counters: Counters,
+    /// When the last application message came or went, in microseconds.
+    pub last_message: AtomicU64,
+    pub opened: Time,
+    /// Smoothed round-trip time in microseconds; 0: not measured.
+    pub rtt: AtomicU64,
+    pub trace: AtomicBool,
+    state: AtomicU8,
+    waker: AtomicWaker,
+    /// Already in the list of the next flush.
+    posted: AtomicBool,
+    timer: AtomicBool,
+    probe: AtomicBool,
+    /// Reads stopped at `limits.inbound`.
+    pub paused: AtomicBool,
+}
+
+impl Outlet {
+    pub fn new(id: ConnId, endpoint: EndpointId, shard: Arc<Shard>, context: Arc<Context>) -> Self {
+        let now = clock::now();
+        Self {
+            id,
+            endpoint,
+            shard,
+            context,
+            queue: Mutex::default(),
+            membership: Mutex::default(),
+            buffered: AtomicUsize::new(0),
+            inbound: AtomicUsize::new(0),
+            counters: Counters::default(),
+            last_message: AtomicU64::new(now.as_micros()),
+            opened: now,
+            rtt: AtomicU64::new(0),
+            trace: AtomicBool::new(false),
+            state: AtomicU8::new(OPEN),
+            waker: AtomicWaker::new(),
+            posted: AtomicBool::new(false),
+            timer: AtomicBool::new(false),
+            probe: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes a message under the slow-consumer policy. The caller posts the outlet to its shard when
+    /// this returns [`Sent::Queued`] or has closed it.
+    pub fn push(&self, item: Item) -> Sent {
+        if !self.is_open() {
+            return Sent::Closed;
+        }
+        let size = item.size();
+        let send = &self.context.send;
+        let mut queue = self.queue.lock();
+        if queue.ending.is_some() {
+            return Sent::Closed;
+        }
+        let limit = self.send_limit();
+        let mut buffered = self.buffered.load(Ordering::Relaxed);
+        // One message larger than the limit still passes when nothing waits before it.
+        if buffered > 0 && buffered + size > limit {
+            queue.congested = true;
+            match send.policy {
+                SlowConsumer::DropNewest => {
+                    self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                    return Sent::Dropped;
+                }
+                SlowConsumer::DropOldest => {
+                    while buffered > 0 && buffered + size > limit {
+                        let Some(oldest) = queue.items.pop_front() else { break };
+                        self.release(&oldest);
+                        self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                        buffered = self.buffered.load(Ordering::Relaxed);
+                    }
+                    if buffered > 0 && buffered + size > limit {
+                        // What is left is already being written.
+                        self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                        return Sent::Dropped;
+                    }
+                }
+                SlowConsumer::Close => {
+                    for item in std::mem::take(&mut queue.items) {
+                        self.release(&item);
+                    }
+                    queue.ending = Some(Ending::Close {
+                        code: lifeline_proto::close::TRY_AGAIN_LATER,
+                        reason: format!("slow consumer: more than {limit} bytes waiting"),
+                    });
+                    self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                    return Sent::Dropped;
+                }
+            }
+        }
+        self.context.memory.charge(item.charge());
+        let buffered = self.buffered.fetch_add(size, Ordering::Relaxed) + size;
+        if buffered > send.limit / 2 {
+            queue.congested = true;
+        }
+        if !matches!(item, Item::Ping(_)) {
+            self.counters.messages_out.fetch_add(1, Ordering::Relaxed);
+        }
+        queue.items.push_back(item);
+        Sent::Queued
+    }
+
+    /// Begins the end; the first call wins, except that an abort overrides a close.
+    pub fn end(&self, ending: Ending) {
+        let mut queue = self.queue.lock();
+        let aborts = matches!(ending, Ending::Abort { .. });
+        if queue.ending.is_none() || aborts {
+            queue.ending = Some(ending);
+        }
+        if aborts {
+            for item in std::mem::take(&mut queue.items) {
+                self.release(&item);
+            }
+        }
+    }
+
+    /// The item has left the queue for good: written, dropped, or the connection ended.
+    pub fn release(&self, item: &Item) {
+        self.buffered.fetch_sub(item.size(), Ordering::Relaxed);
+        self.context.memory.release(item.charge());
+    }
+
+    /// The application is through with `bytes` of messages; true when the task must be woken to read on.
+    pub fn consumed(&self, bytes: usize) -> bool {
+        self.context.memory.release(bytes);
+        let before = self.inbound.fetch_sub(bytes, Ordering::AcqRel);
+        let left = before.saturating_sub(bytes);
+        left <= self.context.limits.inbound / 2 && self.paused.load(Ordering::Acquire)
+    }
+
+    /// `send.limit`, or less while the process is over `limits.memory`.
+    fn send_limit(&self) -> usize {
+        let memory = &self.context.memory;
+        if memory.is_over() { self.context.send.limit.min(memory.share()) } else { self.context.send.limit }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.state.load(Ordering::Acquire) == OPEN
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.state.load(Ordering::Acquire) == CLOSED
+    }
+
+    pub fn set_closing(&self) {
+        let _ = self.state.compare_exchange(OPEN, CLOSING, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    pub fn set_closed(&self) {
+        self.state.store(CLOSED, Ordering::Release);
+    }
+
+    pub fn round_trip(&self) -> Option<Duration> {
+        match self.rtt.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(Duration::from_micros(micros)),
+        }
+    }
+
+    /// Marks it for the next flush; true when it was not marked yet.
+    pub fn mark(&self) -> bool {
+        !self.posted.swap(true, Ordering::AcqRel)
+    }
+
+    /// Called by the pump: there is mail.
+    pub fn wake_mail(&self) {
+        self.posted.store(false, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Called by the pump: a deadline has come.
+    pub fn wake_timer(&self) {
+        self.timer.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// The clock jumped, or somebody asked whether the link lives: probe it.
+    pub fn wake_probe(&self) {
+        self.probe.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    pub fn take_timer(&self) -> bool {
+        self.timer.load(Ordering::Relaxed) && self.timer.swap(false, Ordering::AcqRel)
+    }
+
+    pub fn take_probe(&self) -> bool {
+        self.probe.load(Ordering::Relaxed) && self.probe.swap(false, Ordering::AcqRel)
+    }
+
+    pub fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        // What never left the queue no longer counts, nor do messages that nobody took.
+        let queue = std::mem::take(self.queue.get_mut());
+        for item in &queue.items {
+            self.context.memory.release(item.charge());
+        }
+        self.context.memory.release(*self.inbound.get_mut());
+    }
+}

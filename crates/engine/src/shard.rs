@@ -1,0 +1,139 @@
+//! One I/O thread: a runtime, a mailbox and a timing wheel.
+//!
+//! A connection lives on one shard. The application's thread never wakes a connection directly: it
+//! posts all that got something to do and wakes the shard once; the shard's pump wakes the tasks
+//! from its own thread, which costs no system call.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use lifeline_proto::Time;
+use lifeline_proto::wheel::Wheel;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep_until};
+
+use crate::clock;
+use crate::core::Core;
+use crate::outlet::Outlet;
+
+/// The pump wakes at least this often, to see clock jumps.
+const TICK: Duration = Duration::from_secs(1);
+/// A pump that wakes so much later than planned was frozen or the machine slept.
+const JUMP: Duration = Duration::from_secs(3);
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Shard {
+    pub index: usize,
+    pub handle: Handle,
+    /// Connections that live here.
+    pub population: AtomicUsize,
+    mailbox: Mutex<Vec<Arc<Outlet>>>,
+    wheel: Mutex<Wheel>,
+    /// What the pump sleeps towards, in microseconds.
+    sleeping_until: AtomicU64,
+    pump: AtomicWaker,
+    stopping: AtomicBool,
+}
+
+impl Shard {
+    pub fn new(index: usize, handle: Handle) -> Self {
+        Self {
+            index,
+            handle,
+            population: AtomicUsize::new(0),
+            mailbox: Mutex::new(Vec::new()),
+            wheel: Mutex::new(Wheel::default()),
+            sleeping_until: AtomicU64::new(u64::MAX),
+            pump: AtomicWaker::new(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// Wakes each of `outlets` (and empties it), with one wake of this shard.
+    pub fn post(&self, outlets: &mut Vec<Arc<Outlet>>) {
+        if outlets.is_empty() {
+            return;
+        }
+        self.mailbox.lock().append(outlets);
+        self.pump.wake();
+    }
+
+    /// Has the connection looked at by [`Outlet::wake_timer`] at `at`.
+    pub fn arm(&self, outlet: &Outlet, at: Time) {
+        let mut wheel = self.wheel.lock();
+        wheel.insert(outlet.id.0, at);
+        // Compared under the lock: the pump decides how long to sleep under it too.
+        if at.as_micros() < self.sleeping_until.load(Ordering::Relaxed) {
+            self.pump.wake();
+        }
+    }
+
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.pump.wake();
+    }
+
+    /// Runs until [`Shard::stop`]: delivers mail and expired timers.
+    pub async fn pump(self: Arc<Self>, core: Weak<Core>) {
+        let mut sleep = pin!(sleep_until(Instant::now()));
+        let mut mail = Vec::new();
+        let mut due = Vec::new();
+        let mut planned = clock::now();
+        let mut last = (clock::now(), clock::since_boot());
+        poll_fn(|context| {
+            loop {
+                self.pump.register(context.waker());
+                if self.stopping.load(Ordering::Acquire) {
+                    return Poll::Ready(());
+                }
+                std::mem::swap(&mut *self.mailbox.lock(), &mut mail);
+                for outlet in mail.drain(..) {
+                    outlet.wake_mail();
+                }
+
+                let now = clock::now();
+                let boot = clock::since_boot();
+                // A frozen process shows as lateness, a machine that slept as a difference of the clocks.
+                let suspended = boot.saturating_sub(last.1).saturating_sub(now - last.0);
+                if now - planned > JUMP || suspended > JUMP {
+                    if let Some(core) = core.upgrade() {
+                        core.handle_clock_jump(&self);
+                    }
+                }
+                last = (now, boot);
+
+                self.wheel.lock().expire(now, &mut due);
+                if !due.is_empty() {
+                    if let Some(core) = core.upgrade() {
+                        core.wake_timers(&due);
+                    }
+                    due.clear();
+                }
+                if self.index == 0 {
+                    if let Some(core) = core.upgrade() {
+                        core.tick(now);
+                    }
+                }
+
+                planned = {
+                    let wheel = self.wheel.lock();
+                    let next = wheel.poll_timeout().map_or(now + TICK, |at| at.min(now + TICK));
+                    self.sleeping_until.store(next.as_micros(), Ordering::Relaxed);
+                    next
+                };
+                sleep.as_mut().reset(Instant::now() + (planned - clock::now()));
+                if sleep.as_mut().poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await;
+    }
+}
