@@ -52,10 +52,18 @@ impl EventQueue {
         }
     }
 
-    pub fn receive(&self, into: &mut Vec<Event>, limit: usize) -> usize {
-        let before = into.len();
-        into.extend(self.receiver.try_iter().take(limit));
-        let count = into.len() - before;
+    /// At most `limit` events, and no more after `bytes` of messages.
+    pub fn receive(&self, into: &mut Vec<Event>, limit: usize, bytes: usize) -> usize {
+        let mut count = 0;
+        let mut size = 0;
+        while count < limit && size < bytes {
+            let Ok(event) = self.receiver.try_recv() else { break };
+            if let Event::Message { data, .. } = &event {
+                size += data.len();
+            }
+            into.push(event);
+            count += 1;
+        }
         self.last_receive.store(clock::now().as_micros(), Ordering::Relaxed);
         self.busy.store(count > 0, Ordering::Relaxed);
         count

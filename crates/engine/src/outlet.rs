@@ -65,8 +65,6 @@ pub enum Ending {
 pub struct Queue {
     pub items: VecDeque<Item>,
     pub ending: Option<Ending>,
-    /// The high mark was passed, or something was dropped: tell when it has drained.
-    pub congested: bool,
 }
 
 /// Which channels a connection is in and whose it is; none for most.
@@ -75,6 +73,9 @@ pub struct Membership {
     pub channels: Vec<Arc<str>>,
     pub user: Option<Arc<str>>,
 }
+
+/// What a connection costs beside its messages and its request's head, in bytes: an estimate.
+const BASE: usize = 1024;
 
 const OPEN: u8 = 0;
 const CLOSING: u8 = 1;
@@ -119,14 +120,24 @@ pub struct Outlet {
     probe: AtomicBool,
     /// Reads stopped at `limits.inbound`.
     pub paused: AtomicBool,
+    /// The high mark was passed, or something was dropped: tell when it has drained.
+    pub congested: AtomicBool,
+    /// `Queue::ending` was set and the task has not seen it.
+    ending_news: AtomicBool,
+    /// Charged against `limits.memory` for the connection itself.
+    base_charge: usize,
 }
 
 impl Outlet {
-    pub fn new(id: ConnId, endpoint: EndpointId, shard: Arc<Shard>, context: Arc<Context>) -> Self {
+    /// `head` is the size of the request that is kept for the application.
+    pub fn new(id: ConnId, shard: Arc<Shard>, context: Arc<Context>, head: usize) -> Self {
         let now = clock::now();
+        let base_charge = BASE + head;
+        context.memory.charge(base_charge);
+        context.memory.add_holder();
         Self {
             id,
-            endpoint,
+            endpoint: context.endpoint,
             shard,
             context,
             queue: Mutex::default(),
@@ -144,6 +155,9 @@ impl Outlet {
             timer: AtomicBool::new(false),
             probe: AtomicBool::new(false),
             paused: AtomicBool::new(false),
+            congested: AtomicBool::new(false),
+            ending_news: AtomicBool::new(false),
+            base_charge,
         }
     }
 
@@ -163,7 +177,7 @@ impl Outlet {
         let mut buffered = self.buffered.load(Ordering::Relaxed);
         // One message larger than the limit still passes when nothing waits before it.
         if buffered > 0 && buffered + size > limit {
-            queue.congested = true;
+            self.congested.store(true, Ordering::Relaxed);
             match send.policy {
                 SlowConsumer::DropNewest => {
                     self.counters.dropped.fetch_add(1, Ordering::Relaxed);
@@ -190,6 +204,7 @@ impl Outlet {
                         code: lifeline_proto::close::TRY_AGAIN_LATER,
                         reason: format!("slow consumer: more than {limit} bytes waiting"),
                     });
+                    self.ending_news.store(true, Ordering::Release);
                     self.counters.dropped.fetch_add(1, Ordering::Relaxed);
                     return Sent::Dropped;
                 }
@@ -198,7 +213,7 @@ impl Outlet {
         self.context.memory.charge(item.charge());
         let buffered = self.buffered.fetch_add(size, Ordering::Relaxed) + size;
         if buffered > send.limit / 2 {
-            queue.congested = true;
+            self.congested.store(true, Ordering::Relaxed);
         }
         if !matches!(item, Item::Ping(_)) {
             self.counters.messages_out.fetch_add(1, Ordering::Relaxed);
@@ -219,12 +234,29 @@ impl Outlet {
                 self.release(&item);
             }
         }
+        self.ending_news.store(true, Ordering::Release);
     }
 
-    /// The item has left the queue for good: written, dropped, or the connection ended.
+    /// True once after the ending was set or changed.
+    pub fn take_ending_news(&self) -> bool {
+        self.ending_news.load(Ordering::Relaxed) && self.ending_news.swap(false, Ordering::AcqRel)
+    }
+
+    /// The item has left the queue for good: dropped, or the connection ended.
     pub fn release(&self, item: &Item) {
-        self.buffered.fetch_sub(item.size(), Ordering::Relaxed);
-        self.context.memory.release(item.charge());
+        self.release_sizes(item.size(), item.charge());
+    }
+
+    /// As [`Outlet::release`], for an item that was written.
+    pub fn release_sizes(&self, size: usize, charge: usize) {
+        self.buffered.fetch_sub(size, Ordering::Relaxed);
+        self.context.memory.release(charge);
+    }
+
+    /// A message of `charge` bytes waits for the application now.
+    pub fn add_inbound(&self, charge: usize) -> usize {
+        self.context.memory.charge(charge);
+        self.inbound.fetch_add(charge, Ordering::AcqRel) + charge
     }
 
     /// The application is through with `bytes` of messages; true when the task must be woken to read on.
@@ -307,6 +339,7 @@ impl Drop for Outlet {
         for item in &queue.items {
             self.context.memory.release(item.charge());
         }
-        self.context.memory.release(*self.inbound.get_mut());
+        self.context.memory.release(*self.inbound.get_mut() + self.base_charge);
+        self.context.memory.remove_holder();
     }
 }

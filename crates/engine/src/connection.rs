@@ -1,0 +1,666 @@
+//! One open connection: a task that owns its socket and asks the rules what to do.
+//!
+//! Reads come first in each turn, so that evidence of life is seen before a deadline is judged; reading
+//! goes on while writing is blocked.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use lifeline_proto::Time;
+use lifeline_proto::close;
+use lifeline_proto::frame::{Decoder, FrameLimits, Item as Received, Opcode, Violation};
+use lifeline_proto::heartbeat::{Action, Heartbeat, Link};
+use lifeline_proto::rate::TokenBucket;
+use tokio::io::ReadBuf;
+
+use crate::bridge::{Event, Failure, FailureKind, LogLevel, LogRecord, OpenInfo};
+use crate::clock;
+use crate::config::RateAction;
+use crate::context::{End, Owner};
+use crate::outlet::{Ending, Outlet};
+use crate::stream::Stream;
+use crate::writer::{Writer, close_payload};
+
+/// What one read may bring.
+const READ: usize = 64 * 1024;
+/// Payloads with so much still to come are read straight into their message.
+const DIRECT: usize = 32 * 1024;
+/// Reads in one turn before others get theirs.
+const TURNS: usize = 8;
+/// What a message costs beside its payload while it waits for the application.
+const MESSAGE: usize = 64;
+/// How often a connection that is paused for want of process memory looks again.
+const MEMORY_RECHECK: Duration = Duration::from_millis(100);
+/// How long the peer may take to close its side after our last word.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long a probe after a clock jump may take to be answered.
+const PROBE: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+}
+
+#[derive(Debug)]
+enum Phase {
+    Open,
+    /// A close frame of ours is queued or sent; the peer's is awaited until then.
+    Closing { until: Time, end: End },
+    /// Reported as ended. What is queued goes out, then the socket is shut down and drained until then.
+    Lingering { until: Time, shut: bool },
+    Done,
+}
+
+/// Why reads rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    No,
+    /// `limits.inbound`: until the application has consumed.
+    Inbound,
+    /// `limits.messageRate` or `byteRate`: until then.
+    Rate(Time),
+    /// `limits.memory`: looked at again then; since the second.
+    Memory(Time, Time),
+}
+
+#[derive(Debug)]
+struct Rates {
+    messages: Option<TokenBucket>,
+    bytes: Option<TokenBucket>,
+}
+
+/// A connection's task. Its size is part of what an idle connection costs; a test pins it.
+#[derive(Debug)]
+pub struct Connection {
+    stream: Stream,
+    outlet: Arc<Outlet>,
+    owner: Arc<dyn Owner>,
+    decoder: Decoder,
+    heartbeat: Heartbeat,
+    writer: Writer,
+    phase: Phase,
+    rest: Rest,
+    last_received: Time,
+    /// Since when bytes have waited for the socket without progress.
+    stalled_since: Option<Time>,
+    /// The deadline that the wheel holds for us.
+    armed: Option<Time>,
+    beat_number: u32,
+    /// Bytes of an unfinished message that are charged to the process.
+    partial: usize,
+    rates: Option<Box<Rates>>,
+    /// Bytes that came behind the handshake.
+    early: Option<Box<BytesMut>>,
+}
+
+impl Connection {
+    /// Announces the connection to the application and makes its task. `early` are bytes that came
+    /// behind the handshake.
+    pub fn open(stream: Stream, early: BytesMut, outlet: Arc<Outlet>, owner: Arc<dyn Owner>, info: OpenInfo) -> Self {
+        let context = &outlet.context;
+        let now = clock::now();
+        let rates = context.server_limits.as_ref().and_then(|limits| {
+            (limits.message_rate.is_some() || limits.byte_rate.is_some()).then(|| {
+                Box::new(Rates {
+                    messages: limits.message_rate.map(|rate| TokenBucket::new(rate, now)),
+                    bytes: limits.byte_rate.map(|rate| TokenBucket::new(rate, now)),
+                })
+            })
+        });
+        context.events.push(Event::Open { endpoint: outlet.endpoint, conn: outlet.id, info: Box::new(info) });
+        let limits = FrameLimits {
+            max_message: context.limits.max_message,
+            max_frame: context.limits.max_frame,
+            max_fragments: context.limits.max_fragments,
+        };
+        Self {
+            decoder: Decoder::new(context.role, limits),
+            heartbeat: Heartbeat::new(context.beats.rules, now, rand::random::<f64>()),
+            stream,
+            owner,
+            writer: Writer::default(),
+            phase: Phase::Open,
+            rest: Rest::No,
+            last_received: now,
+            stalled_since: None,
+            armed: None,
+            beat_number: 0,
+            partial: 0,
+            rates,
+            early: (!early.is_empty()).then(|| Box::new(early)),
+            outlet,
+        }
+    }
+
+    fn turn(&mut self, task: &mut TaskContext<'_>) -> Poll<()> {
+        self.outlet.register(task.waker());
+        let now = clock::now();
+        let mut again = false;
+
+        if let Some(mut early) = self.early.take() {
+            self.last_received = now;
+            self.take_input(now, &mut early);
+        }
+        if !matches!(self.phase, Phase::Done) {
+            again |= self.read(now, task);
+        }
+        if self.outlet.take_ending_news() {
+            self.begin_ending(now);
+        }
+        if self.outlet.take_probe() && matches!(self.phase, Phase::Open) {
+            self.heartbeat.probe(now, PROBE.min(self.outlet.context.beats.rules.timeout.max(Duration::from_millis(100))));
+            self.beat_if_due(now);
+        }
+        if self.outlet.take_timer() {
+            self.armed = None;
+            self.handle_deadlines(now);
+        }
+        if !matches!(self.phase, Phase::Done) {
+            self.write(now, task);
+        }
+        if let Phase::Lingering { until, .. } = self.phase {
+            self.linger(now, until, task);
+        }
+        if matches!(self.phase, Phase::Done) {
+            return Poll::Ready(());
+        }
+        self.arm(now);
+        if again {
+            task.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Reads what the socket has, within a turn's budget; true when there may be more.
+    fn read(&mut self, now: Time, task: &mut TaskContext<'_>) -> bool {
+        for _ in 0..TURNS {
+            if !self.may_read(now) {
+                return false;
+            }
+            let room = if matches!(self.phase, Phase::Lingering { .. }) { None } else { self.decoder.payload_room(DIRECT) };
+            let count = if let Some(room) = room {
+                let mut buffer = ReadBuf::new(room);
+                match self.stream.poll_read(task, &mut buffer) {
+                    Poll::Pending => return false,
+                    Poll::Ready(Err(error)) => {
+                        self.lost(now, &error.to_string());
+                        return false;
+                    }
+                    Poll::Ready(Ok(())) => {
+                        let count = buffer.filled().len();
+                        if count > 0 {
+                            match self.decoder.filled(count) {
+                                Ok(Some(item)) => self.receive(now, item),
+                                Ok(None) => {}
+                                Err(violation) => self.fail(now, &violation),
+                            }
+                        }
+                        count
+                    }
+                }
+            } else {
+                let outcome = SCRATCH.with_borrow_mut(|scratch| {
+                    let mut buffer = ReadBuf::new(scratch);
+                    match self.stream.poll_read(task, &mut buffer) {
+                        Poll::Pending => None,
+                        Poll::Ready(Err(error)) => Some(Err(error)),
+                        Poll::Ready(Ok(())) => {
+                            let count = buffer.filled().len();
+                            self.take_input(now, &mut scratch[..count]);
+                            Some(Ok(count))
+                        }
+                    }
+                });
+                match outcome {
+                    None => return false,
+                    Some(Err(error)) => {
+                        self.lost(now, &error.to_string());
+                        return false;
+                    }
+                    Some(Ok(count)) => count,
+                }
+            };
+            if count == 0 {
+                self.handle_eof(now);
+                return false;
+            }
+            self.last_received = now;
+            self.outlet.counters.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
+            self.charge_partial();
+            if matches!(self.phase, Phase::Done) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn may_read(&mut self, now: Time) -> bool {
+        if !matches!(self.phase, Phase::Open | Phase::Closing { .. }) {
+            return matches!(self.phase, Phase::Lingering { .. });
+        }
+        let context = &self.outlet.context;
+        match self.rest {
+            Rest::No => {}
+            Rest::Inbound => {
+                if self.outlet.inbound.load(Ordering::Acquire) > context.limits.inbound / 2 {
+                    return false;
+                }
+                self.outlet.paused.store(false, Ordering::Release);
+            }
+            Rest::Rate(until) if now < until => return false,
+            Rest::Memory(until, _) if now < until => return false,
+            Rest::Rate(_) | Rest::Memory(..) => {}
+        }
+        if context.memory.is_over() && self.held() > context.memory.share() {
+            let since = if let Rest::Memory(_, since) = self.rest { since } else { now };
+            if now - since > context.limits.handshake_timeout {
+                self.end_open(now, close::TRY_AGAIN_LATER, "out of memory: limits.memory");
+                return false;
+            }
+            self.rest = Rest::Memory(now + MEMORY_RECHECK, since);
+            return false;
+        }
+        self.rest = Rest::No;
+        true
+    }
+
+    /// Bytes that this connection's peer made us hold.
+    fn held(&self) -> usize {
+        self.outlet.inbound.load(Ordering::Relaxed) + self.partial
+    }
+
+    fn charge_partial(&mut self) {
+        let partial = self.decoder.buffered();
+        let memory = &self.outlet.context.memory;
+        if partial > self.partial {
+            memory.charge(partial - self.partial);
+        } else {
+            memory.release(self.partial - partial);
+        }
+        self.partial = partial;
+    }
+
+    fn take_input(&mut self, now: Time, mut input: &mut [u8]) {
+        while !input.is_empty() && matches!(self.phase, Phase::Open | Phase::Closing { .. }) {
+            match self.decoder.decode(input) {
+                Ok((count, item)) => {
+                    input = &mut input[count..];
+                    if let Some(item) = item {
+                        self.receive(now, item);
+                    }
+                }
+                Err(violation) => return self.fail(now, &violation),
+            }
+        }
+    }
+
+    fn receive(&mut self, now: Time, item: Received) {
+        match item {
+            Received::Message { data, binary } => self.receive_message(now, data, binary),
+            Received::Ping(payload) => {
+                if matches!(self.phase, Phase::Open) {
+                    self.writer.set_pong(payload);
+                }
+            }
+            Received::Pong(payload) => {
+                if payload[..] == self.beat_number.to_be_bytes() {
+                    self.handle_answer(now);
+                }
+            }
+            Received::Close(close) => self.receive_close(now, close),
+        }
+    }
+
+    fn receive_message(&mut self, now: Time, data: Bytes, binary: bool) {
+        let outlet = &self.outlet;
+        let context = &outlet.context;
+        if !matches!(self.phase, Phase::Open) {
+            return;
+        }
+        if !binary && self.is_beat(now, &data) {
+            return;
+        }
+        let outlet = &self.outlet;
+        outlet.counters.messages_in.fetch_add(1, Ordering::Relaxed);
+        outlet.last_message.store(now.as_micros(), Ordering::Relaxed);
+        self.heartbeat.handle_traffic();
+        if outlet.trace.load(Ordering::Relaxed) {
+            trace(outlet, format!("received {} of {} bytes", if binary { "binary" } else { "text" }, data.len()));
+        }
+        let size = data.len();
+        let waiting = outlet.add_inbound(size + MESSAGE);
+        emit(outlet, Event::Message { endpoint: outlet.endpoint, conn: outlet.id, data, binary });
+        if waiting >= outlet.context.limits.inbound && self.rest == Rest::No {
+            outlet.paused.store(true, Ordering::Release);
+            self.rest = Rest::Inbound;
+        }
+        self.count_rates(now, size);
+    }
+
+    /// Application-level beats: answers to ours are swallowed, the peer's own are answered.
+    fn is_beat(&mut self, now: Time, data: &Bytes) -> bool {
+        let context = self.outlet.context.clone();
+        let beats = &context.beats;
+        if beats.reply.as_deref().is_some_and(|reply| reply.as_bytes() == data) {
+            self.handle_answer(now);
+            return true;
+        }
+        for (question, answer) in &beats.accept {
+            if question.as_bytes() == data {
+                self.writer.reply(&self.outlet, answer);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn count_rates(&mut self, now: Time, size: usize) {
+        let Some(rates) = &mut self.rates else { return };
+        let mut wait = Duration::ZERO;
+        if let Some(bucket) = &mut rates.messages {
+            if let Err(until) = bucket.take(now, 1.0) {
+                wait = wait.max(until);
+            }
+        }
+        if let Some(bucket) = &mut rates.bytes {
+            if let Err(until) = bucket.take(now, size as f64) {
+                wait = wait.max(until);
+            }
+        }
+        if wait.is_zero() {
+            return;
+        }
+        let action = self.outlet.context.server_limits.as_ref().map(|limits| limits.rate_action);
+        if action == Some(RateAction::Close) {
+            self.end_open(now, close::TRY_AGAIN_LATER, "rate limit: limits.messageRate or limits.byteRate");
+        } else {
+            self.rest = Rest::Rate(now + wait);
+        }
+    }
+
+    fn handle_answer(&mut self, now: Time) {
+        if self.heartbeat.handle_answer(now).is_some() {
+            if let Some(rtt) = self.heartbeat.rtt() {
+                self.outlet.rtt.store(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn receive_close(&mut self, now: Time, received: Option<(u16, String)>) {
+        match std::mem::replace(&mut self.phase, Phase::Done) {
+            Phase::Open => {
+                // RFC 6455 section 5.5.1: answer with the status received.
+                self.writer.set_close(received.as_ref().map_or_else(Bytes::new, |(code, _)| close_payload(*code, "")));
+                let (code, reason) = received.unwrap_or((close::NO_STATUS, String::new()));
+                self.finish(now, End { code, reason, clean: true });
+            }
+            Phase::Closing { end, .. } => self.finish(now, End { clean: true, ..end }),
+            other => self.phase = other,
+        }
+    }
+
+    /// The peer broke the protocol or a limit: tell it why and end (RFC 6455 section 7.1.7).
+    fn fail(&mut self, now: Time, violation: &Violation) {
+        if !matches!(self.phase, Phase::Open | Phase::Closing { .. }) {
+            return;
+        }
+        let kind = if matches!(violation.code, 1008 | 1009) { FailureKind::Limit } else { FailureKind::Protocol };
+        if matches!(self.phase, Phase::Open) {
+            let failure = Failure { kind, message: violation.reason.to_owned(), code: violation.code };
+            emit(
+                &self.outlet,
+                Event::Failure { endpoint: self.outlet.endpoint, conn: Some(self.outlet.id), failure: Box::new(failure) },
+            );
+        }
+        self.writer.set_close(close_payload(violation.code, violation.reason));
+        self.finish(now, End { code: violation.code, reason: violation.reason.to_owned(), clean: false });
+    }
+
+    /// End of stream or error without a close frame.
+    fn lost(&mut self, now: Time, reason: &str) {
+        match std::mem::replace(&mut self.phase, Phase::Done) {
+            Phase::Open => self.finish(now, End { code: close::ABNORMAL, reason: reason.to_owned(), clean: false }),
+            Phase::Closing { end, .. } => self.finish(now, End { clean: false, ..end }),
+            Phase::Lingering { .. } | Phase::Done => {}
+        }
+        self.phase = Phase::Done;
+    }
+
+    fn handle_eof(&mut self, now: Time) {
+        self.lost(now, "the peer ended the stream without a close frame");
+    }
+
+    /// The application or a rule has asked for the end.
+    fn begin_ending(&mut self, now: Time) {
+        let ending = self.outlet.queue.lock().ending.clone();
+        match ending {
+            Some(Ending::Abort { code, reason }) => {
+                if matches!(self.phase, Phase::Open | Phase::Closing { .. }) {
+                    self.cut(now, End { code, reason, clean: false });
+                } else {
+                    self.phase = Phase::Done;
+                }
+            }
+            Some(Ending::Close { code, reason }) => self.close_phase(now, code, reason),
+            None => {}
+        }
+    }
+
+    /// A rule of ours ends an open connection with a close frame.
+    fn end_open(&mut self, now: Time, code: u16, reason: &str) {
+        self.outlet.end(Ending::Close { code, reason: reason.to_owned() });
+        self.outlet.take_ending_news();
+        self.close_phase(now, code, reason.to_owned());
+    }
+
+    fn close_phase(&mut self, now: Time, code: u16, reason: String) {
+        if matches!(self.phase, Phase::Open) {
+            self.outlet.set_closing();
+            let until = now + self.outlet.context.limits.handshake_timeout;
+            self.phase = Phase::Closing { until, end: End { code, reason, clean: false } };
+        }
+    }
+
+    /// Ends without a word: the link is dead or the application wants it gone.
+    fn cut(&mut self, now: Time, end: End) {
+        self.stream.abort();
+        self.finish(now, end);
+        self.phase = Phase::Done;
+    }
+
+    fn handle_deadlines(&mut self, now: Time) {
+        match &self.phase {
+            Phase::Open => {}
+            Phase::Closing { until, end } => {
+                if now >= *until {
+                    let end = end.clone();
+                    return self.cut(now, end);
+                }
+            }
+            Phase::Lingering { .. } | Phase::Done => return,
+        }
+        self.beat_if_due(now);
+        if let (Phase::Open, Some(timeout)) = (&self.phase, self.outlet.context.idle_timeout) {
+            let last = Time::from_micros(self.outlet.last_message.load(Ordering::Relaxed));
+            if now - last >= timeout {
+                self.end_open(now, close::GOING_AWAY, "idle: no message for idle.timeout");
+            }
+        }
+    }
+
+    fn beat_if_due(&mut self, now: Time) {
+        let link = Link {
+            last_received: self.last_received,
+            write_stalled_since: self.stalled_since,
+            reads_paused: self.rest != Rest::No,
+        };
+        while let Some(action) = self.heartbeat.handle_timeout(now, &link) {
+            match action {
+                Action::Beat => {
+                    self.beat_number = self.beat_number.wrapping_add(1);
+                    self.outlet.counters.beats.fetch_add(1, Ordering::Relaxed);
+                    match &self.outlet.context.beats.message {
+                        None => self.writer.set_beat(Opcode::Ping, Bytes::copy_from_slice(&self.beat_number.to_be_bytes())),
+                        Some(text) => self.writer.set_beat(Opcode::Text, Bytes::copy_from_slice(text.as_bytes())),
+                    }
+                }
+                Action::Dead => {
+                    let end = match std::mem::replace(&mut self.phase, Phase::Done) {
+                        Phase::Closing { end, .. } => end,
+                        _ => End { code: close::NO_PONG, reason: "no answer to heartbeats".to_owned(), clean: false },
+                    };
+                    self.cut(now, end);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, now: Time, task: &mut TaskContext<'_>) {
+        let role = self.outlet.context.role;
+        match self.writer.poll(&mut self.stream, &self.outlet, role, task) {
+            Ok(written) => {
+                self.outlet.counters.bytes_out.fetch_add(written.bytes, Ordering::Relaxed);
+                self.stalled_since = match (written.blocked, written.progress, self.stalled_since) {
+                    (false, ..) => None,
+                    (true, false, Some(since)) => Some(since),
+                    (true, ..) => Some(now),
+                };
+                if written.beat {
+                    self.heartbeat.handle_beat_written(clock::now());
+                }
+                if written.sequence > 0 {
+                    self.owner.handle_written(written.sequence);
+                }
+                if written.progress && self.outlet.congested.load(Ordering::Relaxed) {
+                    self.report_drain();
+                }
+            }
+            Err(error) => self.lost(now, &error.to_string()),
+        }
+    }
+
+    fn report_drain(&self) {
+        let outlet = &self.outlet;
+        if outlet.buffered.load(Ordering::Relaxed) <= outlet.context.send.limit / 4
+            && outlet.congested.swap(false, Ordering::Relaxed)
+            && matches!(self.phase, Phase::Open)
+        {
+            emit(outlet, Event::Drain { endpoint: outlet.endpoint, conn: outlet.id });
+        }
+    }
+
+    /// Sends the rest, shuts our side down, and waits for the peer's end of stream, so that a reset does
+    /// not destroy our close frame on its way.
+    fn linger(&mut self, now: Time, until: Time, task: &mut TaskContext<'_>) {
+        if now >= until {
+            self.phase = Phase::Done;
+            return;
+        }
+        if self.writer.is_blocked() {
+            return;
+        }
+        if let Phase::Lingering { shut: shut @ false, .. } = &mut self.phase {
+            match self.stream.poll_shutdown(task) {
+                Poll::Ready(Ok(())) => *shut = true,
+                Poll::Ready(Err(_)) => self.phase = Phase::Done,
+                Poll::Pending => {}
+            }
+        }
+    }
+
+    /// Reports the end, once. Afterwards the task only lingers.
+    fn finish(&mut self, now: Time, end: End) {
+        if self.outlet.is_closed() {
+            return;
+        }
+        self.outlet.set_closed();
+        {
+            let mut queue = self.outlet.queue.lock();
+            for item in std::mem::take(&mut queue.items) {
+                self.outlet.release(&item);
+            }
+            // A close frame of the queue's own would come too late.
+            queue.ending.get_or_insert(Ending::Abort { code: end.code, reason: String::new() });
+        }
+        self.owner.handle_leaving(&self.outlet);
+        emit(
+            &self.outlet,
+            Event::Close {
+                endpoint: self.outlet.endpoint,
+                conn: self.outlet.id,
+                code: end.code,
+                reason: end.reason.as_str().into(),
+                clean: end.clean,
+            },
+        );
+        self.owner.handle_closed(&self.outlet, &end);
+        self.phase = Phase::Lingering { until: now + LINGER, shut: false };
+    }
+
+    fn arm(&mut self, now: Time) {
+        let mut next = match &self.phase {
+            Phase::Open => self.heartbeat.poll_timeout(),
+            Phase::Closing { until, .. } => Some(self.heartbeat.poll_timeout().map_or(*until, |at| at.min(*until))),
+            Phase::Lingering { until, .. } => Some(*until),
+            Phase::Done => None,
+        };
+        let mut consider = |at: Time| next = Some(next.map_or(at, |next| next.min(at)));
+        if let (Phase::Open, Some(timeout)) = (&self.phase, self.outlet.context.idle_timeout) {
+            consider(Time::from_micros(self.outlet.last_message.load(Ordering::Relaxed)) + timeout);
+        }
+        if let Rest::Rate(until) | Rest::Memory(until, _) = self.rest {
+            consider(until);
+        }
+        if let Some(next) = next {
+            if self.armed.is_none_or(|armed| next < armed || armed < now) {
+                self.outlet.shard.arm(&self.outlet, next);
+                self.armed = Some(next);
+            }
+        }
+    }
+}
+
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
+        self.turn(task)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Dropped with its runtime: still say that it ended.
+        if !self.outlet.is_closed() {
+            let end = End { code: close::ABNORMAL, reason: "the runtime stopped".to_owned(), clean: false };
+            self.finish(clock::now(), end);
+        }
+        self.writer.clear(&self.outlet);
+        self.outlet.context.memory.release(self.partial);
+        self.outlet.shard.population.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn emit(outlet: &Outlet, event: Event) {
+    outlet.context.events.push(event);
+}
+
+fn trace(outlet: &Outlet, message: String) {
+    emit(
+        outlet,
+        Event::Log {
+            endpoint: Some(outlet.endpoint),
+            record: Box::new(LogRecord {
+                level: LogLevel::Debug,
+                message,
+                context: vec![("connection", outlet.id.0.to_string())],
+            }),
+        },
+    );
+}

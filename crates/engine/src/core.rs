@@ -1,0 +1,216 @@
+//! What the process has one of: shards, the event queue, the memory budget, and the tables of
+//! connections and endpoints.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use lifeline_proto::Time;
+use parking_lot::{Mutex, RwLock};
+
+use crate::bridge::{ConnId, EndpointId, Ticket};
+use crate::client::Client;
+use crate::events::EventQueue;
+use crate::memory::Memory;
+use crate::outlet::Outlet;
+use crate::server::Server;
+use crate::shard::Shard;
+
+/// Ids are consecutive numbers: no hash is better than themselves, spread over the table.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(u64::from(value));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
+    }
+}
+
+/// A table by id.
+pub type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
+
+/// A server or a client.
+#[derive(Debug, Clone)]
+pub enum Endpoint {
+    Server(Arc<Server>),
+    Client(Arc<Client>),
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Core {
+    pub shards: Vec<Arc<Shard>>,
+    pub events: Arc<EventQueue>,
+    pub memory: Arc<Memory>,
+    /// Connections, from their opening until the application has consumed their last message.
+    pub connections: RwLock<IdMap<ConnId, Arc<Outlet>>>,
+    pub endpoints: RwLock<IdMap<EndpointId, Endpoint>>,
+    next_connection: AtomicU64,
+    next_endpoint: AtomicU32,
+    next_ticket: AtomicU64,
+    next_shard: AtomicU32,
+    /// Outlets that got something to do since the last flush.
+    dirty: Mutex<Vec<Arc<Outlet>>>,
+    last_tick: AtomicU64,
+}
+
+impl Core {
+    pub fn new(shards: Vec<Arc<Shard>>, events: Arc<EventQueue>) -> Self {
+        Self {
+            shards,
+            events,
+            memory: Arc::default(),
+            connections: RwLock::default(),
+            endpoints: RwLock::default(),
+            next_connection: AtomicU64::new(1),
+            next_endpoint: AtomicU32::new(1),
+            next_ticket: AtomicU64::new(1),
+            next_shard: AtomicU32::new(0),
+            dirty: Mutex::default(),
+            last_tick: AtomicU64::new(0),
+        }
+    }
+
+    pub fn next_connection_id(&self) -> ConnId {
+        ConnId(self.next_connection.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub fn next_endpoint_id(&self) -> EndpointId {
+        EndpointId(self.next_endpoint.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub fn next_ticket(&self) -> Ticket {
+        Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The shard with the fewest connections, ties in turn.
+    pub fn pick_shard(&self) -> Arc<Shard> {
+        let start = self.next_shard.fetch_add(1, Ordering::Relaxed) as usize;
+        let count = self.shards.len();
+        let index = (0..count)
+            .map(|offset| (start + offset) % count)
+            .min_by_key(|&index| self.shards[index].population.load(Ordering::Relaxed))
+            .unwrap_or(0);
+        self.shards[index].clone()
+    }
+
+    pub fn add_connection(&self, outlet: &Arc<Outlet>) {
+        self.connections.write().insert(outlet.id, outlet.clone());
+    }
+
+    pub fn connection(&self, id: ConnId) -> Option<Arc<Outlet>> {
+        self.connections.read().get(&id).cloned()
+    }
+
+    /// The application has seen the connection's end, or has consumed a message: forget it when both
+    /// are done.
+    pub fn forget_connection(&self, id: ConnId) {
+        let mut connections = self.connections.write();
+        if connections.get(&id).is_some_and(|outlet| outlet.is_closed() && outlet.inbound.load(Ordering::Acquire) == 0) {
+            connections.remove(&id);
+        }
+    }
+
+    pub fn endpoint(&self, id: EndpointId) -> Option<Endpoint> {
+        self.endpoints.read().get(&id).cloned()
+    }
+
+    /// Has the outlet's task woken at the next [`Core::flush`].
+    pub fn mark(&self, outlet: &Arc<Outlet>) {
+        if outlet.mark() {
+            self.dirty.lock().push(outlet.clone());
+        }
+    }
+
+    /// Wakes the task of each marked outlet: one wake a shard.
+    pub fn flush(&self) {
+        let mut dirty = std::mem::take(&mut *self.dirty.lock());
+        if dirty.is_empty() {
+            return;
+        }
+        if self.shards.len() == 1 {
+            self.shards[0].post(&mut dirty);
+        } else {
+            for shard in &self.shards {
+                let mut own: Vec<_> = dirty.extract_if(.., |outlet| outlet.shard.index == shard.index).collect();
+                shard.post(&mut own);
+            }
+        }
+        // Keep the room for the next batch.
+        dirty.clear();
+        let mut slot = self.dirty.lock();
+        if slot.capacity() < dirty.capacity() && slot.is_empty() {
+            *slot = dirty;
+        }
+    }
+
+    /// Wakes one outlet's task now.
+    pub fn wake(outlet: &Arc<Outlet>) {
+        if outlet.mark() {
+            outlet.shard.post(&mut vec![outlet.clone()]);
+        }
+    }
+
+    /// Deadlines of these connections have come.
+    pub fn wake_timers(&self, ids: &[u64]) {
+        let connections = self.connections.read();
+        for id in ids {
+            if let Some(outlet) = connections.get(&ConnId(*id)) {
+                outlet.wake_timer();
+            }
+        }
+    }
+
+    /// The process was frozen or the machine slept: what the sockets say of their peers is old news.
+    pub fn handle_clock_jump(&self, shard: &Shard) {
+        let connections = self.connections.read();
+        for outlet in connections.values().filter(|outlet| outlet.shard.index == shard.index) {
+            outlet.wake_probe();
+        }
+        drop(connections);
+        if shard.index == 0 {
+            for endpoint in self.endpoints.read().values() {
+                if let Endpoint::Client(client) = endpoint {
+                    client.handle_clock_jump();
+                }
+            }
+        }
+    }
+
+    /// Housekeeping, from the first shard, at most once a second.
+    pub fn tick(&self, now: Time) {
+        let last = Time::from_micros(self.last_tick.load(Ordering::Relaxed));
+        if now - last < Duration::from_millis(900) {
+            return;
+        }
+        self.last_tick.store(now.as_micros(), Ordering::Relaxed);
+        let servers: Vec<_> = self
+            .endpoints
+            .read()
+            .values()
+            .filter_map(|endpoint| match endpoint {
+                Endpoint::Server(server) => Some(server.clone()),
+                Endpoint::Client(_) => None,
+            })
+            .collect();
+        for server in servers {
+            server.tick();
+        }
+    }
+}

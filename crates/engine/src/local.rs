@@ -1,0 +1,368 @@
+//! The in-process [`Bridge`]: the application and the engine in one process.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::bridge::{
+    Bridge, Command, CommandError, ConnId, EndpointId, Event, Reply, Sent, Stat, Stats,
+};
+use crate::client::Client;
+use crate::core::{Core, Endpoint};
+use crate::events::EventQueue;
+use crate::outlet::{Ending, Item, Outlet};
+use crate::server::Server;
+use crate::shard::Shard;
+
+/// Bytes of messages that one [`Bridge::receive`] hands over at most: they are the application's from
+/// then on, so a batch must not be what breaks its memory.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// How the I/O threads are started.
+#[derive(Clone)]
+pub struct RuntimeConfig {
+    /// At least 1.
+    pub io_threads: usize,
+    /// Called on each thread before anything else: the place to block signals.
+    pub on_thread_start: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for RuntimeConfig {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("RuntimeConfig").field("io_threads", &self.io_threads).finish_non_exhaustive()
+    }
+}
+
+/// See the module's documentation. Stop it with [`Local::shutdown`]; after a fork the child must forget
+/// it instead of dropping it.
+#[derive(Debug)]
+pub struct Local {
+    core: Arc<Core>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    /// Dropped by each thread when it ends: the receiver then knows that all have.
+    ended: crossbeam_channel::Receiver<()>,
+}
+
+impl Local {
+    /// Starts the I/O threads.
+    ///
+    /// # Errors
+    /// What the system says when it has no descriptor or thread left.
+    pub fn start(config: &RuntimeConfig) -> std::io::Result<Arc<Self>> {
+        let count = config.io_threads.max(1);
+        let mut runtimes = Vec::with_capacity(count);
+        let mut shards = Vec::with_capacity(count);
+        for index in 0..count {
+            let hook = config.on_thread_start.clone();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .thread_name("lifeline-dns")
+                .max_blocking_threads(16)
+                .thread_keep_alive(Duration::from_secs(5))
+                .event_interval(31)
+                .on_thread_start(move || hook())
+                .build()?;
+            shards.push(Arc::new(Shard::new(index, runtime.handle().clone())));
+            runtimes.push(runtime);
+        }
+        let core = Arc::new(Core::new(shards, Arc::new(EventQueue::new()?)));
+        let (running, ended) = crossbeam_channel::bounded::<()>(0);
+        let mut threads = Vec::with_capacity(count);
+        for (index, runtime) in runtimes.into_iter().enumerate() {
+            let shard = core.shards[index].clone();
+            let weak = Arc::downgrade(&core);
+            let hook = config.on_thread_start.clone();
+            let running = running.clone();
+            threads.push(std::thread::Builder::new().name(format!("lifeline-io-{index}")).spawn(move || {
+                hook();
+                runtime.block_on(shard.pump(weak));
+                // A name lookup that hangs must not hold up the end of the process.
+                runtime.shutdown_timeout(Duration::from_millis(100));
+                drop(running);
+            })?);
+        }
+        Ok(Arc::new(Self { core, threads: Mutex::new(threads), ended }))
+    }
+
+    /// Stops all I/O threads, dropping every socket, and waits for them up to `deadline`; true when
+    /// all have ended. Stop servers and close clients first.
+    pub fn shutdown(&self, deadline: Duration) -> bool {
+        for shard in &self.core.shards {
+            shard.stop();
+        }
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let joined = !matches!(self.ended.recv_timeout(deadline), Err(crossbeam_channel::RecvTimeoutError::Timeout));
+        if joined {
+            for thread in threads {
+                // A panic on an I/O thread was reported by the panic hook.
+                let _ = thread.join();
+            }
+        }
+        // Break the circle of endpoints and core.
+        self.core.endpoints.write().clear();
+        self.core.connections.write().clear();
+        joined
+    }
+
+    /// How long the application has been at work without asking for events; zero when it is idle.
+    pub fn lag(&self) -> Duration {
+        self.core.events.lag()
+    }
+
+    fn outlet(&self, conn: ConnId) -> Option<Arc<Outlet>> {
+        self.core.connection(conn)
+    }
+
+    fn server(&self, id: EndpointId) -> Result<Arc<Server>, CommandError> {
+        match self.core.endpoint(id) {
+            Some(Endpoint::Server(server)) => Ok(server),
+            _ => Err(CommandError::Gone("the server")),
+        }
+    }
+
+    fn server_of(&self, outlet: &Outlet) -> Result<Arc<Server>, CommandError> {
+        self.server(outlet.endpoint)
+    }
+
+    fn client(&self, id: EndpointId) -> Result<Arc<Client>, CommandError> {
+        match self.core.endpoint(id) {
+            Some(Endpoint::Client(client)) => Ok(client),
+            _ => Err(CommandError::Gone("the client")),
+        }
+    }
+
+    fn end(&self, conn: ConnId, ending: Ending) {
+        if let Some(outlet) = self.outlet(conn) {
+            if matches!(ending, Ending::Close { .. }) {
+                outlet.set_closing();
+            }
+            outlet.end(ending);
+            self.core.mark(&outlet);
+        }
+    }
+
+    fn send(&self, conn: ConnId, item: Item) -> Sent {
+        let Some(outlet) = self.outlet(conn) else { return Sent::Closed };
+        let sent = outlet.push(item);
+        if sent != Sent::Closed {
+            self.core.mark(&outlet);
+        }
+        sent
+    }
+}
+
+impl Bridge for Local {
+    fn submit(&self, command: Command) -> Result<Reply, CommandError> {
+        Ok(match command {
+            Command::StartServer(config) => Reply::Endpoint(Server::start(&self.core, *config)?),
+            Command::StopServer { server, drain } => {
+                self.server(server)?.stop(drain);
+                Reply::Done
+            }
+            Command::Addresses { server } => Reply::Names(self.server(server)?.addresses()),
+            Command::AnswerHandshake { ticket, answer } => {
+                for endpoint in self.core.endpoints.read().values() {
+                    if let Endpoint::Server(server) = endpoint {
+                        if server.has_ticket(ticket) {
+                            server.answer_handshake(ticket, answer);
+                            break;
+                        }
+                    }
+                }
+                Reply::Done
+            }
+
+            Command::Send { conn, data, binary } => {
+                Reply::Sent(self.send(conn, Item::Message { data, binary, sequence: 0 }))
+            }
+            Command::Ping { conn, payload } => {
+                if payload.len() > 125 {
+                    return Err(CommandError::Invalid(format!(
+                        "a ping carries at most 125 bytes, these are {}",
+                        payload.len()
+                    )));
+                }
+                self.send(conn, Item::Ping(payload));
+                Reply::Done
+            }
+            Command::Close { conn, code, reason } => {
+                self.end(conn, Ending::Close { code, reason });
+                Reply::Done
+            }
+            Command::Abort { conn } => {
+                self.end(conn, Ending::Abort { code: lifeline_proto::close::ABNORMAL, reason: "aborted".to_owned() });
+                Reply::Done
+            }
+            Command::Consumed { conn, bytes } => {
+                if let Some(outlet) = self.outlet(conn) {
+                    if outlet.consumed(bytes) {
+                        self.core.mark(&outlet);
+                    }
+                    if outlet.is_closed() {
+                        self.core.forget_connection(conn);
+                    }
+                }
+                Reply::Done
+            }
+            Command::Trace { conn, on } => {
+                if let Some(outlet) = self.outlet(conn) {
+                    outlet.trace.store(on, Ordering::Relaxed);
+                }
+                Reply::Done
+            }
+            Command::BufferedBytes { conn } => {
+                Reply::Count(self.outlet(conn).map_or(0, |outlet| outlet.buffered.load(Ordering::Relaxed)))
+            }
+            Command::RoundTrip { conn } => Reply::Time(self.outlet(conn).and_then(|outlet| outlet.round_trip())),
+            Command::IsOpen { conn } => Reply::Flag(self.outlet(conn).is_some_and(|outlet| outlet.is_open())),
+            Command::ConnStats { conn } => {
+                Reply::Stats(self.outlet(conn).map_or_else(Stats::default, |outlet| connection_stats(&outlet)))
+            }
+
+            Command::Broadcast { server, data, binary, except } => {
+                Reply::Count(self.server(server)?.broadcast(&data, binary, &except))
+            }
+            Command::Publish { server, channel, data, binary, except } => {
+                Reply::Count(self.server(server)?.publish(&channel, &data, binary, &except))
+            }
+            Command::SendToUser { server, user, data, binary } => {
+                Reply::Count(self.server(server)?.send_to_user(&user, &data, binary))
+            }
+            Command::DisconnectUser { server, user, code, reason } => {
+                Reply::Count(self.server(server)?.disconnect_user(&user, code, &reason))
+            }
+            Command::Bind { conn, user } => {
+                if let Some(outlet) = self.outlet(conn) {
+                    self.server_of(&outlet)?.directory.bind(&outlet, &user);
+                }
+                Reply::Done
+            }
+            Command::Subscribe { conn, channel } => match self.outlet(conn) {
+                Some(outlet) => Reply::Flag(self.server_of(&outlet)?.subscribe(&outlet, &channel)?),
+                None => Reply::Flag(false),
+            },
+            Command::Unsubscribe { conn, channel } => match self.outlet(conn) {
+                Some(outlet) => Reply::Flag(self.server_of(&outlet)?.unsubscribe(&outlet, &channel)),
+                None => Reply::Flag(false),
+            },
+            Command::ChannelsOf { conn } => Reply::Names(self.outlet(conn).map_or_else(Vec::new, |outlet| {
+                outlet.membership.lock().as_ref().map_or_else(Vec::new, |membership| membership.channels.clone())
+            })),
+            Command::Channels { server } => Reply::Names(self.server(server)?.directory.channels()),
+            Command::Members { server, channel } => {
+                let mut ids = Vec::new();
+                self.server(server)?.directory.for_each_member(&channel, |outlet| ids.push(outlet.id));
+                ids.sort_unstable();
+                Reply::Conns(ids)
+            }
+            Command::ConnectionsOf { server, user } => {
+                let mut ids = Vec::new();
+                self.server(server)?.directory.for_each_of_user(&user, |outlet| ids.push(outlet.id));
+                ids.sort_unstable();
+                Reply::Conns(ids)
+            }
+            Command::Connections { server } => Reply::Conns(self.server(server)?.connection_ids()),
+            Command::CountConnections { server } => Reply::Count(self.server(server)?.count()),
+            Command::EndpointStats { endpoint } => Reply::Stats(match self.core.endpoint(endpoint) {
+                Some(Endpoint::Server(server)) => server.stats(),
+                Some(Endpoint::Client(client)) => client.stats(),
+                None => Stats::default(),
+            }),
+
+            Command::CreateClient(config) => Reply::Endpoint(Client::create(&self.core, *config)?),
+            Command::Connect { client } => {
+                self.client(client)?.connect();
+                Reply::Done
+            }
+            Command::Wake { client } => {
+                self.client(client)?.wake();
+                Reply::Done
+            }
+            Command::ClientSend { client, data, binary, ttl } => self.client(client)?.send(data, binary, ttl)?,
+            Command::Unacknowledged { client } => Reply::Count(self.client(client)?.unacknowledged()),
+            Command::ClientState { client } => Reply::State(
+                self.client(client).map_or(lifeline_proto::client::State::Closed, |client| client.state()),
+            ),
+            Command::AnswerHeaders { ticket, headers } => {
+                for endpoint in self.core.endpoints.read().values() {
+                    if let Endpoint::Client(client) = endpoint {
+                        if client.has_ticket(ticket) {
+                            client.answer_headers(ticket, headers);
+                            break;
+                        }
+                    }
+                }
+                Reply::Done
+            }
+            Command::CloseClient { client, code, reason } => {
+                self.client(client)?.close(code, reason);
+                Reply::Done
+            }
+            Command::Discard { endpoint } => {
+                match self.core.endpoint(endpoint) {
+                    Some(Endpoint::Server(server)) => server.discard(),
+                    Some(Endpoint::Client(client)) => client.discard(),
+                    None => {}
+                }
+                Reply::Done
+            }
+        })
+    }
+
+    fn flush(&self) {
+        self.core.flush();
+    }
+
+    fn receive(&self, into: &mut Vec<Event>, limit: usize) -> usize {
+        let from = into.len();
+        let count = self.core.events.receive(into, limit, BATCH_BYTES);
+        for event in &into[from..] {
+            match event {
+                Event::Close { conn, .. } => self.core.forget_connection(*conn),
+                Event::Stopped { endpoint } => {
+                    self.core.endpoints.write().remove(endpoint);
+                }
+                _ => {}
+            }
+        }
+        count
+    }
+
+    fn prepare_sleep(&self) -> bool {
+        self.core.events.prepare_sleep()
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.core.events.descriptor()
+    }
+}
+
+/// Encodes a frame as servers send it: not masked.
+pub fn server_frame(data: &[u8], binary: bool) -> Bytes {
+    use lifeline_proto::frame::{Opcode, put_frame};
+    let mut wire = bytes::BytesMut::with_capacity(data.len() + 10);
+    put_frame(&mut wire, if binary { Opcode::Binary } else { Opcode::Text }, data, None);
+    wire.freeze()
+}
+
+fn connection_stats(outlet: &Outlet) -> Stats {
+    let counters = &outlet.counters;
+    let int = |value: u64| Stat::Int(i64::try_from(value).unwrap_or(i64::MAX));
+    let load = |counter: &std::sync::atomic::AtomicU64| int(counter.load(Ordering::Relaxed));
+    Stats(vec![
+        ("messagesIn".into(), load(&counters.messages_in)),
+        ("messagesOut".into(), load(&counters.messages_out)),
+        ("bytesIn".into(), load(&counters.bytes_in)),
+        ("bytesOut".into(), load(&counters.bytes_out)),
+        ("beats".into(), load(&counters.beats)),
+        ("dropped".into(), load(&counters.dropped)),
+        ("bufferedBytes".into(), int(outlet.buffered.load(Ordering::Relaxed) as u64)),
+        ("inboundBytes".into(), int(outlet.inbound.load(Ordering::Relaxed) as u64)),
+        ("rtt".into(), outlet.round_trip().map_or(Stat::None, |rtt| Stat::Float(rtt.as_secs_f64()))),
+        ("uptime".into(), Stat::Float((crate::clock::now() - outlet.opened).as_secs_f64())),
+    ])
+}

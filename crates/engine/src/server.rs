@@ -1,0 +1,778 @@
+//! A server: listeners, admission, handshakes, and what all its connections share.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use lifeline_proto::backoff::spread;
+use lifeline_proto::close;
+use lifeline_proto::frame::Role;
+use parking_lot::{Mutex, RwLock};
+use rand::seq::SliceRandom;
+use tokio::sync::{oneshot, watch};
+
+use crate::admin::{self, AdminSource};
+use crate::bridge::{
+    CommandError, ConnId, EndpointId, Event, HandshakeAnswer, LogLevel, OpenInfo, Sent, Stat, Stats, Ticket,
+};
+use crate::clock;
+use crate::config::{ServerConfig, WatchdogAction};
+use crate::channels::Directory;
+use crate::connection::Connection;
+use crate::context::{Context, End, Owner};
+use crate::core::{Core, Endpoint, IdMap};
+use crate::http::{self, RequestHead, Response};
+use crate::listen::{Accepted, Listener, PeerAddr, bind_all};
+use crate::local::server_frame;
+use crate::memory::SharedFrame;
+use crate::outlet::{Ending, Item, Outlet};
+use crate::stream::Stream;
+use crate::tls::ServerTlsAcceptor;
+use crate::upgrade::{self, Verdict};
+
+/// Descriptors that are not for connections: listeners, files, PHP's own.
+const RESERVED_DESCRIPTORS: u64 = 64;
+/// Handshakes that may wait for the application at a time.
+const WAITING: usize = 4096;
+/// How long after the last close frame of a stop the sockets are cut.
+const STOP_GRACE: Duration = Duration::from_millis(250);
+
+/// Counters since the start.
+#[derive(Debug, Default)]
+struct Counters {
+    accepted: AtomicU64,
+    opened: AtomicU64,
+    refused: AtomicU64,
+    failed_handshakes: AtomicU64,
+    closed_clean: AtomicU64,
+    closed_unclean: AtomicU64,
+    dead: AtomicU64,
+    evicted: AtomicU64,
+    messages_in: AtomicU64,
+    messages_out: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    beats: AtomicU64,
+    dropped: AtomicU64,
+    watchdog: AtomicU64,
+}
+
+impl Counters {
+    /// Adds what a connection has done in its life.
+    fn absorb(&self, outlet: &Outlet) {
+        let of = &outlet.counters;
+        for (sum, part) in [
+            (&self.messages_in, &of.messages_in),
+            (&self.messages_out, &of.messages_out),
+            (&self.bytes_in, &of.bytes_in),
+            (&self.bytes_out, &of.bytes_out),
+            (&self.beats, &of.beats),
+            (&self.dropped, &of.dropped),
+        ] {
+            sum.fetch_add(part.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    outlet: Arc<Outlet>,
+    ip: Option<IpAddr>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Server {
+    id: EndpointId,
+    config: ServerConfig,
+    context: Arc<Context>,
+    core: Weak<Core>,
+    pub directory: Directory,
+    connections: RwLock<IdMap<ConnId, Entry>>,
+    /// Admitted: open and shaking hands.
+    admitted: AtomicUsize,
+    max_connections: usize,
+    per_ip: Mutex<HashMap<IpAddr, usize>>,
+    waiting: Mutex<HashMap<Ticket, oneshot::Sender<HandshakeAnswer>>>,
+    addresses: Vec<Arc<str>>,
+    tls: Option<ServerTlsAcceptor>,
+    counters: Counters,
+    /// True: listeners close.
+    stopping: watch::Sender<bool>,
+    stopped: AtomicBool,
+    /// True: the application has not dispatched for `watchdog.lag`.
+    stuck: AtomicBool,
+    started: lifeline_proto::Time,
+}
+
+impl Server {
+    /// Binds and begins to accept.
+    ///
+    /// # Errors
+    /// Names the address or file and the cause.
+    pub fn start(core: &Arc<Core>, config: ServerConfig) -> Result<EndpointId, CommandError> {
+        let tls = match &config.tls {
+            Some(tls) => Some(ServerTlsAcceptor::new(tls).map_err(|error| CommandError::Start(error.to_string()))?),
+            None => None,
+        };
+        let listeners = bind_all(&config).map_err(|error| CommandError::Start(error.to_string()))?;
+        let admin = match &config.admin {
+            Some(address) => Some(admin::bind(address).map_err(|error| CommandError::Start(error.to_string()))?),
+            None => None,
+        };
+        let id = core.next_endpoint_id();
+        core.memory.raise_limit(config.limits.memory);
+        let context = Arc::new(Context {
+            endpoint: id,
+            role: Role::Server,
+            beats: config.heartbeat.clone(),
+            limits: config.limits.clone(),
+            server_limits: Some(config.server_limits.clone()),
+            idle_timeout: config.idle_timeout,
+            send: config.send.clone(),
+            log_level: config.log_level,
+            events: core.events.clone(),
+            memory: core.memory.clone(),
+        });
+        let addresses = listeners.iter().map(|listener| Arc::from(listener.url())).collect();
+        let max_connections = match config.server_limits.max_connections {
+            0 => descriptor_limit(),
+            limit => limit,
+        };
+        let server = Arc::new(Self {
+            id,
+            context,
+            core: Arc::downgrade(core),
+            directory: Directory::default(),
+            connections: RwLock::default(),
+            admitted: AtomicUsize::new(0),
+            max_connections,
+            per_ip: Mutex::default(),
+            waiting: Mutex::default(),
+            addresses,
+            tls,
+            counters: Counters::default(),
+            stopping: watch::Sender::new(false),
+            stopped: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
+            started: clock::now(),
+            config,
+        });
+        core.endpoints.write().insert(id, Endpoint::Server(server.clone()));
+        for listener in listeners {
+            core.shards[0].handle.spawn(server.clone().accept_all(listener));
+        }
+        if let Some(admin) = admin {
+            let mut stopping = server.stopping.subscribe();
+            let source = server.clone();
+            core.shards[0].handle.spawn(async move {
+                tokio::select! {
+                    () = admin::serve(admin, source) => {}
+                    _ = stopping.wait_for(|stopping| *stopping) => {}
+                }
+            });
+        }
+        Ok(id)
+    }
+
+    pub fn addresses(&self) -> Vec<Arc<str>> {
+        self.addresses.clone()
+    }
+
+    pub fn count(&self) -> usize {
+        self.connections.read().len()
+    }
+
+    pub fn connection_ids(&self) -> Vec<ConnId> {
+        let mut ids: Vec<_> = self.connections.read().keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// No new connections; each open one gets its close frame at a time of its own within the window;
+    /// what is still there after `drain` is cut.
+    pub fn stop(self: &Arc<Self>, drain: Duration) {
+        if self.stopping.send_replace(true) {
+            return;
+        }
+        let Some(core) = self.core.upgrade() else { return };
+        let server = self.clone();
+        core.shards[0].handle.spawn(async move { server.drain(drain).await });
+    }
+
+    /// Ends at once: sockets are cut.
+    pub fn discard(self: &Arc<Self>) {
+        self.stopping.send_replace(true);
+        self.cut_all();
+        self.report_stopped();
+    }
+
+    async fn drain(self: Arc<Self>, drain: Duration) {
+        let mut outlets: Vec<_> = self.connections.read().values().map(|entry| entry.outlet.clone()).collect();
+        outlets.shuffle(&mut rand::rng());
+        // A crowd is told to leave over half the time at most, so that all have the other half to go.
+        let window = spread(outlets.len()).min(drain / 2);
+        let begin = tokio::time::Instant::now();
+        let total = outlets.len().max(1);
+        for (index, outlet) in outlets.into_iter().enumerate() {
+            let at = begin + window.mul_f64(index as f64 / total as f64);
+            if at > tokio::time::Instant::now() + Duration::from_millis(2) {
+                tokio::time::sleep_until(at).await;
+            }
+            outlet.set_closing();
+            outlet.end(Ending::Close { code: close::GOING_AWAY, reason: "server shutdown".to_owned() });
+            Core::wake(&outlet);
+        }
+        let deadline = begin + drain.max(STOP_GRACE);
+        while !self.connections.read().is_empty() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.cut_all();
+        // The cuts are reported by the connections' own tasks.
+        for _ in 0..200 {
+            if self.connections.read().is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.report_stopped();
+    }
+
+    fn cut_all(&self) {
+        for entry in self.connections.read().values() {
+            entry.outlet.end(Ending::Abort { code: close::GOING_AWAY, reason: "server shutdown".to_owned() });
+            Core::wake(&entry.outlet);
+        }
+        self.waiting.lock().clear();
+    }
+
+    fn report_stopped(&self) {
+        if !self.stopped.swap(true, Ordering::AcqRel) {
+            self.context.events.push(Event::Stopped { endpoint: self.id });
+        }
+    }
+
+    pub fn broadcast(&self, data: &Bytes, binary: bool, except: &[ConnId]) -> usize {
+        let frame = self.encode(data, binary);
+        let mut count = 0;
+        for entry in self.connections.read().values() {
+            count += usize::from(self.push_shared(&entry.outlet, &frame, except));
+        }
+        count
+    }
+
+    pub fn publish(&self, channel: &str, data: &Bytes, binary: bool, except: &[ConnId]) -> usize {
+        let frame = self.encode(data, binary);
+        let mut count = 0;
+        self.directory.for_each_member(channel, |outlet| count += usize::from(self.push_shared(outlet, &frame, except)));
+        count
+    }
+
+    pub fn send_to_user(&self, user: &str, data: &Bytes, binary: bool) -> usize {
+        let frame = self.encode(data, binary);
+        let mut count = 0;
+        self.directory.for_each_of_user(user, |outlet| count += usize::from(self.push_shared(outlet, &frame, &[])));
+        count
+    }
+
+    pub fn disconnect_user(&self, user: &str, code: u16, reason: &str) -> usize {
+        let mut count = 0;
+        self.directory.for_each_of_user(user, |outlet| {
+            count += 1;
+            outlet.set_closing();
+            outlet.end(Ending::Close { code, reason: reason.to_owned() });
+            if let Some(core) = self.core.upgrade() {
+                core.mark(outlet);
+            }
+        });
+        count
+    }
+
+    /// # Errors
+    /// See [`Directory::subscribe`].
+    pub fn subscribe(&self, outlet: &Arc<Outlet>, channel: &str) -> Result<bool, CommandError> {
+        let joined = self.directory.subscribe(outlet, channel, &self.config.server_limits)?;
+        let new = joined.is_some();
+        if let (Some(channel), true) = (joined, self.config.announce_members) {
+            self.context.events.push(Event::Join { server: self.id, channel, conn: outlet.id });
+        }
+        Ok(new)
+    }
+
+    pub fn unsubscribe(&self, outlet: &Outlet, channel: &str) -> bool {
+        let left = self.directory.unsubscribe(outlet, channel);
+        let was = left.is_some();
+        if let (Some(channel), true) = (left, self.config.announce_members) {
+            self.context.events.push(Event::Leave { server: self.id, channel, conn: outlet.id });
+        }
+        was
+    }
+
+    pub fn has_ticket(&self, ticket: Ticket) -> bool {
+        self.waiting.lock().contains_key(&ticket)
+    }
+
+    pub fn answer_handshake(&self, ticket: Ticket, answer: HandshakeAnswer) {
+        if let Some(waiting) = self.waiting.lock().remove(&ticket) {
+            // The peer may have gone meanwhile.
+            let _ = waiting.send(answer);
+        }
+    }
+
+    /// Once a second: the watchdog and changed certificates.
+    pub fn tick(self: &Arc<Self>) {
+        if let Some(tls) = &self.tls {
+            for problem in tls.refresh() {
+                self.context.log(LogLevel::Error, problem, Vec::new());
+            }
+        }
+        let lag = self.context.events.lag();
+        let watchdog = &self.config.watchdog;
+        if lag >= watchdog.lag {
+            if !self.stuck.swap(true, Ordering::AcqRel) {
+                self.counters.watchdog.fetch_add(1, Ordering::Relaxed);
+                // The application's own log is as stuck as the application.
+                eprintln!(
+                    "lifeline: watchdog: PHP has not dispatched for {:.1} s (watchdog.lag is {:.1} s), {} events wait",
+                    lag.as_secs_f64(),
+                    watchdog.lag.as_secs_f64(),
+                    self.context.events.len()
+                );
+                if watchdog.action == WatchdogAction::Drain {
+                    self.stop(Duration::from_secs(5));
+                }
+            }
+        } else if self.stuck.swap(false, Ordering::AcqRel) {
+            self.context.log(LogLevel::Warning, "watchdog: PHP dispatches again", Vec::new());
+        }
+    }
+
+    pub fn stats(&self) -> Stats {
+        let int = |value: u64| Stat::Int(i64::try_from(value).unwrap_or(i64::MAX));
+        let load = |counter: &AtomicU64| int(counter.load(Ordering::Relaxed));
+        // What the open connections have done so far, on top of what the closed ones did.
+        let sum = Counters::default();
+        let mut buffered = 0;
+        let mut inbound = 0;
+        let mut paused = 0_u64;
+        let open = {
+            let connections = self.connections.read();
+            for entry in connections.values() {
+                sum.absorb(&entry.outlet);
+                buffered += entry.outlet.buffered.load(Ordering::Relaxed);
+                inbound += entry.outlet.inbound.load(Ordering::Relaxed);
+                paused += u64::from(entry.outlet.paused.load(Ordering::Relaxed));
+            }
+            connections.len()
+        };
+        let both = |closed: &AtomicU64, open: &AtomicU64| {
+            int(closed.load(Ordering::Relaxed) + open.load(Ordering::Relaxed))
+        };
+        let counters = &self.counters;
+        Stats(vec![
+            ("uptime".into(), Stat::Float((clock::now() - self.started).as_secs_f64())),
+            (
+                "connections".into(),
+                Stat::Tree(Stats(vec![
+                    ("open".into(), int(open as u64)),
+                    ("handshaking".into(), int(self.admitted.load(Ordering::Relaxed).saturating_sub(open) as u64)),
+                    ("limit".into(), int(self.max_connections as u64)),
+                    ("accepted".into(), load(&counters.accepted)),
+                    ("opened".into(), load(&counters.opened)),
+                    ("refused".into(), load(&counters.refused)),
+                    ("failedHandshakes".into(), load(&counters.failed_handshakes)),
+                    ("closedClean".into(), load(&counters.closed_clean)),
+                    ("closedUnclean".into(), load(&counters.closed_unclean)),
+                    ("dead".into(), load(&counters.dead)),
+                    ("evicted".into(), load(&counters.evicted)),
+                    ("readsPaused".into(), int(paused)),
+                ])),
+            ),
+            (
+                "messages".into(),
+                Stat::Tree(Stats(vec![
+                    ("in".into(), both(&counters.messages_in, &sum.messages_in)),
+                    ("out".into(), both(&counters.messages_out, &sum.messages_out)),
+                    ("dropped".into(), both(&counters.dropped, &sum.dropped)),
+                ])),
+            ),
+            (
+                "bytes".into(),
+                Stat::Tree(Stats(vec![
+                    ("in".into(), both(&counters.bytes_in, &sum.bytes_in)),
+                    ("out".into(), both(&counters.bytes_out, &sum.bytes_out)),
+                    ("sendBuffered".into(), int(buffered as u64)),
+                    ("inboundWaiting".into(), int(inbound as u64)),
+                ])),
+            ),
+            ("heartbeats".into(), Stat::Tree(Stats(vec![("sent".into(), both(&counters.beats, &sum.beats))]))),
+            ("channels".into(), int(self.directory.count_channels() as u64)),
+            ("users".into(), int(self.directory.count_users() as u64)),
+            (
+                "memory".into(),
+                Stat::Tree(Stats(vec![
+                    ("used".into(), int(self.context.memory.used() as u64)),
+                    ("limit".into(), int(self.context.memory.limit() as u64)),
+                ])),
+            ),
+            (
+                "watchdog".into(),
+                Stat::Tree(Stats(vec![
+                    ("lag".into(), Stat::Float(self.context.events.lag().as_secs_f64())),
+                    ("fired".into(), load(&counters.watchdog)),
+                    ("eventsWaiting".into(), int(self.context.events.len() as u64)),
+                ])),
+            ),
+        ])
+    }
+
+    fn encode(&self, data: &Bytes, binary: bool) -> Arc<SharedFrame> {
+        SharedFrame::new(server_frame(data, binary), self.context.memory.clone())
+    }
+
+    fn push_shared(&self, outlet: &Arc<Outlet>, frame: &Arc<SharedFrame>, except: &[ConnId]) -> bool {
+        if except.contains(&outlet.id) {
+            return false;
+        }
+        let sent = outlet.push(Item::Shared(frame.clone()));
+        if sent != Sent::Closed {
+            if let Some(core) = self.core.upgrade() {
+                core.mark(outlet);
+            }
+        }
+        sent == Sent::Queued
+    }
+
+    async fn accept_all(self: Arc<Self>, mut listener: Listener) {
+        let mut stopping = self.stopping.subscribe();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            };
+            let accepted = match accepted {
+                Ok(accepted) => accepted,
+                Err(problem) => {
+                    self.context.log(LogLevel::Error, problem.to_string(), Vec::new());
+                    continue;
+                }
+            };
+            self.counters.accepted.fetch_add(1, Ordering::Relaxed);
+            let Some(core) = self.core.upgrade() else { return };
+            let shard = core.pick_shard();
+            shard.population.fetch_add(1, Ordering::Relaxed);
+            let admission = Admission { server: self.clone(), shard: shard.clone(), transferred: false, ip: None };
+            shard.handle.spawn(self.clone().shake_hands(accepted, admission));
+        }
+    }
+
+    async fn shake_hands(self: Arc<Self>, accepted: Accepted, mut admission: Admission) {
+        let over = self.admitted.fetch_add(1, Ordering::AcqRel) >= self.max_connections && !self.evict();
+        let refuse = over || self.context.memory.is_over() || self.is_unready();
+        let tls = accepted.is_tls();
+        let (stream, peer) = match accepted.into_stream() {
+            Ok(parts) => parts,
+            Err(error) => return self.log_handshake("socket", &error.to_string()),
+        };
+        if refuse {
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            // Without TLS: with it the answer would cost more than the connection.
+            if !tls {
+                let mut stream = stream;
+                let response = Response::text(503, "the server is full").with("Retry-After", "1");
+                let _ = http::answer_and_close(&mut stream, &response.encode(true), Duration::from_millis(200)).await;
+            }
+            return;
+        }
+        let network = self.config.limits.handshake_timeout;
+        let received = tokio::time::timeout(network, Box::pin(self.receive_request(stream, peer, tls))).await;
+        let (mut stream, early, head, peer) = match received {
+            Ok(Some(parts)) => parts,
+            Ok(None) => {
+                self.counters.failed_handshakes.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            Err(_) => {
+                self.counters.failed_handshakes.fetch_add(1, Ordering::Relaxed);
+                return self.log_handshake("timeout", "nothing complete within limits.handshakeTimeout");
+            }
+        };
+        let decided = Box::pin(self.decide(&mut stream, head, &peer, &mut admission)).await;
+        if let Some((head, response, protocol)) = decided {
+            self.open(stream, early, &head, &response, &protocol, admission).await;
+        } else {
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Proxy header, TLS, request head.
+    async fn receive_request(
+        &self,
+        mut stream: Stream,
+        mut peer: PeerAddr,
+        tls: bool,
+    ) -> Option<(Stream, BytesMut, Arc<RequestHead>, PeerAddr)> {
+        let mut buffer = BytesMut::new();
+        if self.config.proxy_protocol {
+            match crate::proxy_protocol::read(&mut stream, &mut buffer, &peer, &self.config.trusted_proxies).await {
+                Ok(Some(source)) => peer = source,
+                Ok(None) => {}
+                Err(error) => {
+                    self.log_handshake("PROXY protocol", &error.to_string());
+                    return None;
+                }
+            }
+        }
+        if tls {
+            let acceptor = self.tls.as_ref()?;
+            match acceptor.accept(stream, std::mem::take(&mut buffer)).await {
+                Ok(encrypted) => stream = encrypted,
+                Err(error) => {
+                    self.log_handshake("TLS", &error.to_string());
+                    return None;
+                }
+            }
+        }
+        let raw = match http::read_head(&mut stream, &mut buffer, self.config.limits.max_header_bytes).await {
+            Ok(raw) => raw,
+            Err(error) => {
+                if let Some(answer) = error.answer() {
+                    let _ = http::answer_and_close(&mut stream, &answer.encode(true), Duration::from_millis(500)).await;
+                }
+                self.log_handshake("request", &error.to_string());
+                return None;
+            }
+        };
+        match RequestHead::parse(raw, &peer, tls, &self.config.trusted_proxies) {
+            Ok((head, peer)) => Some((stream, buffer, Arc::new(head), peer)),
+            Err(error) => {
+                if let Some(answer) = error.answer() {
+                    let _ = http::answer_and_close(&mut stream, &answer.encode(true), Duration::from_millis(500)).await;
+                }
+                self.log_handshake("request", &error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Whether the request becomes a connection: the rules, the limits, the application. A refusal has
+    /// been answered when this returns `None`.
+    async fn decide(
+        &self,
+        stream: &mut Stream,
+        head: Arc<RequestHead>,
+        peer: &PeerAddr,
+        admission: &mut Admission,
+    ) -> Option<(Arc<RequestHead>, Bytes, String)> {
+        let linger = Duration::from_millis(500);
+        let accept = match upgrade::evaluate(&head, &self.config) {
+            Verdict::Accept(accept) => accept,
+            Verdict::Answer(response) => {
+                let with_body = head.method() != "HEAD";
+                let _ = http::answer_and_close(stream, &response.encode(with_body), linger).await;
+                return None;
+            }
+        };
+        if !self.admit_ip(peer.ip(), admission) {
+            let response = Response::text(503, "too many connections from this address").with("Retry-After", "1");
+            let _ = http::answer_and_close(stream, &response.encode(true), linger).await;
+            return None;
+        }
+        let spread = spread(self.admitted.load(Ordering::Relaxed));
+        let answer = if self.config.ask_handshake {
+            match self.ask(&head).await {
+                Some(answer) => Some(answer),
+                None => {
+                    let response = Response::text(503, "the application did not answer in time").with("Retry-After", "1");
+                    let _ = http::answer_and_close(stream, &response.encode(true), linger).await;
+                    return None;
+                }
+            }
+        } else {
+            None
+        };
+        match upgrade::respond(&head, &accept, answer.as_ref(), spread) {
+            Ok((response, protocol)) => Some((head, response, protocol)),
+            Err(refusal) => {
+                if let Some(problem) = refusal.problem {
+                    self.context.log(LogLevel::Error, problem, Vec::new());
+                }
+                let _ = http::answer_and_close(stream, &refusal.response.encode(true), linger).await;
+                None
+            }
+        }
+    }
+
+    async fn ask(&self, head: &Arc<RequestHead>) -> Option<HandshakeAnswer> {
+        let ticket = self.core.upgrade()?.next_ticket();
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut waiting = self.waiting.lock();
+            if waiting.len() >= WAITING {
+                return None;
+            }
+            waiting.insert(ticket, sender);
+        }
+        self.context.events.push(Event::Handshake { server: self.id, ticket, request: head.clone() });
+        let answer = tokio::time::timeout(self.config.server_limits.auth_timeout, receiver).await;
+        self.waiting.lock().remove(&ticket);
+        answer.ok()?.ok()
+    }
+
+    async fn open(
+        self: Arc<Self>,
+        mut stream: Stream,
+        early: BytesMut,
+        head: &Arc<RequestHead>,
+        response: &Bytes,
+        protocol: &str,
+        mut admission: Admission,
+    ) {
+        use tokio::io::AsyncWriteExt;
+        let network = self.config.limits.handshake_timeout;
+        let sent = tokio::time::timeout(network, async {
+            stream.write_all(response).await?;
+            stream.flush().await
+        })
+        .await;
+        if !matches!(sent, Ok(Ok(()))) {
+            self.counters.failed_handshakes.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let Some(core) = self.core.upgrade() else { return };
+        let outlet =
+            Arc::new(Outlet::new(core.next_connection_id(), admission.shard.clone(), self.context.clone(), head.raw.len()));
+        core.add_connection(&outlet);
+        {
+            let mut connections = self.connections.write();
+            // Asked under the lock: a stop that has begun must not miss this connection.
+            if *self.stopping.borrow() {
+                outlet.end(Ending::Close { code: close::GOING_AWAY, reason: "server shutdown".to_owned() });
+            }
+            connections.insert(outlet.id, Entry { outlet: outlet.clone(), ip: admission.ip });
+        }
+        admission.transferred = true;
+        self.counters.opened.fetch_add(1, Ordering::Relaxed);
+        let info = OpenInfo { remote: head.remote.clone(), protocol: Arc::from(protocol), request: Some(head.clone()) };
+        let owner: Arc<dyn Owner> = self.clone();
+        tokio::spawn(Connection::open(stream, early, outlet, owner, info));
+    }
+
+    fn admit_ip(&self, ip: Option<IpAddr>, admission: &mut Admission) -> bool {
+        let limit = self.config.server_limits.per_ip;
+        let (true, Some(ip)) = (limit > 0, ip) else { return true };
+        let mut table = self.per_ip.lock();
+        let count = table.entry(ip).or_insert(0);
+        if *count >= limit {
+            return false;
+        }
+        *count += 1;
+        admission.ip = Some(ip);
+        true
+    }
+
+    fn release(&self, ip: Option<IpAddr>) {
+        self.admitted.fetch_sub(1, Ordering::AcqRel);
+        if let Some(ip) = ip {
+            let mut table = self.per_ip.lock();
+            if let Some(count) = table.get_mut(&ip) {
+                *count -= 1;
+                if *count == 0 {
+                    table.remove(&ip);
+                }
+            }
+        }
+    }
+
+    /// Makes room at the limit by closing the connection that has been idle longest; false when that
+    /// is not asked for or nobody is idle.
+    fn evict(&self) -> bool {
+        if !self.config.idle_evict {
+            return false;
+        }
+        let oldest = self
+            .connections
+            .read()
+            .values()
+            .filter(|entry| entry.outlet.is_open())
+            .min_by_key(|entry| entry.outlet.last_message.load(Ordering::Relaxed))
+            .map(|entry| entry.outlet.clone());
+        let Some(outlet) = oldest else { return false };
+        self.counters.evicted.fetch_add(1, Ordering::Relaxed);
+        outlet.set_closing();
+        outlet.end(Ending::Close { code: close::GOING_AWAY, reason: "idle: room for others".to_owned() });
+        Core::wake(&outlet);
+        true
+    }
+
+    fn is_unready(&self) -> bool {
+        *self.stopping.borrow()
+            || (self.stuck.load(Ordering::Acquire) && self.config.watchdog.action != WatchdogAction::Log)
+    }
+
+    fn log_handshake(&self, stage: &'static str, problem: &str) {
+        self.context.log(LogLevel::Info, format!("handshake failed: {problem}"), vec![("stage", stage.to_owned())]);
+    }
+}
+
+impl Owner for Server {
+    fn handle_written(&self, _sequence: u64) {}
+
+    fn handle_leaving(&self, outlet: &Arc<Outlet>) {
+        for channel in self.directory.remove(outlet) {
+            if self.config.announce_members {
+                self.context.events.push(Event::Leave { server: self.id, channel, conn: outlet.id });
+            }
+        }
+    }
+
+    fn handle_closed(&self, outlet: &Arc<Outlet>, end: &End) {
+        let counter = if end.clean { &self.counters.closed_clean } else { &self.counters.closed_unclean };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if end.code == close::NO_PONG {
+            self.counters.dead.fetch_add(1, Ordering::Relaxed);
+        }
+        self.counters.absorb(outlet);
+        let entry = self.connections.write().remove(&outlet.id);
+        if let Some(entry) = entry {
+            self.release(entry.ip);
+        }
+    }
+}
+
+impl AdminSource for Server {
+    fn stats(&self) -> Stats {
+        Self::stats(self)
+    }
+
+    fn ready(&self) -> bool {
+        !self.is_unready()
+    }
+}
+
+/// A place among `limits.maxConnections`, held from accept until the connection has closed.
+#[derive(Debug)]
+struct Admission {
+    server: Arc<Server>,
+    shard: Arc<crate::shard::Shard>,
+    /// The connection has it now.
+    transferred: bool,
+    ip: Option<IpAddr>,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        if !self.transferred {
+            self.server.release(self.ip);
+            self.shard.population.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn descriptor_limit() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit.saturating_sub(RESERVED_DESCRIPTORS).max(1)).unwrap_or(usize::MAX)
+}
