@@ -63,7 +63,7 @@ pub(crate) struct Dispatcher {
     /// Commands were submitted since the last flush.
     dirty: Cell<bool>,
     /// Bytes that handlers are through with, not yet told to the engine.
-    consumed: RefCell<Vec<(ConnId, usize)>>,
+    consumed: RefCell<Vec<(ConnId, usize, usize)>>,
     wakeup: RefCell<Option<Wakeup>>,
     /// A coroutine scheduler that Zend does not announce switches of: never wait with a flush.
     eager: Cell<bool>,
@@ -240,8 +240,11 @@ impl Dispatcher {
     pub(crate) fn consume(&self, conn: ConnId, bytes: usize) {
         let mut consumed = self.consumed.borrow_mut();
         match consumed.last_mut() {
-            Some((last, sum)) if *last == conn => *sum += bytes,
-            _ => consumed.push((conn, bytes)),
+            Some((last, messages, sum)) if *last == conn => {
+                *messages += 1;
+                *sum += bytes;
+            }
+            _ => consumed.push((conn, 1, bytes)),
         }
         drop(consumed);
         self.submitted();
@@ -254,9 +257,9 @@ impl Dispatcher {
         }
         let mut consumed = self.consumed.borrow_mut();
         with_bridge(|bridge| {
-            for (conn, bytes) in consumed.drain(..) {
-                // A connection that has ended needs no credit.
-                let _ = bridge.submit(Command::Consumed { conn, bytes });
+            for (conn, messages, bytes) in consumed.drain(..) {
+                // Cannot fail: a connection that the engine has forgotten needs no credit.
+                let _ = bridge.submit(Command::Consumed { conn, messages, bytes });
             }
             bridge.flush();
         });

@@ -106,7 +106,7 @@ pub(crate) fn from_failure(failure: &Failure) -> PhpException {
         FailureKind::Connect => Class::Connect,
         FailureKind::Protocol => Class::Protocol,
         FailureKind::Timeout => Class::Timeout,
-        FailureKind::Limit | FailureKind::Link => Class::Base,
+        FailureKind::Limit | FailureKind::Link | FailureKind::Application => Class::Base,
     };
     class.new(failure.message.clone(), i32::from(failure.code))
 }

@@ -72,6 +72,9 @@ pub struct OpenInfo {
     pub request: Option<Arc<RequestHead>>,
 }
 
+/// What a message counts against `limits.inbound` and `limits.memory` beside its payload, in bytes.
+pub const MESSAGE_COST: usize = 64;
+
 /// Why something failed, in the words of the layer that knows.
 #[derive(Debug, Clone)]
 pub struct Failure {
@@ -96,6 +99,8 @@ pub enum FailureKind {
     Link,
     /// Something took longer than allowed.
     Timeout,
+    /// The application gave an answer that cannot be carried out.
+    Application,
 }
 
 /// A client's change of state.
@@ -165,8 +170,9 @@ pub enum Command {
     Close { conn: ConnId, code: u16, reason: String },
     /// Drops the socket now; `Event::Close` follows with 1006: `Reply::Done`.
     Abort { conn: ConnId },
-    /// The application is through with `bytes` of a connection's messages: `Reply::Done`.
-    Consumed { conn: ConnId, bytes: usize },
+    /// The application is through with `messages` messages of together `bytes` bytes: `Reply::Done`.
+    /// Due for each `Event::Message`, also when it was thrown away or the connection has closed.
+    Consumed { conn: ConnId, messages: usize, bytes: usize },
     /// Turns protocol tracing to the log on or off: `Reply::Done`.
     Trace { conn: ConnId, on: bool },
     /// Bytes queued and not yet given to the kernel: `Reply::Count`.

@@ -26,7 +26,12 @@ impl Directory {
     ///
     /// # Errors
     /// An invalid name (1 to 255 bytes without control characters), or a limit.
-    pub fn subscribe(&self, outlet: &Arc<Outlet>, name: &str, limits: &ServerLimits) -> Result<Option<Arc<str>>, CommandError> {
+    pub fn subscribe(
+        &self,
+        outlet: &Arc<Outlet>,
+        name: &str,
+        limits: &ServerLimits,
+    ) -> Result<Option<Arc<str>>, CommandError> {
         check_channel(name)?;
         let mut channels = self.channels.write();
         // Asked under the lock: a connection that has closed must not be left behind.

@@ -11,15 +11,15 @@ use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use crate::edge::TokenBucket;
 use bytes::{Bytes, BytesMut};
 use lifeline_proto::Time;
 use lifeline_proto::close;
 use lifeline_proto::frame::{Decoder, FrameLimits, Item as Received, Opcode, Violation};
 use lifeline_proto::heartbeat::{Action, Heartbeat, Link};
-use lifeline_proto::rate::TokenBucket;
 use tokio::io::ReadBuf;
 
-use crate::bridge::{Event, Failure, FailureKind, LogLevel, LogRecord, OpenInfo};
+use crate::bridge::{Event, Failure, FailureKind, LogLevel, LogRecord, MESSAGE_COST, OpenInfo};
 use crate::clock;
 use crate::config::RateAction;
 use crate::context::{End, Owner};
@@ -33,8 +33,6 @@ const READ: usize = 64 * 1024;
 const DIRECT: usize = 32 * 1024;
 /// Reads in one turn before others get theirs.
 const TURNS: usize = 8;
-/// What a message costs beside its payload while it waits for the application.
-const MESSAGE: usize = 64;
 /// How often a connection that is paused for want of process memory looks again.
 const MEMORY_RECHECK: Duration = Duration::from_millis(100);
 /// How long the peer may take to close its side after our last word.
@@ -50,9 +48,15 @@ thread_local! {
 enum Phase {
     Open,
     /// A close frame of ours is queued or sent; the peer's is awaited until then.
-    Closing { until: Time, end: End },
+    Closing {
+        until: Time,
+        end: End,
+    },
     /// Reported as ended. What is queued goes out, then the socket is shut down and drained until then.
-    Lingering { until: Time, shut: bool },
+    Lingering {
+        until: Time,
+        shut: bool,
+    },
     Done,
 }
 
@@ -153,7 +157,8 @@ impl Connection {
             self.begin_ending(now);
         }
         if self.outlet.take_probe() && matches!(self.phase, Phase::Open) {
-            self.heartbeat.probe(now, PROBE.min(self.outlet.context.beats.rules.timeout.max(Duration::from_millis(100))));
+            self.heartbeat
+                .probe(now, PROBE.min(self.outlet.context.beats.rules.timeout.max(Duration::from_millis(100))));
             self.beat_if_due(now);
         }
         if self.outlet.take_timer() {
@@ -182,7 +187,8 @@ impl Connection {
             if !self.may_read(now) {
                 return false;
             }
-            let room = if matches!(self.phase, Phase::Lingering { .. }) { None } else { self.decoder.payload_room(DIRECT) };
+            let room =
+                if matches!(self.phase, Phase::Lingering { .. }) { None } else { self.decoder.payload_room(DIRECT) };
             let count = if let Some(room) = room {
                 let mut buffer = ReadBuf::new(room);
                 match self.stream.poll_read(task, &mut buffer) {
@@ -317,8 +323,6 @@ impl Connection {
     }
 
     fn receive_message(&mut self, now: Time, data: Bytes, binary: bool) {
-        let outlet = &self.outlet;
-        let context = &outlet.context;
         if !matches!(self.phase, Phase::Open) {
             return;
         }
@@ -333,7 +337,7 @@ impl Connection {
             trace(outlet, format!("received {} of {} bytes", if binary { "binary" } else { "text" }, data.len()));
         }
         let size = data.len();
-        let waiting = outlet.add_inbound(size + MESSAGE);
+        let waiting = outlet.add_inbound(size + MESSAGE_COST);
         emit(outlet, Event::Message { endpoint: outlet.endpoint, conn: outlet.id, data, binary });
         if waiting >= outlet.context.limits.inbound && self.rest == Rest::No {
             outlet.paused.store(true, Ordering::Release);
@@ -377,7 +381,7 @@ impl Connection {
         }
         let action = self.outlet.context.server_limits.as_ref().map(|limits| limits.rate_action);
         if action == Some(RateAction::Close) {
-            self.end_open(now, close::TRY_AGAIN_LATER, "rate limit: limits.messageRate or limits.byteRate");
+            self.end_open(now, close::RATE_LIMITED, "rate limit: limits.messageRate or limits.byteRate");
         } else {
             self.rest = Rest::Rate(now + wait);
         }
@@ -414,7 +418,11 @@ impl Connection {
             let failure = Failure { kind, message: violation.reason.to_owned(), code: violation.code };
             emit(
                 &self.outlet,
-                Event::Failure { endpoint: self.outlet.endpoint, conn: Some(self.outlet.id), failure: Box::new(failure) },
+                Event::Failure {
+                    endpoint: self.outlet.endpoint,
+                    conn: Some(self.outlet.id),
+                    failure: Box::new(failure),
+                },
             );
         }
         self.writer.set_close(close_payload(violation.code, violation.reason));
@@ -446,14 +454,14 @@ impl Connection {
                     self.phase = Phase::Done;
                 }
             }
-            Some(Ending::Close { code, reason }) => self.close_phase(now, code, reason),
+            Some(Ending::Close { code, reason, .. }) => self.close_phase(now, code, reason),
             None => {}
         }
     }
 
     /// A rule of ours ends an open connection with a close frame.
     fn end_open(&mut self, now: Time, code: u16, reason: &str) {
-        self.outlet.end(Ending::Close { code, reason: reason.to_owned() });
+        self.outlet.end(Ending::of_ours(code, reason));
         self.outlet.take_ending_news();
         self.close_phase(now, code, reason.to_owned());
     }
@@ -488,7 +496,7 @@ impl Connection {
         if let (Phase::Open, Some(timeout)) = (&self.phase, self.outlet.context.idle_timeout) {
             let last = Time::from_micros(self.outlet.last_message.load(Ordering::Relaxed));
             if now - last >= timeout {
-                self.end_open(now, close::GOING_AWAY, "idle: no message for idle.timeout");
+                self.end_open(now, close::IDLE, "idle: no message for idle.timeout");
             }
         }
     }
@@ -505,7 +513,9 @@ impl Connection {
                     self.beat_number = self.beat_number.wrapping_add(1);
                     self.outlet.counters.beats.fetch_add(1, Ordering::Relaxed);
                     match &self.outlet.context.beats.message {
-                        None => self.writer.set_beat(Opcode::Ping, Bytes::copy_from_slice(&self.beat_number.to_be_bytes())),
+                        None => {
+                            self.writer.set_beat(Opcode::Ping, Bytes::copy_from_slice(&self.beat_number.to_be_bytes()))
+                        }
                         Some(text) => self.writer.set_beat(Opcode::Text, Bytes::copy_from_slice(text.as_bytes())),
                     }
                 }

@@ -122,7 +122,8 @@ impl Core {
     /// are done.
     pub fn forget_connection(&self, id: ConnId) {
         let mut connections = self.connections.write();
-        if connections.get(&id).is_some_and(|outlet| outlet.is_closed() && outlet.inbound.load(Ordering::Acquire) == 0) {
+        if connections.get(&id).is_some_and(|outlet| outlet.is_closed() && outlet.inbound.load(Ordering::Acquire) == 0)
+        {
             connections.remove(&id);
         }
     }

@@ -4,11 +4,25 @@
 #![forbid(unsafe_code)]
 
 pub mod bridge;
+mod channels;
+mod client;
+mod clock;
 pub mod config;
 pub mod dial;
+mod connection;
+mod context;
+mod core;
+mod edge;
+mod events;
 pub mod forwarded;
 pub mod http;
 pub mod listen;
+pub mod local;
+mod memory;
 pub mod options;
+mod outlet;
+mod server;
+mod shard;
 pub mod stream;
 pub mod upgrade;
+mod writer;

@@ -8,9 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::bridge::{
-    Bridge, Command, CommandError, ConnId, EndpointId, Event, Reply, Sent, Stat, Stats,
-};
+use crate::bridge::{Bridge, Command, CommandError, ConnId, EndpointId, Event, MESSAGE_COST, Reply, Sent, Stat, Stats};
 use crate::client::Client;
 use crate::core::{Core, Endpoint};
 use crate::events::EventQueue;
@@ -190,16 +188,16 @@ impl Bridge for Local {
                 Reply::Done
             }
             Command::Close { conn, code, reason } => {
-                self.end(conn, Ending::Close { code, reason });
+                self.end(conn, Ending::Close { code, wire: code, reason });
                 Reply::Done
             }
             Command::Abort { conn } => {
                 self.end(conn, Ending::Abort { code: lifeline_proto::close::ABNORMAL, reason: "aborted".to_owned() });
                 Reply::Done
             }
-            Command::Consumed { conn, bytes } => {
+            Command::Consumed { conn, messages, bytes } => {
                 if let Some(outlet) = self.outlet(conn) {
-                    if outlet.consumed(bytes) {
+                    if outlet.consumed(bytes + messages * MESSAGE_COST) {
                         self.core.mark(&outlet);
                     }
                     if outlet.is_closed() {
@@ -284,9 +282,9 @@ impl Bridge for Local {
             }
             Command::ClientSend { client, data, binary, ttl } => self.client(client)?.send(data, binary, ttl)?,
             Command::Unacknowledged { client } => Reply::Count(self.client(client)?.unacknowledged()),
-            Command::ClientState { client } => Reply::State(
-                self.client(client).map_or(lifeline_proto::client::State::Closed, |client| client.state()),
-            ),
+            Command::ClientState { client } => {
+                Reply::State(self.client(client).map_or(lifeline_proto::client::State::Closed, |client| client.state()))
+            }
             Command::AnswerHeaders { ticket, headers } => {
                 for endpoint in self.core.endpoints.read().values() {
                     if let Endpoint::Client(client) = endpoint {

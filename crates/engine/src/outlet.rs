@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use lifeline_proto::Time;
+use lifeline_proto::{Time, close};
 use parking_lot::Mutex;
 
 use crate::bridge::{ConnId, EndpointId, Sent};
@@ -26,7 +26,11 @@ const ITEM: usize = 64;
 #[derive(Debug)]
 pub enum Item {
     /// A message of this connection alone. `sequence` is the client's outbox number, 0 on a server.
-    Message { data: Bytes, binary: bool, sequence: u64 },
+    Message {
+        data: Bytes,
+        binary: bool,
+        sequence: u64,
+    },
     /// A message that many connections send, encoded (servers only: clients mask).
     Shared(Arc<SharedFrame>),
     Ping(Bytes),
@@ -54,10 +58,17 @@ impl Item {
 /// How a connection is to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// Send what is queued, then a close frame.
-    Close { code: u16, reason: String },
+    /// Send what is queued, then a close frame with status `wire`; report `code`.
+    Close { code: u16, wire: u16, reason: String },
     /// Drop the socket and report `code`; nothing on the wire.
     Abort { code: u16, reason: String },
+}
+
+impl Ending {
+    /// A close for a reason of ours: reported as lifeline's code, told a plain peer as a standard one.
+    pub fn of_ours(code: u16, reason: impl Into<String>) -> Self {
+        Self::Close { code, wire: close::to_plain(code), reason: reason.into() }
+    }
 }
 
 /// What is shared under the lock.
@@ -201,7 +212,8 @@ impl Outlet {
                         self.release(&item);
                     }
                     queue.ending = Some(Ending::Close {
-                        code: lifeline_proto::close::TRY_AGAIN_LATER,
+                        code: close::SLOW_CONSUMER,
+                        wire: close::to_plain(close::SLOW_CONSUMER),
                         reason: format!("slow consumer: more than {limit} bytes waiting"),
                     });
                     self.ending_news.store(true, Ordering::Release);

@@ -6,32 +6,33 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::edge::spread;
 use bytes::{Bytes, BytesMut};
-use lifeline_proto::backoff::spread;
 use lifeline_proto::close;
 use lifeline_proto::frame::Role;
 use parking_lot::{Mutex, RwLock};
 use rand::seq::SliceRandom;
 use tokio::sync::{oneshot, watch};
 
-use crate::admin::{self, AdminSource};
 use crate::bridge::{
-    CommandError, ConnId, EndpointId, Event, HandshakeAnswer, LogLevel, OpenInfo, Sent, Stat, Stats, Ticket,
+    CommandError, ConnId, EndpointId, Event, Failure, FailureKind, HandshakeAnswer, LogLevel, OpenInfo, Sent, Stat,
+    Stats, Ticket,
 };
+use crate::channels::Directory;
 use crate::clock;
 use crate::config::{ServerConfig, WatchdogAction};
-use crate::channels::Directory;
 use crate::connection::Connection;
 use crate::context::{Context, End, Owner};
 use crate::core::{Core, Endpoint, IdMap};
+use crate::edge::admin::{self, AdminSource};
+use crate::edge::tls::ServerTlsAcceptor;
 use crate::http::{self, RequestHead, Response};
-use crate::listen::{Accepted, Listener, PeerAddr, bind_all};
+use crate::listen::{Accepted, AcceptedSocket, Acceptor, PeerAddr, bind_all};
 use crate::local::server_frame;
 use crate::memory::SharedFrame;
 use crate::outlet::{Ending, Item, Outlet};
 use crate::stream::Stream;
-use crate::tls::ServerTlsAcceptor;
-use crate::upgrade::{self, Verdict};
+use crate::upgrade::{self, Decision, Verdict};
 
 /// Descriptors that are not for connections: listeners, files, PHP's own.
 const RESERVED_DESCRIPTORS: u64 = 64;
@@ -119,6 +120,19 @@ impl Server {
             None => None,
         };
         let listeners = bind_all(&config).map_err(|error| CommandError::Start(error.to_string()))?;
+        let addresses = listeners.iter().map(|listener| listener.url().clone()).collect();
+        let acceptors: Vec<Acceptor> = {
+            let _runtime = core.shards[0].handle.enter();
+            listeners
+                .into_iter()
+                .map(|listener| {
+                    let url = listener.url().clone();
+                    listener
+                        .into_acceptor()
+                        .map_err(|error| CommandError::Start(format!("cannot listen on {url}: {error}")))
+                })
+                .collect::<Result<_, _>>()?
+        };
         let admin = match &config.admin {
             Some(address) => Some(admin::bind(address).map_err(|error| CommandError::Start(error.to_string()))?),
             None => None,
@@ -137,7 +151,6 @@ impl Server {
             events: core.events.clone(),
             memory: core.memory.clone(),
         });
-        let addresses = listeners.iter().map(|listener| Arc::from(listener.url())).collect();
         let max_connections = match config.server_limits.max_connections {
             0 => descriptor_limit(),
             limit => limit,
@@ -162,8 +175,8 @@ impl Server {
             config,
         });
         core.endpoints.write().insert(id, Endpoint::Server(server.clone()));
-        for listener in listeners {
-            core.shards[0].handle.spawn(server.clone().accept_all(listener));
+        for acceptor in acceptors {
+            core.shards[0].handle.spawn(server.clone().accept_all(acceptor));
         }
         if let Some(admin) = admin {
             let mut stopping = server.stopping.subscribe();
@@ -223,7 +236,11 @@ impl Server {
                 tokio::time::sleep_until(at).await;
             }
             outlet.set_closing();
-            outlet.end(Ending::Close { code: close::GOING_AWAY, reason: "server shutdown".to_owned() });
+            outlet.end(Ending::Close {
+                code: close::GOING_AWAY,
+                wire: close::GOING_AWAY,
+                reason: "server shutdown".to_owned(),
+            });
             Core::wake(&outlet);
         }
         let deadline = begin + drain.max(STOP_GRACE);
@@ -267,7 +284,8 @@ impl Server {
     pub fn publish(&self, channel: &str, data: &Bytes, binary: bool, except: &[ConnId]) -> usize {
         let frame = self.encode(data, binary);
         let mut count = 0;
-        self.directory.for_each_member(channel, |outlet| count += usize::from(self.push_shared(outlet, &frame, except)));
+        self.directory
+            .for_each_member(channel, |outlet| count += usize::from(self.push_shared(outlet, &frame, except)));
         count
     }
 
@@ -280,10 +298,12 @@ impl Server {
 
     pub fn disconnect_user(&self, user: &str, code: u16, reason: &str) -> usize {
         let mut count = 0;
+        // The default code is lifeline's; any other that the application chose goes out as it is.
+        let wire = if code == close::BANNED { close::to_plain(code) } else { code };
         self.directory.for_each_of_user(user, |outlet| {
             count += 1;
             outlet.set_closing();
-            outlet.end(Ending::Close { code, reason: reason.to_owned() });
+            outlet.end(Ending::Close { code, wire, reason: reason.to_owned() });
             if let Some(core) = self.core.upgrade() {
                 core.mark(outlet);
             }
@@ -368,9 +388,8 @@ impl Server {
             }
             connections.len()
         };
-        let both = |closed: &AtomicU64, open: &AtomicU64| {
-            int(closed.load(Ordering::Relaxed) + open.load(Ordering::Relaxed))
-        };
+        let both =
+            |closed: &AtomicU64, open: &AtomicU64| int(closed.load(Ordering::Relaxed) + open.load(Ordering::Relaxed));
         let counters = &self.counters;
         Stats(vec![
             ("uptime".into(), Stat::Float((clock::now() - self.started).as_secs_f64())),
@@ -446,17 +465,17 @@ impl Server {
         sent == Sent::Queued
     }
 
-    async fn accept_all(self: Arc<Self>, mut listener: Listener) {
+    async fn accept_all(self: Arc<Self>, mut acceptor: Acceptor) {
         let mut stopping = self.stopping.subscribe();
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = acceptor.accept() => accepted,
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             };
-            let accepted = match accepted {
-                Ok(accepted) => accepted,
-                Err(problem) => {
-                    self.context.log(LogLevel::Error, problem.to_string(), Vec::new());
+            let (socket, peer) = match accepted {
+                Accepted::Connection { socket, peer } => (socket, peer),
+                Accepted::Trouble(problem) => {
+                    self.context.log(LogLevel::Error, problem, Vec::new());
                     continue;
                 }
             };
@@ -464,17 +483,17 @@ impl Server {
             let Some(core) = self.core.upgrade() else { return };
             let shard = core.pick_shard();
             shard.population.fetch_add(1, Ordering::Relaxed);
+            self.admitted.fetch_add(1, Ordering::AcqRel);
             let admission = Admission { server: self.clone(), shard: shard.clone(), transferred: false, ip: None };
-            shard.handle.spawn(self.clone().shake_hands(accepted, admission));
+            shard.handle.spawn(self.clone().shake_hands(socket, peer, acceptor.is_tls(), admission));
         }
     }
 
-    async fn shake_hands(self: Arc<Self>, accepted: Accepted, mut admission: Admission) {
-        let over = self.admitted.fetch_add(1, Ordering::AcqRel) >= self.max_connections && !self.evict();
+    async fn shake_hands(self: Arc<Self>, socket: AcceptedSocket, peer: PeerAddr, tls: bool, mut admission: Admission) {
+        let over = self.admitted.load(Ordering::Acquire) > self.max_connections && !self.evict();
         let refuse = over || self.context.memory.is_over() || self.is_unready();
-        let tls = accepted.is_tls();
-        let (stream, peer) = match accepted.into_stream() {
-            Ok(parts) => parts,
+        let stream = match socket.into_stream() {
+            Ok(stream) => stream,
             Err(error) => return self.log_handshake("socket", &error.to_string()),
         };
         if refuse {
@@ -517,7 +536,8 @@ impl Server {
     ) -> Option<(Stream, BytesMut, Arc<RequestHead>, PeerAddr)> {
         let mut buffer = BytesMut::new();
         if self.config.proxy_protocol {
-            match crate::proxy_protocol::read(&mut stream, &mut buffer, &peer, &self.config.trusted_proxies).await {
+            match crate::edge::proxy_protocol::read(&mut stream, &mut buffer, &peer, &self.config.trusted_proxies).await
+            {
                 Ok(Some(source)) => peer = source,
                 Ok(None) => {}
                 Err(error) => {
@@ -581,29 +601,31 @@ impl Server {
             let _ = http::answer_and_close(stream, &response.encode(true), linger).await;
             return None;
         }
-        let spread = spread(self.admitted.load(Ordering::Relaxed));
-        let answer = if self.config.ask_handshake {
+        let decision = if self.config.ask_handshake {
             match self.ask(&head).await {
-                Some(answer) => Some(answer),
-                None => {
-                    let response = Response::text(503, "the application did not answer in time").with("Retry-After", "1");
-                    let _ = http::answer_and_close(stream, &response.encode(true), linger).await;
-                    return None;
-                }
+                Some(answer) => upgrade::decide(&head, accept, answer),
+                None => Decision::Refuse(
+                    Response::text(503, "the application did not answer in time").with("Retry-After", "1"),
+                ),
             }
         } else {
-            None
+            Decision::Accept { accept, headers: Vec::new() }
         };
-        match upgrade::respond(&head, &accept, answer.as_ref(), spread) {
-            Ok((response, protocol)) => Some((head, response, protocol)),
-            Err(refusal) => {
-                if let Some(problem) = refusal.problem {
-                    self.context.log(LogLevel::Error, problem, Vec::new());
-                }
-                let _ = http::answer_and_close(stream, &refusal.response.encode(true), linger).await;
-                None
+        let refusal = match decision {
+            Decision::Accept { accept, headers } => {
+                let spread = spread(self.admitted.load(Ordering::Relaxed));
+                let response = upgrade::switching_protocols(&accept, &headers, Some(spread));
+                return Some((head, response, accept.protocol.unwrap_or_default()));
             }
-        }
+            Decision::Refuse(response) => response,
+            Decision::Invalid { response, message } => {
+                let failure = Failure { kind: FailureKind::Application, message, code: response.status };
+                self.context.events.push(Event::Failure { endpoint: self.id, conn: None, failure: Box::new(failure) });
+                response
+            }
+        };
+        let _ = http::answer_and_close(stream, &refusal.encode(true), linger).await;
+        None
     }
 
     async fn ask(&self, head: &Arc<RequestHead>) -> Option<HandshakeAnswer> {
@@ -643,14 +665,22 @@ impl Server {
             return;
         }
         let Some(core) = self.core.upgrade() else { return };
-        let outlet =
-            Arc::new(Outlet::new(core.next_connection_id(), admission.shard.clone(), self.context.clone(), head.raw.len()));
+        let outlet = Arc::new(Outlet::new(
+            core.next_connection_id(),
+            admission.shard.clone(),
+            self.context.clone(),
+            head.raw.len(),
+        ));
         core.add_connection(&outlet);
         {
             let mut connections = self.connections.write();
             // Asked under the lock: a stop that has begun must not miss this connection.
             if *self.stopping.borrow() {
-                outlet.end(Ending::Close { code: close::GOING_AWAY, reason: "server shutdown".to_owned() });
+                outlet.end(Ending::Close {
+                    code: close::GOING_AWAY,
+                    wire: close::GOING_AWAY,
+                    reason: "server shutdown".to_owned(),
+                });
             }
             connections.insert(outlet.id, Entry { outlet: outlet.clone(), ip: admission.ip });
         }
@@ -703,7 +733,7 @@ impl Server {
         let Some(outlet) = oldest else { return false };
         self.counters.evicted.fetch_add(1, Ordering::Relaxed);
         outlet.set_closing();
-        outlet.end(Ending::Close { code: close::GOING_AWAY, reason: "idle: room for others".to_owned() });
+        outlet.end(Ending::of_ours(close::IDLE, "idle: room for others"));
         Core::wake(&outlet);
         true
     }

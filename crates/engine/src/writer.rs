@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use bytes::{Bytes, BytesMut};
+use lifeline_proto::close::truncate_reason;
 use lifeline_proto::frame::{Opcode, Role, put_frame, put_header};
 
 use crate::memory::SharedFrame;
@@ -122,13 +123,20 @@ impl Writer {
             return false;
         }
         self.replies += 1;
-        let sent = outlet.push(Item::Message { data: Bytes::copy_from_slice(text.as_bytes()), binary: false, sequence: 0 });
+        let sent =
+            outlet.push(Item::Message { data: Bytes::copy_from_slice(text.as_bytes()), binary: false, sequence: 0 });
         sent == crate::bridge::Sent::Queued
     }
 
     /// Writes until the socket blocks or nothing is left. `more` false: only what was encoded before
     /// and control frames.
-    pub fn poll(&mut self, stream: &mut Stream, outlet: &Outlet, role: Role, task: &mut TaskContext<'_>) -> std::io::Result<Written> {
+    pub fn poll(
+        &mut self,
+        stream: &mut Stream,
+        outlet: &Outlet,
+        role: Role,
+        task: &mut TaskContext<'_>,
+    ) -> std::io::Result<Written> {
         let mut result = Written::default();
         loop {
             if self.backlog.is_empty() {
@@ -141,7 +149,7 @@ impl Writer {
                     return Ok(result);
                 }
             }
-            let mut slices = [const { IoSlice::new(&[]) }; SLICES];
+            let mut slices = [IoSlice::new(&[]); SLICES];
             let mut used = 0;
             for (slice, chunk) in slices.iter_mut().zip(&self.backlog) {
                 *slice = IoSlice::new(&chunk.bytes);
@@ -230,8 +238,8 @@ impl Writer {
                     if queue.items.capacity() > 64 {
                         queue.items = VecDeque::new();
                     }
-                    if let Some(Ending::Close { code, reason }) = &queue.ending {
-                        self.close = Some(close_payload(*code, reason));
+                    if let Some(Ending::Close { wire, reason, .. }) = &queue.ending {
+                        self.close = Some(close_payload(*wire, reason));
                     }
                 }
             }
@@ -245,7 +253,15 @@ impl Writer {
     }
 
     /// Notes that a frame ends where the scratch buffer ends now.
-    fn mark(&mut self, scratch: &BytesMut, size: usize, charge: usize, sequence: u64, kind: Kind, frame: Option<Arc<SharedFrame>>) {
+    fn mark(
+        &mut self,
+        scratch: &BytesMut,
+        size: usize,
+        charge: usize,
+        sequence: u64,
+        kind: Kind,
+        frame: Option<Arc<SharedFrame>>,
+    ) {
         let end = self.queued + scratch.len() as u64;
         self.marks.push_back(Mark { end, size, charge, sequence, kind, _frame: frame });
     }
@@ -300,14 +316,11 @@ impl Writer {
     }
 }
 
-/// RFC 6455 section 5.5.1. The reason is cut to fit 125 bytes at a character's end.
+/// RFC 6455 section 5.5.1. The reason is cut to fit.
 pub fn close_payload(code: u16, reason: &str) -> Bytes {
-    let mut end = reason.len().min(123);
-    while !reason.is_char_boundary(end) {
-        end -= 1;
-    }
-    let mut payload = BytesMut::with_capacity(2 + end);
+    let reason = truncate_reason(reason);
+    let mut payload = BytesMut::with_capacity(2 + reason.len());
     payload.extend_from_slice(&code.to_be_bytes());
-    payload.extend_from_slice(&reason.as_bytes()[..end]);
+    payload.extend_from_slice(reason.as_bytes());
     payload.freeze()
 }
