@@ -11,9 +11,11 @@ mod exceptions;
 mod gc;
 mod lifecycle;
 mod logger;
+mod options;
 mod shim;
 mod stream;
 mod timers;
+mod values;
 
 use std::ffi::{c_char, c_int};
 use std::panic::catch_unwind;
@@ -54,7 +56,8 @@ extern "C" fn module_startup(_type: c_int, module_number: c_int) -> c_int {
 }
 
 fn register_classes() -> ext_php_rs::error::Result<()> {
-    exceptions::register()
+    exceptions::register()?;
+    values::register()
 }
 
 extern "C" fn request_startup(_type: c_int, _module_number: c_int) -> c_int {
@@ -79,7 +82,7 @@ extern "C" fn module_info(module: *mut ModuleEntry) {
 #[php_module]
 #[php(startup = "module_startup")]
 pub fn get_module(module: ModuleBuilder) -> ModuleBuilder {
-    module
+    values::register_enum(module)
         .name("lifeline")
         .info_function(module_info)
         .request_startup_function(request_startup)

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+pub use lifeline_proto::client::State;
 
 use crate::config::{ClientConfig, ServerConfig};
 use crate::http::RequestHead;

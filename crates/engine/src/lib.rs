@@ -26,3 +26,5 @@ mod shard;
 pub mod stream;
 pub mod upgrade;
 mod writer;
+
+pub use lifeline_proto::close;
