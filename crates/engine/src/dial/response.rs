@@ -352,6 +352,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_head_may_come_byte_by_byte() {
+        let (mut near, mut far) = tokio::io::duplex(1);
+        let sending = tokio::io::AsyncWriteExt::write_all(&mut far, b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n");
+        let mut buffer = BytesMut::new();
+        let (sent, head) = tokio::join!(sending, ResponseHead::read(&mut near, &mut buffer, 100));
+        sent.unwrap();
+        assert_eq!(head.unwrap().single("A").as_deref(), Some("b"));
+    }
+
+    #[tokio::test]
     async fn interim_answers_are_skipped_within_the_limit() {
         let bytes = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200\r\n\r\nbody";
         let (head, rest) = read(bytes, 100).await;
