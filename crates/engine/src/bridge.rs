@@ -228,6 +228,8 @@ pub enum Command {
     ClientState { client: EndpointId },
     /// Headers for the attempt that asked: `Reply::Done`.
     AnswerHeaders { ticket: Ticket, headers: Vec<(String, String)> },
+    /// The application cannot supply headers: the attempt that asked fails with this reason: `Reply::Done`.
+    FailAttempt { ticket: Ticket, reason: String },
     /// Closes for good: `Event::Overflow` for each unsent, `Event::Stopped` at last: `Reply::Done`.
     CloseClient { client: EndpointId, code: u16, reason: String },
     /// Drops all of an endpoint now, without a word on the wire: `Reply::Done`.

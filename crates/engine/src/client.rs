@@ -36,6 +36,7 @@ impl Client {
         false
     }
     pub fn answer_headers(&self, _ticket: Ticket, _headers: Vec<(String, String)>) {}
+    pub fn fail_attempt(&self, _ticket: Ticket, _reason: String) {}
     pub fn close(&self, _code: u16, _reason: String) {}
     pub fn discard(&self) {}
     pub fn handle_clock_jump(&self) {}

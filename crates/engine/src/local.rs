@@ -296,6 +296,17 @@ impl Bridge for Local {
                 }
                 Reply::Done
             }
+            Command::FailAttempt { ticket, reason } => {
+                for endpoint in self.core.endpoints.read().values() {
+                    if let Endpoint::Client(client) = endpoint {
+                        if client.has_ticket(ticket) {
+                            client.fail_attempt(ticket, reason);
+                            break;
+                        }
+                    }
+                }
+                Reply::Done
+            }
             Command::CloseClient { client, code, reason } => {
                 self.client(client)?.close(code, reason);
                 Reply::Done
