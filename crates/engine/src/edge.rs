@@ -25,25 +25,6 @@ pub mod admin {
     }
     pub async fn serve(_a: (), _s: Arc<dyn AdminSource>) {}
 }
-pub mod tls {
-    #[derive(Debug)]
-    pub struct ServerTlsAcceptor;
-    impl ServerTlsAcceptor {
-        pub fn new(_: &crate::config::ServerTls) -> std::io::Result<Self> {
-            Ok(Self)
-        }
-        pub fn refresh(&self) -> Vec<String> {
-            vec![]
-        }
-        pub async fn accept(
-            &self,
-            s: crate::stream::Stream,
-            _b: bytes::BytesMut,
-        ) -> std::io::Result<crate::stream::Stream> {
-            Ok(s)
-        }
-    }
-}
 pub mod proxy_protocol {
     pub async fn read(
         _s: &mut crate::stream::Stream,

@@ -25,13 +25,13 @@ use crate::connection::Connection;
 use crate::context::{Context, End, Owner};
 use crate::core::{Core, Endpoint, IdMap};
 use crate::edge::admin::{self, AdminSource};
-use crate::edge::tls::ServerTlsAcceptor;
 use crate::http::{self, RequestHead, Response};
 use crate::listen::{Accepted, AcceptedSocket, Acceptor, PeerAddr, bind_all};
 use crate::local::server_frame;
 use crate::memory::SharedFrame;
 use crate::outlet::{Ending, Item, Outlet};
 use crate::stream::Stream;
+use crate::tls::{Refreshed, ServerTlsAcceptor};
 use crate::upgrade::{self, Decision, Verdict};
 
 /// Descriptors that are not for connections: listeners, files, PHP's own.
@@ -345,8 +345,17 @@ impl Server {
     /// Once a second: the watchdog and changed certificates.
     pub fn tick(self: &Arc<Self>) {
         if let Some(tls) = &self.tls {
-            for problem in tls.refresh() {
-                self.context.log(LogLevel::Error, problem, Vec::new());
+            for refreshed in tls.refresh() {
+                match refreshed {
+                    Refreshed::Reloaded(file) => {
+                        let file = vec![("file", file.display().to_string())];
+                        self.context.log(LogLevel::Notice, "a changed certificate was loaded", file);
+                    }
+                    Refreshed::Kept(error) => {
+                        let message = format!("a changed certificate was not loaded, the old one stays: {error}");
+                        self.context.log(LogLevel::Error, message, Vec::new());
+                    }
+                }
             }
         }
         let lag = self.context.events.lag();
@@ -548,7 +557,7 @@ impl Server {
         }
         if tls {
             let acceptor = self.tls.as_ref()?;
-            match acceptor.accept(stream, std::mem::take(&mut buffer)).await {
+            match acceptor.accept(stream).await {
                 Ok(encrypted) => stream = encrypted,
                 Err(error) => {
                     self.log_handshake("TLS", &error.to_string());

@@ -14,7 +14,6 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, DnsName, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::ServerTls;
@@ -76,8 +75,11 @@ impl ServerTlsAcceptor {
     ///
     /// # Errors
     /// The peer speaks no TLS, shares no version or cipher with us, shows no certificate where it
-    /// must, or has gone.
-    pub async fn accept(&self, socket: TcpStream) -> io::Result<Stream> {
+    /// must, or has gone; or `stream` is not plain TCP.
+    pub async fn accept(&self, stream: Stream) -> io::Result<Stream> {
+        let Stream::Tcp(socket) = stream else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "TLS runs over TCP only"));
+        };
         let acceptor = TlsAcceptor::from(self.current.read().clone());
         // Boxed: the handshake's state is large and this future is part of the connection's.
         let stream = Box::pin(acceptor.accept(socket)).await?;
@@ -304,7 +306,7 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
     use rustls::pki_types::ServerName;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio_rustls::TlsConnector;
 
     use super::*;
@@ -388,7 +390,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serve = async {
-            let mut stream = server.accept(listener.accept().await.unwrap().0).await.map_err(|e| e.to_string())?;
+            let mut stream =
+                server.accept(Stream::Tcp(listener.accept().await.unwrap().0)).await.map_err(|e| e.to_string())?;
             assert!(stream.is_tls());
             let byte = stream.read_u8().await.map_err(|e| e.to_string())?;
             stream.write_u8(byte).await.map_err(|e| e.to_string())?;
