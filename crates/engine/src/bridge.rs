@@ -54,8 +54,11 @@ pub enum Event {
     Overflow { client: EndpointId, sequence: u64, data: Bytes, why: OverflowReason },
     /// The client gave up for good: a terminal refusal, or attempts exhausted.
     GaveUp { client: EndpointId, failure: Box<Failure> },
-    /// Nothing is unacknowledged any more; sent when it becomes so, for those who wait in `flush()`.
+    /// Nothing is unacknowledged any more. Sent once after a [`Command::Unacknowledged`] that was
+    /// answered with more than 0, for those who wait in `flush()`.
     Flushed { client: EndpointId },
+    /// After [`Reply::WouldBlock`]: the message would fit now.
+    Room { client: EndpointId },
     /// The endpoint has ended; last of its events.
     Stopped { endpoint: EndpointId },
     /// For the application's logger.
@@ -257,7 +260,7 @@ pub enum Reply {
     Flag(bool),
     Count(usize),
     Sequence(u64),
-    /// The outbox is full and its policy is to wait for room.
+    /// The outbox is full and its policy is to wait for room; [`Event::Room`] tells when to try again.
     WouldBlock,
     Sent(Sent),
     Time(Option<Duration>),
