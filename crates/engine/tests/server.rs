@@ -1,0 +1,550 @@
+//! A server over real sockets, against an independent peer (tokio-tungstenite) and raw bytes.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::{App, PATIENCE};
+use lifeline_engine::bridge::{Command, Event, HandshakeAnswer, Reply, Sent};
+use lifeline_engine::config::SlowConsumer;
+use lifeline_proto::heartbeat::Mode;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
+
+type Peer = WebSocket<TcpStream>;
+
+fn connect(address: &str) -> Peer {
+    let stream = TcpStream::connect(address).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    let request = format!("ws://{address}/").into_client_request().expect("request");
+    tungstenite::client::client(request, stream).expect("handshake").0
+}
+
+/// Does the handshake and leaves raw bytes.
+fn connect_raw(address: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    let key = "dGhlIHNhbXBsZSBub25jZQ==";
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    .expect("request");
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        assert_eq!(stream.read(&mut byte).expect("head"), 1);
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    stream
+}
+
+/// Answers each message with itself until `count` have come.
+fn echo(app: &mut App, count: usize) {
+    let mut left = count;
+    while left > 0 {
+        if let Event::Message { conn, data, binary, .. } = app.event() {
+            let bytes = data.len();
+            app.submit(Command::Send { conn, data, binary });
+            app.submit(Command::Consumed { conn, messages: 1, bytes });
+            left -= 1;
+        }
+    }
+}
+
+#[test]
+fn echoes_text_and_binary_of_all_sizes_in_order() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| {
+        config.limits.max_message = 4 << 20;
+        config.limits.max_frame = 4 << 20;
+        config.send.limit = 16 << 20;
+        config.limits.inbound = 16 << 20;
+    });
+    let sizes = [0, 1, 125, 126, 127, 65_535, 65_536, 70_000, 1 << 20, 3];
+    let peer = std::thread::spawn(move || {
+        let mut peer = connect(&address);
+        for size in sizes {
+            peer.write(Message::text("t".repeat(size))).expect("send");
+            peer.write(Message::binary(vec![7; size])).expect("send");
+        }
+        peer.flush().expect("flush");
+        for size in sizes {
+            assert_eq!(peer.read().expect("text"), Message::text("t".repeat(size)));
+            assert_eq!(peer.read().expect("binary"), Message::binary(vec![7; size]));
+        }
+    });
+    echo(&mut app, sizes.len() * 2);
+    peer.join().expect("peer");
+}
+
+#[test]
+fn reports_the_peers_close_and_answers_it() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|_| {});
+    let mut peer = connect(&address);
+    app.wait_open();
+    peer.close(Some(CloseFrame { code: 4321.into(), reason: "bye".into() })).expect("close");
+    assert_eq!(app.wait_close(), (4321, "bye".to_owned(), true));
+    let answer = peer.read().expect("close frame");
+    assert!(matches!(&answer, Message::Close(Some(frame)) if u16::from(frame.code) == 4321), "{answer:?}");
+    assert!(matches!(peer.read(), Err(tungstenite::Error::ConnectionClosed)));
+    assert_eq!(app.stat(server, &["connections", "open"]), 0);
+}
+
+#[test]
+fn sends_what_is_queued_before_its_own_close() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|_| {});
+    let mut peer = connect(&address);
+    let conn = app.wait_open();
+    app.send(conn, "last words");
+    app.submit(Command::Close { conn, code: 3000, reason: "done".into() });
+    assert!(matches!(app.send(conn, "too late"), Reply::Sent(Sent::Closed)));
+    assert_eq!(peer.read().expect("message"), Message::text("last words"));
+    let close = peer.read().expect("close");
+    assert!(matches!(&close, Message::Close(Some(frame)) if u16::from(frame.code) == 3000 && frame.reason == "done"));
+    let _ = peer.read();
+    assert_eq!(app.wait_close(), (3000, "done".to_owned(), true));
+}
+
+#[test]
+fn a_lost_peer_is_1006() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|_| {});
+    let peer = connect(&address);
+    app.wait_open();
+    drop(peer);
+    let (code, _, clean) = app.wait_close();
+    assert_eq!((code, clean), (1006, false));
+}
+
+#[test]
+fn a_violation_is_told_to_both_sides() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|_| {});
+    let mut peer = connect_raw(&address);
+    app.wait_open();
+    // Text, masked with zeros, not UTF-8 from its first byte on: told before the frame ends.
+    peer.write_all(&[0x81, 0xFE, 0x10, 0x00, 0, 0, 0, 0, 0xFF]).expect("write");
+    let failure = app.wait(|event| if let Event::Failure { failure, .. } = event { Some(failure.code) } else { None });
+    assert_eq!(failure, 1007);
+    assert_eq!(app.wait_close().0, 1007);
+    let mut answer = Vec::new();
+    peer.read_to_end(&mut answer).expect("close frame and end");
+    assert_eq!(&answer[..4], [0x88, answer[1], 0x03, 0xEF], "close 1007");
+}
+
+#[test]
+fn answers_pings_and_measures_round_trips_without_the_application() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| {
+        config.heartbeat.rules.interval = Duration::from_millis(50);
+        config.heartbeat.rules.timeout = PATIENCE;
+    });
+    let mut peer = connect(&address);
+    let conn = app.wait_open();
+    peer.send(Message::Ping(Bytes::from_static(b"are you there"))).expect("ping");
+    let mut pong = false;
+    let mut ping = false;
+    while !(pong && ping) {
+        match peer.read().expect("frame") {
+            Message::Pong(payload) => {
+                assert_eq!(&payload[..], b"are you there");
+                pong = true;
+            }
+            Message::Ping(_) => {
+                peer.flush().expect("automatic pong");
+                ping = true;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Reply::Time(Some(rtt)) = app.submit(Command::RoundTrip { conn }) {
+            assert!(rtt < PATIENCE);
+            break;
+        }
+        assert!(Instant::now() < deadline, "no round trip was measured");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_silent_peer_is_cut_and_reported_as_4001() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| {
+        config.heartbeat.rules.interval = Duration::from_millis(100);
+        config.heartbeat.rules.timeout = Duration::from_millis(100);
+    });
+    // Reads nothing and answers nothing.
+    let _peer = connect_raw(&address);
+    app.wait_open();
+    let (code, reason, clean) = app.wait_close();
+    assert_eq!((code, clean), (4001, false), "{reason}");
+    assert_eq!(app.stat(server, &["connections", "dead"]), 1);
+    assert_eq!(app.stat(server, &["heartbeats", "sent"]), 1);
+}
+
+#[test]
+fn a_peer_that_answers_is_never_cut() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| {
+        config.heartbeat.rules.interval = Duration::from_millis(20);
+        config.heartbeat.rules.timeout = Duration::from_secs(10);
+        config.heartbeat.rules.mode = Mode::Fixed;
+    });
+    let mut peer = connect(&address);
+    app.wait_open();
+    for _ in 0..20 {
+        assert!(matches!(peer.read().expect("ping"), Message::Ping(_)));
+        peer.flush().expect("pong");
+    }
+    assert!(app.stat(server, &["heartbeats", "sent"]) >= 20);
+    assert_eq!(app.stat(server, &["connections", "open"]), 1);
+}
+
+#[test]
+fn publishes_to_members_but_the_excepted() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| config.announce_members = true);
+    let mut peers: Vec<_> = (0..3).map(|_| connect(&address)).collect();
+    let conns: Vec<_> = (0..3).map(|_| app.wait_open()).collect();
+    for conn in &conns {
+        assert!(matches!(app.submit(Command::Subscribe { conn: *conn, channel: "news".into() }), Reply::Flag(true)));
+        assert!(matches!(app.submit(Command::Subscribe { conn: *conn, channel: "news".into() }), Reply::Flag(false)));
+    }
+    let publish = |app: &App, except| {
+        let command =
+            Command::Publish { server, channel: "news".into(), data: Bytes::from_static(b"hi"), binary: false, except };
+        let Reply::Count(count) = app.submit(command) else { panic!("not a count") };
+        count
+    };
+    assert_eq!(publish(&app, vec![]), 3);
+    for peer in &mut peers {
+        assert_eq!(peer.read().expect("message"), Message::text("hi"));
+    }
+    assert_eq!(publish(&app, vec![conns[0]]), 2);
+    drop(peers);
+    let mut left = 0;
+    let mut closed = 0;
+    while closed < 3 {
+        match app.event() {
+            Event::Leave { channel, .. } => {
+                assert_eq!(&*channel, "news");
+                left += 1;
+                assert!(left > closed, "leaves come before their close");
+            }
+            Event::Close { .. } => closed += 1,
+            _ => {}
+        }
+    }
+    assert_eq!(left, 3);
+    assert_eq!(publish(&app, vec![]), 0);
+    assert!(matches!(app.submit(Command::Channels { server }), Reply::Names(names) if names.is_empty()));
+}
+
+#[test]
+fn finds_connections_by_user() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|_| {});
+    let mut peer = connect(&address);
+    let conn = app.wait_open();
+    app.submit(Command::Bind { conn, user: "ann".into() });
+    app.submit(Command::Bind { conn, user: "bob".into() });
+    let send = |user: &str| {
+        app.submit(Command::SendToUser { server, user: user.into(), data: Bytes::from_static(b"psst"), binary: false })
+    };
+    assert!(matches!(send("ann"), Reply::Count(0)));
+    assert!(matches!(send("bob"), Reply::Count(1)));
+    assert_eq!(peer.read().expect("message"), Message::text("psst"));
+    app.submit(Command::DisconnectUser { server, user: "bob".into(), code: 4503, reason: "out".into() });
+    let close = peer.read().expect("close");
+    assert!(matches!(&close, Message::Close(Some(frame)) if u16::from(frame.code) == 1008), "{close:?}");
+}
+
+/// Fills the send buffer of a peer that does not read; returns how often each result came.
+fn overfill(policy: SlowConsumer) -> (App, TcpStream, usize, usize, usize) {
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| {
+        config.send.limit = 64 * 1024;
+        config.send.policy = policy;
+        config.heartbeat.rules.mode = Mode::Off;
+    });
+    let peer = connect_raw(&address);
+    let conn = app.wait_open();
+    let data = Bytes::from(vec![b'x'; 16 * 1024]);
+    let (mut queued, mut dropped, mut closed) = (0, 0, 0);
+    for _ in 0..20_000 {
+        match app.submit(Command::Send { conn, data: data.clone(), binary: true }) {
+            Reply::Sent(Sent::Queued) => queued += 1,
+            Reply::Sent(Sent::Dropped) => dropped += 1,
+            Reply::Sent(Sent::Closed) => closed += 1,
+            other => panic!("{other:?}"),
+        }
+        let Reply::Count(buffered) = app.submit(Command::BufferedBytes { conn }) else { panic!("not a count") };
+        assert!(buffered <= 64 * 1024, "{buffered} bytes buffered");
+        if dropped + closed > 3 {
+            break;
+        }
+    }
+    (app, peer, queued, dropped, closed)
+}
+
+#[test]
+fn a_slow_consumer_is_closed() {
+    let (mut app, mut peer, _, dropped, closed) = overfill(SlowConsumer::Close);
+    assert_eq!(dropped, 1);
+    assert!(closed > 0);
+    let mut rest = Vec::new();
+    peer.read_to_end(&mut rest).expect("what was written, a close frame, the end");
+    let tail = String::from_utf8_lossy(&rest[rest.len() - 60..]);
+    assert!(tail.contains("slow consumer"), "{tail}");
+    assert_eq!(app.wait_close().0, 4002);
+}
+
+#[test]
+fn a_slow_consumer_loses_the_newest() {
+    let (mut app, peer, _, dropped, closed) = overfill(SlowConsumer::DropNewest);
+    assert!(dropped > 0);
+    assert_eq!(closed, 0);
+    // Once it reads again, the application hears that there is room.
+    let reader = std::thread::spawn(move || {
+        let mut peer = peer;
+        let mut sink = [0; 65536];
+        while peer.read(&mut sink).is_ok_and(|count| count > 0) {}
+    });
+    app.wait(|event| matches!(event, Event::Drain { .. }).then_some(()));
+    app.local.shutdown(Duration::from_secs(5));
+    reader.join().expect("reader");
+}
+
+#[test]
+fn a_slow_consumer_loses_the_oldest() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| {
+        config.send.limit = 64 * 1024;
+        config.send.policy = SlowConsumer::DropOldest;
+    });
+    let mut peer = connect(&address);
+    let conn = app.wait_open();
+    let count = 2_000_u32;
+    for number in 0..count {
+        let mut data = vec![0; 16 * 1024];
+        data[..4].copy_from_slice(&number.to_be_bytes());
+        assert!(!matches!(app.submit(Command::Send { conn, data: data.into(), binary: true }), Reply::Sent(Sent::Closed)));
+    }
+    let mut last = None;
+    let mut received = 0;
+    while last != Some(count - 1) {
+        let Message::Binary(data) = peer.read().expect("message") else { continue };
+        let number = u32::from_be_bytes(data[..4].try_into().expect("four bytes"));
+        assert!(last.is_none_or(|last| number > last), "order");
+        last = Some(number);
+        received += 1;
+    }
+    assert!(received < count, "nothing was dropped");
+}
+
+#[test]
+fn reads_pause_at_the_inbound_limit_and_go_on_when_consumed() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| {
+        config.limits.inbound = 128 * 1024;
+        config.heartbeat.rules.mode = Mode::Off;
+    });
+    const COUNT: usize = 2_000;
+    let peer = std::thread::spawn(move || {
+        let mut peer = connect(&address);
+        for _ in 0..COUNT {
+            peer.write(Message::binary(vec![1; 16 * 1024])).expect("send");
+        }
+        peer.flush().expect("flush");
+        peer
+    });
+    let conn = app.wait_open();
+    // Not consuming: the engine must stop reading at the limit, give or take one read.
+    let deadline = Instant::now() + PATIENCE;
+    while app.stat(server, &["connections", "readsPaused"]) == 0 {
+        assert!(Instant::now() < deadline, "reads never paused");
+        std::thread::yield_now();
+    }
+    let waiting = app.stat(server, &["bytes", "inboundWaiting"]);
+    assert!(waiting < 256 * 1024, "{waiting} bytes wait");
+    for _ in 0..COUNT {
+        let (_, data) = app.wait_message();
+        app.submit(Command::Consumed { conn, messages: 1, bytes: data.len() });
+    }
+    assert_eq!(app.stat(server, &["bytes", "inboundWaiting"]), 0);
+    peer.join().expect("peer");
+}
+
+#[test]
+fn the_application_decides_on_handshakes() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| config.ask_handshake = true);
+    let peer = std::thread::spawn(move || {
+        let refused = tungstenite::connect(format!("ws://{address}/no"));
+        let Err(tungstenite::Error::Http(response)) = refused else { panic!("not refused") };
+        assert_eq!(response.status(), 418);
+        assert_eq!(response.body().as_deref(), Some(&b"short and stout"[..]));
+        let (_, response) = tungstenite::connect(format!("ws://{address}/yes")).expect("accepted");
+        assert_eq!(response.headers()["x-extra"], "1");
+    });
+    for _ in 0..2 {
+        let (ticket, path) = app.wait(|event| match event {
+            Event::Handshake { ticket, request, .. } => Some((*ticket, request.path().to_owned())),
+            _ => None,
+        });
+        let answer = if path == "/yes" {
+            HandshakeAnswer { status: 101, headers: vec![("X-Extra".into(), "1".into())], ..HandshakeAnswer::default() }
+        } else {
+            HandshakeAnswer { status: 418, body: Bytes::from_static(b"short and stout"), ..HandshakeAnswer::default() }
+        };
+        app.submit(Command::AnswerHandshake { ticket, answer });
+    }
+    peer.join().expect("peer");
+}
+
+#[test]
+fn connections_over_the_limit_are_refused_before_the_upgrade() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| config.server_limits.max_connections = 2);
+    let first = connect(&address);
+    let _second = connect(&address);
+    app.wait_open();
+    app.wait_open();
+    let refused = tungstenite::connect(format!("ws://{address}/"));
+    assert!(matches!(&refused, Err(tungstenite::Error::Http(response)) if response.status() == 503), "{refused:?}");
+    drop(first);
+    app.wait_close();
+    connect(&address);
+    app.wait_open();
+    assert_eq!(app.stat(server, &["connections", "refused"]), 1);
+}
+
+#[test]
+fn the_longest_idle_makes_room() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| {
+        config.server_limits.max_connections = 2;
+        config.idle_evict = true;
+    });
+    let mut first = connect(&address);
+    let idle = app.wait_open();
+    let mut second = connect(&address);
+    app.wait_open();
+    first.send(Message::text("awake")).expect("send");
+    app.wait_message();
+    let _third = connect(&address);
+    // The second has been silent longest now.
+    let evicted = app.wait(|event| if let Event::Close { conn, code, .. } = event { Some((*conn, *code)) } else { None });
+    assert_ne!(evicted.0, idle);
+    assert_eq!(evicted.1, 4006);
+    assert!(matches!(second.read(), Ok(Message::Close(Some(frame))) if u16::from(frame.code) == 1001));
+}
+
+#[test]
+fn stop_says_goodbye_and_ends() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|_| {});
+    let mut peers: Vec<_> = (0..5).map(|_| connect(&address)).collect();
+    for _ in 0..5 {
+        app.wait_open();
+    }
+    // One that never answers the close.
+    let _mute = connect_raw(&address);
+    app.wait_open();
+    app.submit(Command::StopServer { server, drain: Duration::from_millis(500) });
+    for peer in &mut peers {
+        let close = peer.read().expect("close");
+        assert!(matches!(&close, Message::Close(Some(frame)) if u16::from(frame.code) == 1001), "{close:?}");
+        let _ = peer.read();
+    }
+    let mut closed = 0;
+    loop {
+        match app.event() {
+            Event::Close { .. } => closed += 1,
+            Event::Stopped { endpoint } => {
+                assert_eq!(endpoint, server);
+                break;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(closed, 6, "each connection is reported before the end");
+    assert!(TcpStream::connect(&address).is_err(), "still listening");
+    assert!(app.local.submit(Command::Connections { server }).is_err());
+}
+
+#[test]
+fn idle_connections_are_closed() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| config.idle_timeout = Some(Duration::from_millis(50)));
+    let mut peer = connect(&address);
+    app.wait_open();
+    let close = peer.read().expect("close");
+    assert!(matches!(&close, Message::Close(Some(frame)) if u16::from(frame.code) == 1001), "{close:?}");
+    let _ = peer.read();
+    assert_eq!(app.wait_close().0, 4006);
+}
+
+#[test]
+fn application_beats_are_answered_and_swallowed() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| {
+        config.heartbeat.accept = vec![("ping".into(), "pong".into())];
+        config.heartbeat.message = Some("beat".into());
+        config.heartbeat.reply = Some("alive".into());
+        config.heartbeat.rules.interval = Duration::from_millis(50);
+        config.heartbeat.rules.timeout = PATIENCE;
+    });
+    let mut peer = connect(&address);
+    let conn = app.wait_open();
+    peer.send(Message::text("ping")).expect("send");
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let text = peer.read().expect("text").into_text().expect("text").to_string();
+        if text == "beat" {
+            peer.send(Message::text("alive")).expect("send");
+        }
+        if !seen.contains(&text) {
+            seen.push(text);
+        }
+    }
+    peer.send(Message::text("for the application")).expect("send");
+    assert_eq!(app.wait_message(), (conn, Bytes::from_static(b"for the application")));
+}
+
+#[test]
+fn a_flood_over_the_rate_is_slowed_not_lost() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| config.server_limits.message_rate = Some(100.0));
+    let mut peer = connect(&address);
+    let conn = app.wait_open();
+    let started = Instant::now();
+    for number in 0..150 {
+        peer.write(Message::text(number.to_string())).expect("send");
+    }
+    peer.flush().expect("flush");
+    peer.send(Message::text("after")).expect("send");
+    for number in 0..150 {
+        assert_eq!(app.wait_message(), (conn, Bytes::from(number.to_string())));
+    }
+    assert_eq!(app.wait_message().1, "after");
+    // A burst of a second's worth passes at once; the debt of the other 50 takes half a second.
+    assert!(started.elapsed() >= Duration::from_millis(450), "{:?}", started.elapsed());
+}
+
+#[test]
+fn an_idle_task_stays_small() {
+    // Part of what each idle connection costs; raise it only with a reason.
+    assert!(lifeline_engine::idle_task_size() <= 640, "{} bytes", lifeline_engine::idle_task_size());
+}
