@@ -487,7 +487,13 @@ impl Connection {
             Phase::Closing { until, end } => {
                 if now >= *until {
                     let end = end.clone();
-                    return self.cut(now, end);
+                    if self.writer.is_blocked() {
+                        return self.cut(now, end);
+                    }
+                    // It has our close frame and does not answer: a reset could still take that away.
+                    self.finish(now, end);
+                    self.phase = Phase::Done;
+                    return;
                 }
             }
             Phase::Lingering { .. } | Phase::Done => return,
@@ -536,6 +542,9 @@ impl Connection {
         match self.writer.poll(&mut self.stream, &self.outlet, role, task) {
             Ok(written) => {
                 self.outlet.counters.bytes_out.fetch_add(written.bytes, Ordering::Relaxed);
+                if written.blocked != self.stalled_since.is_some() {
+                    self.outlet.blocked.store(written.blocked, Ordering::Relaxed);
+                }
                 self.stalled_since = match (written.blocked, written.progress, self.stalled_since) {
                     (false, ..) => None,
                     (true, false, Some(since)) => Some(since),
@@ -598,7 +607,7 @@ impl Connection {
             // A close frame of the queue's own would come too late.
             queue.ending.get_or_insert(Ending::Abort { code: end.code, reason: String::new() });
         }
-        self.owner.handle_leaving(&self.outlet);
+        self.owner.handle_leaving(&self.outlet, &end);
         emit(
             &self.outlet,
             Event::Close {

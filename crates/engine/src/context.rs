@@ -21,8 +21,9 @@ pub trait Owner: std::fmt::Debug + Send + Sync {
     /// Messages up to outbox number `sequence` have been given to the kernel.
     fn handle_written(&self, sequence: u64);
 
-    /// The connection is about to report its end: the place for events that come before `Close`.
-    fn handle_leaving(&self, _outlet: &Arc<Outlet>) {}
+    /// The connection is about to report its end: the place for events that come before `Close`, and
+    /// for counts that the application may ask for when it sees it.
+    fn handle_leaving(&self, _outlet: &Arc<Outlet>, _end: &End) {}
 
     /// The connection has ended and its `Event::Close` was sent. No further call follows.
     fn handle_closed(&self, outlet: &Arc<Outlet>, end: &End);

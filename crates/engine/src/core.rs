@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lifeline_proto::Time;
@@ -17,6 +17,9 @@ use crate::memory::Memory;
 use crate::outlet::Outlet;
 use crate::server::Server;
 use crate::shard::Shard;
+
+/// Bytes queued after which a batch is flushed before its end.
+const EARLY_FLUSH: usize = 256 * 1024;
 
 /// Ids are consecutive numbers: no hash is better than themselves, spread over the table.
 #[derive(Debug, Default, Clone, Copy)]
@@ -67,6 +70,8 @@ pub struct Core {
     next_shard: AtomicU32,
     /// Outlets that got something to do since the last flush.
     dirty: Mutex<Vec<Arc<Outlet>>>,
+    /// Bytes queued since the last flush.
+    queued: AtomicUsize,
     last_tick: AtomicU64,
 }
 
@@ -83,6 +88,7 @@ impl Core {
             next_ticket: AtomicU64::new(1),
             next_shard: AtomicU32::new(0),
             dirty: Mutex::default(),
+            queued: AtomicUsize::new(0),
             last_tick: AtomicU64::new(0),
         }
     }
@@ -139,8 +145,17 @@ impl Core {
         }
     }
 
+    /// `bytes` were queued: a long batch is flushed on its way, so that the I/O threads write while the
+    /// application goes on.
+    pub fn count_queued(&self, bytes: usize) {
+        if self.queued.fetch_add(bytes, Ordering::Relaxed) + bytes > EARLY_FLUSH {
+            self.flush();
+        }
+    }
+
     /// Wakes the task of each marked outlet: one wake a shard.
     pub fn flush(&self) {
+        self.queued.store(0, Ordering::Relaxed);
         let mut dirty = std::mem::take(&mut *self.dirty.lock());
         if dirty.is_empty() {
             return;

@@ -29,6 +29,7 @@ pub mod upgrade;
 mod writer;
 
 pub use lifeline_proto::close;
+
 /// Bytes of an open connection's task, without what it points to.
 #[must_use]
 pub const fn idle_task_size() -> usize {

@@ -145,9 +145,11 @@ impl Local {
 
     fn send(&self, conn: ConnId, item: Item) -> Sent {
         let Some(outlet) = self.outlet(conn) else { return Sent::Closed };
+        let size = item.size();
         let sent = outlet.push(item);
         if sent != Sent::Closed {
             self.core.mark(&outlet);
+            self.core.count_queued(size);
         }
         sent
     }

@@ -85,6 +85,10 @@ pub struct Membership {
     pub user: Option<Arc<str>>,
 }
 
+/// How far a burst may pass `send.limit` while the socket has not refused anything yet: what a callback
+/// sends in one go is not a slow peer's fault.
+const BURST: usize = 8;
+
 /// What a connection costs beside its messages and its request's head, in bytes: an estimate.
 const BASE: usize = 1024;
 
@@ -131,6 +135,8 @@ pub struct Outlet {
     probe: AtomicBool,
     /// Reads stopped at `limits.inbound`.
     pub paused: AtomicBool,
+    /// The socket took less than it was given.
+    pub blocked: AtomicBool,
     /// The high mark was passed, or something was dropped: tell when it has drained.
     pub congested: AtomicBool,
     /// `Queue::ending` was set and the task has not seen it.
@@ -166,6 +172,7 @@ impl Outlet {
             timer: AtomicBool::new(false),
             probe: AtomicBool::new(false),
             paused: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
             congested: AtomicBool::new(false),
             ending_news: AtomicBool::new(false),
             base_charge,
@@ -282,7 +289,14 @@ impl Outlet {
     /// `send.limit`, or less while the process is over `limits.memory`.
     fn send_limit(&self) -> usize {
         let memory = &self.context.memory;
-        if memory.is_over() { self.context.send.limit.min(memory.share()) } else { self.context.send.limit }
+        let limit = self.context.send.limit;
+        if memory.is_over() {
+            limit.min(memory.share())
+        } else if self.blocked.load(Ordering::Relaxed) {
+            limit
+        } else {
+            limit.saturating_mul(BURST)
+        }
     }
 
     pub fn is_open(&self) -> bool {

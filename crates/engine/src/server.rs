@@ -93,6 +93,8 @@ pub struct Server {
     core: Weak<Core>,
     pub directory: Directory,
     connections: RwLock<IdMap<ConnId, Entry>>,
+    /// Connections whose `Close` event has not been sent.
+    unreported: AtomicUsize,
     /// Admitted: open and shaking hands.
     admitted: AtomicUsize,
     max_connections: usize,
@@ -161,6 +163,7 @@ impl Server {
             core: Arc::downgrade(core),
             directory: Directory::default(),
             connections: RwLock::default(),
+            unreported: AtomicUsize::new(0),
             admitted: AtomicUsize::new(0),
             max_connections,
             per_ip: Mutex::default(),
@@ -244,13 +247,13 @@ impl Server {
             Core::wake(&outlet);
         }
         let deadline = begin + drain.max(STOP_GRACE);
-        while !self.connections.read().is_empty() && tokio::time::Instant::now() < deadline {
+        while self.unreported.load(Ordering::Acquire) > 0 && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.cut_all();
         // The cuts are reported by the connections' own tasks.
         for _ in 0..200 {
-            if self.connections.read().is_empty() {
+            if self.unreported.load(Ordering::Acquire) == 0 {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -469,6 +472,7 @@ impl Server {
         if sent != Sent::Closed {
             if let Some(core) = self.core.upgrade() {
                 core.mark(outlet);
+                core.count_queued(frame.wire.len());
             }
         }
         sent == Sent::Queued
@@ -694,6 +698,7 @@ impl Server {
             connections.insert(outlet.id, Entry { outlet: outlet.clone(), ip: admission.ip });
         }
         admission.transferred = true;
+        self.unreported.fetch_add(1, Ordering::AcqRel);
         self.counters.opened.fetch_add(1, Ordering::Relaxed);
         let info = OpenInfo { remote: head.remote.clone(), protocol: Arc::from(protocol), request: Some(head.clone()) };
         let owner: Arc<dyn Owner> = self.clone();
@@ -760,25 +765,30 @@ impl Server {
 impl Owner for Server {
     fn handle_written(&self, _sequence: u64) {}
 
-    fn handle_leaving(&self, outlet: &Arc<Outlet>) {
+    fn handle_leaving(&self, outlet: &Arc<Outlet>, end: &End) {
         for channel in self.directory.remove(outlet) {
             if self.config.announce_members {
                 self.context.events.push(Event::Leave { server: self.id, channel, conn: outlet.id });
             }
         }
-    }
-
-    fn handle_closed(&self, outlet: &Arc<Outlet>, end: &End) {
         let counter = if end.clean { &self.counters.closed_clean } else { &self.counters.closed_unclean };
         counter.fetch_add(1, Ordering::Relaxed);
         if end.code == close::NO_PONG {
             self.counters.dead.fetch_add(1, Ordering::Relaxed);
         }
-        self.counters.absorb(outlet);
-        let entry = self.connections.write().remove(&outlet.id);
+        let entry = {
+            let mut connections = self.connections.write();
+            // Under the lock, so that `stats` counts it either here or there.
+            self.counters.absorb(outlet);
+            connections.remove(&outlet.id)
+        };
         if let Some(entry) = entry {
             self.release(entry.ip);
         }
+    }
+
+    fn handle_closed(&self, _outlet: &Arc<Outlet>, _end: &End) {
+        self.unreported.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

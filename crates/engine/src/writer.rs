@@ -108,10 +108,6 @@ impl Writer {
         }
     }
 
-    pub fn close_queued(&self) -> bool {
-        self.close_queued || self.close.is_some()
-    }
-
     pub fn is_blocked(&self) -> bool {
         !self.backlog.is_empty()
     }

@@ -106,7 +106,9 @@ impl App {
     }
 
     pub fn wait_message(&mut self) -> (ConnId, Bytes) {
-        self.wait(|event| if let Event::Message { conn, data, .. } = event { Some((*conn, data.clone())) } else { None })
+        self.wait(
+            |event| if let Event::Message { conn, data, .. } = event { Some((*conn, data.clone())) } else { None },
+        )
     }
 
     pub fn stats(&self, endpoint: EndpointId) -> Stats {
