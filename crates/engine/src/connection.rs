@@ -11,12 +11,12 @@ use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use crate::edge::TokenBucket;
 use bytes::{Bytes, BytesMut};
 use lifeline_proto::Time;
 use lifeline_proto::close;
 use lifeline_proto::frame::{Decoder, FrameLimits, Item as Received, Opcode, Violation};
 use lifeline_proto::heartbeat::{Action, Heartbeat, Link};
+use lifeline_proto::rate::TokenBucket;
 use tokio::io::ReadBuf;
 
 use crate::bridge::{Event, Failure, FailureKind, LogLevel, LogRecord, MESSAGE_COST, OpenInfo};
@@ -367,14 +367,10 @@ impl Connection {
         let Some(rates) = &mut self.rates else { return };
         let mut wait = Duration::ZERO;
         if let Some(bucket) = &mut rates.messages {
-            if let Err(until) = bucket.take(now, 1.0) {
-                wait = wait.max(until);
-            }
+            wait = wait.max(bucket.spend(now, 1.0));
         }
         if let Some(bucket) = &mut rates.bytes {
-            if let Err(until) = bucket.take(now, size as f64) {
-                wait = wait.max(until);
-            }
+            wait = wait.max(bucket.spend(now, size as f64));
         }
         if wait.is_zero() {
             return;

@@ -1,19 +1,5 @@
 //! Stands in for modules that are on their way; goes when they arrive.
 #![allow(clippy::all, clippy::pedantic, missing_docs)]
-use std::time::Duration;
-pub fn spread(n: usize) -> Duration {
-    Duration::from_millis((n as u64).clamp(100, 60_000))
-}
-#[derive(Debug)]
-pub struct TokenBucket;
-impl TokenBucket {
-    pub fn new(_rate: f64, _now: lifeline_proto::Time) -> Self {
-        Self
-    }
-    pub fn take(&mut self, _now: lifeline_proto::Time, _n: f64) -> Result<(), Duration> {
-        Ok(())
-    }
-}
 pub mod admin {
     use std::sync::Arc;
     pub trait AdminSource: Send + Sync {

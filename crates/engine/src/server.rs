@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::edge::spread;
 use bytes::{Bytes, BytesMut};
+use lifeline_proto::backoff::spread;
 use lifeline_proto::close;
 use lifeline_proto::frame::Role;
 use parking_lot::{Mutex, RwLock};

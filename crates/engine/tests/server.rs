@@ -306,7 +306,7 @@ fn a_slow_consumer_is_closed() {
     assert!(closed > 0);
     let mut rest = Vec::new();
     peer.read_to_end(&mut rest).expect("what was written, a close frame, the end");
-    let tail = String::from_utf8_lossy(&rest[rest.len() - 60..]);
+    let tail = String::from_utf8_lossy(&rest[rest.len().saturating_sub(60)..]);
     assert!(tail.contains("slow consumer"), "{tail}");
     assert_eq!(app.wait_close().0, 4002);
 }

@@ -39,9 +39,24 @@ impl TokenBucket {
             self.tokens -= n;
             return Ok(());
         }
-        let wait = Duration::try_from_secs_f64(missing / self.rate).unwrap_or(Duration::MAX);
+        Err(self.time_for(missing))
+    }
+
+    /// Takes `n` units that have come already, whatever is left: the debt is to be waited for. Returns
+    /// how long; zero when there was enough.
+    pub fn spend(&mut self, now: Time, n: f64) -> Duration {
+        if self.take(now, n).is_ok() {
+            return Duration::ZERO;
+        }
+        self.tokens -= n;
+        self.time_for(-self.tokens)
+    }
+
+    /// How long `missing` units take to come.
+    fn time_for(&self, missing: f64) -> Duration {
+        let wait = Duration::try_from_secs_f64(missing.max(0.0) / self.rate).unwrap_or(Duration::MAX);
         // Up to the next microsecond, the clock's grain: waiting must suffice.
-        Err(wait.saturating_add(Duration::from_micros(1)))
+        wait.saturating_add(Duration::from_micros(1))
     }
 }
 
@@ -53,6 +68,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_came_at_once_is_waited_for_afterwards() {
+        let mut bucket = TokenBucket::new(100.0, Time::ZERO);
+        for _ in 0..100 {
+            assert_eq!(bucket.spend(Time::ZERO, 1.0), Duration::ZERO);
+        }
+        let waits: Vec<_> = (0..50).map(|_| bucket.spend(Time::ZERO, 1.0)).collect();
+        assert!(waits.windows(2).all(|pair| pair[0] < pair[1]));
+        let last = waits[49];
+        assert!((last.as_secs_f64() - 0.5).abs() < 1e-3, "{last:?}");
+        assert_eq!(bucket.spend(Time::ZERO + last + Duration::from_millis(10), 1.0), Duration::ZERO);
+    }
 
     #[test]
     fn a_burst_of_one_second_then_the_rate() {
