@@ -1,7 +1,7 @@
 //! Types of method arguments that behave as PHP's own: weak conversion, `strict_types` of the
 //! caller, canonical errors. ext-php-rs' own scalars are always strict.
 
-use ext_php_rs::convert::FromZval;
+use ext_php_rs::convert::{FromZval, StubLiteral};
 use ext_php_rs::flags::DataType;
 use ext_php_rs::types::{ZendHashTable, ZendStr, Zval};
 
@@ -26,6 +26,60 @@ pub(crate) struct PhpBytes<'a>(pub(crate) &'a [u8]);
 /// `array`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PhpArray<'a>(pub(crate) Option<&'a ZendHashTable>);
+
+impl From<i64> for PhpInt {
+    fn from(value: i64) -> Self {
+        Self(value)
+    }
+}
+
+impl From<f64> for PhpFloat {
+    fn from(value: f64) -> Self {
+        Self(value)
+    }
+}
+
+impl From<bool> for PhpBool {
+    fn from(value: bool) -> Self {
+        Self(value)
+    }
+}
+
+impl From<&'static str> for PhpBytes<'_> {
+    fn from(value: &'static str) -> Self {
+        Self(value.as_bytes())
+    }
+}
+
+impl StubLiteral for PhpInt {
+    fn stub_literal(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+impl StubLiteral for PhpFloat {
+    fn stub_literal(&self) -> String {
+        self.0.stub_literal()
+    }
+}
+
+impl StubLiteral for PhpBool {
+    fn stub_literal(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+impl StubLiteral for PhpBytes<'_> {
+    fn stub_literal(&self) -> String {
+        self.text().as_ref().stub_literal()
+    }
+}
+
+impl StubLiteral for PhpArray<'_> {
+    fn stub_literal(&self) -> String {
+        "[]".into()
+    }
+}
 
 impl PhpBytes<'_> {
     /// The bytes as text; invalid UTF-8 shows as U+FFFD.

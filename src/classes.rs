@@ -104,6 +104,12 @@ pub(crate) fn set_type(class: *mut ClassEntry, method: &CStr, argument: u32, typ
     unsafe { shim::lifeline_set_type(class, method.as_ptr(), argument, types) };
 }
 
+/// Sets the text of a parameter's default.
+pub(crate) fn set_default(class: *mut ClassEntry, method: &'static CStr, argument: u32, text: &'static CStr) {
+    // SAFETY: as above; both texts are static.
+    unsafe { shim::lifeline_set_default(class, method.as_ptr(), argument, text.as_ptr()) };
+}
+
 /// Writes a declared property of a new object, in order of declaration, past `readonly`.
 pub(crate) fn init_property(object: &mut ext_php_rs::types::ZendObject, index: usize, value: ext_php_rs::types::Zval) {
     // SAFETY: the caller passes an object of a class of ours with more than `index` declared

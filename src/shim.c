@@ -364,3 +364,19 @@ int lifeline_wait(int fd, int64_t nanoseconds)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return result;
 }
+
+/* A query string as parse_str() reads it. */
+void lifeline_parse_query(const char *query, size_t length, zval *result)
+{
+	array_init(result);
+	sapi_module.treat_data(PARSE_STRING, estrndup(query, length), result);
+}
+
+/* The text of a parameter's default in arginfo; lives until the process ends. */
+void lifeline_set_default(zend_class_entry *ce, const char *method, uint32_t argument, const char *text)
+{
+	zend_internal_function *function = zend_hash_str_find_ptr_lc(&ce->function_table, method, strlen(method));
+	if (function && argument >= 1 && argument <= function->num_args) {
+		((zend_internal_arg_info *) function->arg_info)[argument - 1].default_value = text;
+	}
+}

@@ -1,0 +1,123 @@
+//! Values on their way to PHP.
+
+use std::sync::Arc;
+
+use ext_php_rs::convert::IntoZval;
+use ext_php_rs::flags::DataType;
+use ext_php_rs::types::{ZendHashTable, ZendStr, Zval};
+use lifeline_engine::bridge::{Stat, Stats};
+
+/// A PHP string of any bytes: the one copy on the way in.
+#[inline]
+pub(crate) fn bytes(value: &[u8]) -> Zval {
+    let mut zval = Zval::new();
+    zval.set_zend_string(ZendStr::new(value, false));
+    zval
+}
+
+/// A PHP string.
+#[inline]
+pub(crate) fn text(value: &str) -> Zval {
+    bytes(value.as_bytes())
+}
+
+/// `null`.
+pub(crate) fn null() -> Zval {
+    let mut zval = Zval::new();
+    zval.set_null();
+    zval
+}
+
+#[inline]
+pub(crate) fn int(value: i64) -> Zval {
+    let mut zval = Zval::new();
+    zval.set_long(value);
+    zval
+}
+
+#[inline]
+pub(crate) fn boolean(value: bool) -> Zval {
+    let mut zval = Zval::new();
+    zval.set_bool(value);
+    zval
+}
+
+/// A list.
+pub(crate) fn list(values: impl IntoIterator<Item = Zval>) -> Zval {
+    let mut table = ZendHashTable::new();
+    for value in values {
+        // Fails only when the next index overflows.
+        let _ = table.push(value);
+    }
+    let mut zval = Zval::new();
+    zval.set_hashtable(table);
+    zval
+}
+
+/// A list of strings.
+pub(crate) fn names(names: &[Arc<str>]) -> Zval {
+    list(names.iter().map(|name| text(name)))
+}
+
+/// Nested arrays of counters.
+pub(crate) fn stats(stats: &Stats) -> Zval {
+    let mut table = ZendHashTable::new();
+    for (key, stat) in &stats.0 {
+        let value = match stat {
+            Stat::Int(value) => int(*value),
+            Stat::Float(value) => {
+                let mut zval = Zval::new();
+                zval.set_double(*value);
+                zval
+            }
+            Stat::Flag(value) => boolean(*value),
+            Stat::Text(value) => text(value),
+            Stat::Tree(tree) => self::stats(tree),
+            Stat::None => null(),
+        };
+        // Fails only for keys with a NUL byte.
+        let _ = table.insert(key.as_ref(), value);
+    }
+    let mut zval = Zval::new();
+    zval.set_hashtable(table);
+    zval
+}
+
+macro_rules! returned_as {
+    ($(#[$doc:meta])* $name:ident, $type:expr, $nullable:expr) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub(crate) struct $name(pub(crate) Zval);
+
+        impl IntoZval for $name {
+            const TYPE: DataType = $type;
+            const NULLABLE: bool = $nullable;
+
+            fn set_zval(self, zv: &mut Zval, _: bool) -> ext_php_rs::error::Result<()> {
+                *zv = self.0;
+                Ok(())
+            }
+        }
+    };
+}
+
+returned_as!(
+    /// Returned as `array`.
+    ArrayZval, DataType::Array, false
+);
+returned_as!(
+    /// Returned as `mixed`.
+    MixedZval, DataType::Mixed, false
+);
+returned_as!(
+    /// Returned as `iterable`.
+    IterableZval, DataType::Iterable, false
+);
+returned_as!(
+    /// Returned as `?WsConnection`.
+    ConnectionZval, DataType::object("WsConnection"), true
+);
+returned_as!(
+    /// Returned as `WsRequest`.
+    RequestZval, DataType::object("WsRequest"), false
+);
