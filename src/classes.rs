@@ -4,6 +4,7 @@
 use std::ffi::{CStr, c_int};
 use std::mem;
 use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use ext_php_rs::args::ArgInfo;
 use ext_php_rs::builders::ClassBuilder;
@@ -53,8 +54,25 @@ pub(crate) fn register<T: RegisteredClass>(interfaces: &[ClassEntryInfo]) -> Res
     Ok(ptr::from_ref(T::get_metadata().ce()).cast_mut())
 }
 
+/// Holds a class entry that no Rust type stands for. Stored again at every MINIT: a SAPI may shut
+/// the module down and start it again.
+#[derive(Debug)]
+pub(crate) struct Entry(AtomicPtr<ClassEntry>);
+
+impl Entry {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// The registered class.
+    pub(crate) fn entry(&self) -> &'static ClassEntry {
+        // SAFETY: stored at MINIT before anything refers to it, and alive until the module shuts down.
+        unsafe { &*self.0.load(Ordering::Acquire) }
+    }
+}
+
 /// Registers an interface named `name` with the public instance methods of `T`, constructor left out.
-pub(crate) fn register_interface<T: RegisteredClass>(name: &str) -> Result<*mut ClassEntry> {
+pub(crate) fn register_interface<T: RegisteredClass>(name: &str, store: &Entry) -> Result<*mut ClassEntry> {
     let mut entries = Vec::new();
     for (method, flags) in T::method_builders() {
         if flags.intersects(MethodFlags::Private | MethodFlags::Protected | MethodFlags::Static) {
@@ -76,7 +94,11 @@ pub(crate) fn register_interface<T: RegisteredClass>(name: &str) -> Result<*mut 
         entry.name = ZendStr::new_interned(name, true).into_raw();
         entry.info.internal.builtin_functions = entries.as_ptr();
         let registered = ext_php_rs::ffi::zend_register_internal_interface(&raw mut entry);
-        if registered.is_null() { Err(Error::InvalidPointer) } else { Ok(registered) }
+        if registered.is_null() {
+            return Err(Error::InvalidPointer);
+        }
+        store.0.store(registered, Ordering::Release);
+        Ok(registered)
     }
 }
 

@@ -106,6 +106,10 @@ returned_as!(
     ArrayZval, DataType::Array, false
 );
 returned_as!(
+    /// Returned as `string`.
+    StringZval, DataType::String, false
+);
+returned_as!(
     /// Returned as `mixed`.
     MixedZval, DataType::Mixed, false
 );

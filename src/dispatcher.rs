@@ -417,7 +417,7 @@ fn log(_endpoint: Option<EndpointId>, event: &Event) {
 
 /// Serialises the callbacks of one connection: while a handler is suspended or has deferred its
 /// message, further events of the connection wait here.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Serial {
     busy: Cell<bool>,
     deferred: Cell<u32>,

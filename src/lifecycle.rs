@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use ext_php_rs::exception::{PhpException, PhpResult};
 use lifeline_engine::bridge::{Bridge, Command, Event, Reply};
+use lifeline_engine::local::{Local, RuntimeConfig};
 
 use crate::dispatcher::dispatcher;
 use crate::exceptions::{error, exception, from_command};
@@ -102,11 +103,18 @@ pub(crate) fn forget_inherited() {
     }
 }
 
-fn start_engine(_io_threads: usize) -> PhpResult<Engine> {
-    Err(exception("the engine is not linked in"))
+fn start_engine(io_threads: usize) -> PhpResult<Engine> {
+    // SAFETY: changes the signal mask of a thread of ours that runs no PHP.
+    let on_thread_start = Arc::new(|| unsafe { shim::lifeline_block_signals() });
+    let config = RuntimeConfig { io_threads, on_thread_start };
+    let local = with_signals_blocked(|| Local::start(&config))
+        .ok_or_else(|| exception("starting the I/O threads failed"))?
+        .map_err(|error| exception(format!("cannot start {io_threads} I/O threads: {error}")))?;
+    let bridge: Arc<dyn Bridge> = Arc::clone(&local) as _;
+    let shutdown = Box::new(move |deadline| local.shutdown(deadline));
+    Ok(Engine { bridge, shutdown, generation: generation() })
 }
 
-#[allow(dead_code)]
 fn with_signals_blocked<R>(make: impl FnOnce() -> R) -> Option<R> {
     struct Context<R, F> {
         make: Option<F>,

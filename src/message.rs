@@ -11,7 +11,7 @@ use ext_php_rs::types::{ZendClassObject, Zval};
 use lifeline_engine::bridge::ConnId;
 
 use crate::classes::{self, mask};
-use crate::convert::{MixedZval, boolean, null};
+use crate::convert::{StringZval, boolean, null};
 use crate::dispatcher::{Serial, dispatcher};
 use crate::exceptions::error;
 
@@ -103,8 +103,8 @@ impl WsMessage {
     }
 
     /// The data.
-    pub fn __to_string(&self) -> MixedZval {
-        MixedZval(self.data.shallow_clone())
+    pub fn __to_string(&self) -> StringZval {
+        StringZval(self.data.shallow_clone())
     }
 }
 
@@ -116,7 +116,6 @@ pub(crate) fn register() -> ext_php_rs::error::Result<()> {
     classes::readonly(class, c"id", mask::STRING | mask::NULL);
     classes::readonly(class, c"channel", mask::STRING | mask::NULL);
     classes::readonly(class, c"sequence", mask::LONG | mask::NULL);
-    classes::set_type(class, c"__tostring", 0, mask::STRING);
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use lifeline_engine::http::RequestHead;
 
 use crate::argument::PhpBytes;
 use crate::classes::{self, mask};
-use crate::convert::{bytes, list, null, text};
+use crate::convert::{StringZval, bytes, list, null, text};
 use crate::exceptions::error;
 use crate::shim;
 
@@ -32,22 +32,8 @@ impl WsRequest {
     }
 
     /// The value of a header by its name in any case, several joined by ", "; null when absent.
-    pub fn header(&self, name: PhpBytes) -> Option<Text> {
-        combined(&self.head, |candidate| candidate.as_bytes().eq_ignore_ascii_case(name.0)).map(Text)
-    }
-}
-
-/// A string of any bytes.
-#[derive(Debug)]
-pub struct Text(Vec<u8>);
-
-impl IntoZval for Text {
-    const TYPE: ext_php_rs::flags::DataType = ext_php_rs::flags::DataType::String;
-    const NULLABLE: bool = false;
-
-    fn set_zval(self, zv: &mut Zval, _: bool) -> ext_php_rs::error::Result<()> {
-        *zv = bytes(&self.0);
-        Ok(())
+    pub fn header(&self, name: PhpBytes) -> Option<StringZval> {
+        combined(&self.head, |candidate| candidate.as_bytes().eq_ignore_ascii_case(name.0)).map(|value| StringZval(bytes(&value)))
     }
 }
 

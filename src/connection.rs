@@ -1,0 +1,302 @@
+//! `WsConnection`: one connection of a `WsServer`, the same object for the connection's life.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ext_php_rs::convert::IntoZval;
+use ext_php_rs::exception::PhpResult;
+use ext_php_rs::flags::ClassFlags;
+use ext_php_rs::prelude::*;
+use ext_php_rs::types::{ZendClassObject, Zval};
+use lifeline_engine::bridge::{Command, CommandError, ConnId, OpenInfo, Reply, Sent};
+use lifeline_engine::http::RequestHead;
+
+use crate::argument::{PhpBool, PhpBytes, PhpInt};
+use crate::classes::{self, mask};
+use crate::convert::{ArrayZval, RequestZval, boolean, int, null, text};
+use crate::dispatcher::{Serial, dispatcher};
+use crate::exceptions::{argument_value_error, error, exception};
+use crate::lifecycle::{generation, inherited, query, submit, with_bridge};
+use crate::request;
+use crate::server::Core;
+
+/// Index of `$user` among the declared properties.
+const USER: usize = 5;
+
+/// What server and object share of a connection.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) id: ConnId,
+    pub(crate) server: Weak<Core>,
+    pub(crate) serial: Rc<Serial>,
+    generation: u32,
+    /// False once `Close` was delivered or the server is gone.
+    open: Cell<bool>,
+    request: RefCell<Option<Arc<RequestHead>>>,
+}
+
+impl Conn {
+    /// A connection with its object.
+    pub(crate) fn new(id: ConnId, server: Weak<Core>, info: &OpenInfo) -> (Rc<Self>, Zval) {
+        let conn = Rc::new(Self {
+            id,
+            server,
+            serial: Rc::default(),
+            generation: generation(),
+            open: Cell::new(true),
+            request: RefCell::new(info.request.clone()),
+        });
+        let mut object = ZendClassObject::new(WsConnection { conn: Rc::clone(&conn) });
+        let values = [
+            int(id.0.cast_signed()),
+            text(&info.remote),
+            text(info.request.as_ref().map_or("", |request| request.path())),
+            text(&info.protocol),
+            boolean(false),
+            null(),
+        ];
+        for (index, value) in values.into_iter().enumerate() {
+            classes::init_property(&mut object.std, index, value);
+        }
+        let mut zval = Zval::new();
+        // Does not fail for an object.
+        let _ = object.set_zval(&mut zval, false);
+        (conn, zval)
+    }
+
+    /// `Close` is being delivered, or the server is gone.
+    pub(crate) fn closed(&self) {
+        self.open.set(false);
+    }
+
+    /// Throws in a process that inherited the object; false: closed.
+    fn usable(&self) -> PhpResult<bool> {
+        if self.generation != generation() {
+            return Err(inherited("WsConnection"));
+        }
+        Ok(self.open.get())
+    }
+
+    /// Gives a command that does nothing on a closed connection.
+    fn tell(&self, command: Command) -> PhpResult<()> {
+        if self.usable()? {
+            submit(command)?;
+        }
+        Ok(())
+    }
+}
+
+/// One connection of a WsServer.
+#[php_class]
+#[php(flags = ClassFlags::Final.union(ClassFlags::NoDynamicProperties))]
+#[derive(Debug)]
+pub struct WsConnection {
+    conn: Rc<Conn>,
+}
+
+#[php_impl]
+impl WsConnection {
+    #[php(vis = "private")]
+    pub fn __construct() -> PhpResult<Self> {
+        Err(error("a WsConnection is made by WsServer"))
+    }
+
+    /// Gives the connection a user, for sendToUser() and the like; sets $user.
+    pub fn bind(self_: &mut ZendClassObject<Self>, user: PhpBytes) -> PhpResult<()> {
+        let name = utf8(1, user)?;
+        if name.is_empty() {
+            return Err(argument_value_error(1, "must not be empty"));
+        }
+        self_.conn.tell(Command::Bind { conn: self_.conn.id, user: name.into() })?;
+        classes::init_property(&mut self_.std, USER, text(name));
+        Ok(())
+    }
+
+    /// Queues a message. False: the connection is closed, or its send buffer is full and send.policy
+    /// dropped the message.
+    #[php(defaults(binary = false))]
+    pub fn send(&self, data: PhpBytes, binary: PhpBool) -> PhpResult<bool> {
+        if !self.conn.usable()? {
+            return Ok(false);
+        }
+        let command = Command::Send { conn: self.conn.id, data: payload(1, data, binary)?, binary: binary.0 };
+        Ok(matches!(submit(command)?, Reply::Sent(Sent::Queued)))
+    }
+
+    /// Sends what is queued, then closes.
+    #[php(defaults(code = 1000, reason = ""))]
+    pub fn close(&self, code: PhpInt, reason: PhpBytes) -> PhpResult<()> {
+        let code = close_code(1, code)?;
+        let reason = close_reason(2, reason)?;
+        self.conn.tell(Command::Close { conn: self.conn.id, code, reason })
+    }
+
+    /// Drops the socket now; what is queued is lost. onClose gets 1006.
+    pub fn abort(&self) -> PhpResult<()> {
+        self.conn.tell(Command::Abort { conn: self.conn.id })
+    }
+
+    /// Sends a ping, beside the heartbeats.
+    #[php(defaults(payload = ""))]
+    pub fn ping(&self, payload: PhpBytes) -> PhpResult<()> {
+        if payload.0.len() > 125 {
+            return Err(argument_value_error(1, &format!("must be at most 125 bytes, {} given", payload.0.len())));
+        }
+        self.conn.tell(Command::Ping { conn: self.conn.id, payload: Bytes::copy_from_slice(payload.0) })
+    }
+
+    /// Makes it a member of the channel.
+    pub fn subscribe(&self, channel: PhpBytes) -> PhpResult<()> {
+        let channel = channel_name(1, channel)?.into();
+        self.conn.tell(Command::Subscribe { conn: self.conn.id, channel })
+    }
+
+    /// Ends its membership of the channel.
+    pub fn unsubscribe(&self, channel: PhpBytes) -> PhpResult<()> {
+        let channel = channel_name(1, channel)?.into();
+        self.conn.tell(Command::Unsubscribe { conn: self.conn.id, channel })
+    }
+
+    /// The channels it is a member of.
+    pub fn channels(&self) -> PhpResult<ArrayZval> {
+        let names = if self.conn.usable()? {
+            match query(Command::ChannelsOf { conn: self.conn.id })? {
+                Reply::Names(names) => names,
+                _ => Vec::new(),
+            }
+        } else {
+            Vec::new()
+        };
+        Ok(ArrayZval(crate::convert::names(&names)))
+    }
+
+    /// Neither closed nor closing.
+    pub fn is_open(&self) -> PhpResult<bool> {
+        Ok(self.conn.usable()? && matches!(query(Command::IsOpen { conn: self.conn.id })?, Reply::Flag(true)))
+    }
+
+    /// Bytes queued and not yet given to the kernel.
+    pub fn buffered_bytes(&self) -> PhpResult<i64> {
+        if !self.conn.usable()? {
+            return Ok(0);
+        }
+        match query(Command::BufferedBytes { conn: self.conn.id })? {
+            Reply::Count(count) => Ok(i64::try_from(count).unwrap_or(i64::MAX)),
+            _ => Ok(0),
+        }
+    }
+
+    /// Smoothed round-trip time in seconds; null until the first answered ping.
+    pub fn rtt(&self) -> PhpResult<Option<f64>> {
+        if !self.conn.usable()? {
+            return Ok(None);
+        }
+        match query(Command::RoundTrip { conn: self.conn.id })? {
+            Reply::Time(time) => Ok(time.map(|time| time.as_secs_f64())),
+            _ => Ok(None),
+        }
+    }
+
+    /// Counters; empty when closed.
+    pub fn stats(&self) -> PhpResult<ArrayZval> {
+        let stats = if self.conn.usable()? {
+            match query(Command::ConnStats { conn: self.conn.id })? {
+                Reply::Stats(stats) => stats,
+                _ => Default::default(),
+            }
+        } else {
+            Default::default()
+        };
+        Ok(ArrayZval(crate::convert::stats(&stats)))
+    }
+
+    /// The request that opened it.
+    pub fn handshake(&self) -> PhpResult<RequestZval> {
+        let request = self.conn.request.borrow().clone();
+        match request {
+            Some(request) => Ok(RequestZval(request::build(&request))),
+            None => Err(exception(format!("connection {} has no request", self.conn.id.0))),
+        }
+    }
+
+    /// Turns a log of everything on the wire on or off (log level debug).
+    pub fn trace(&self, on: PhpBool) -> PhpResult<()> {
+        self.conn.tell(Command::Trace { conn: self.conn.id, on: on.0 })
+    }
+}
+
+/// Registers class and interface; only in MINIT.
+pub(crate) fn register() -> ext_php_rs::error::Result<()> {
+    classes::register_interface::<WsConnection>("WsConnectionInterface", &INTERFACE)?;
+    let class = classes::register::<WsConnection>(&[(|| INTERFACE.entry(), "WsConnectionInterface")])?;
+    classes::readonly(class, c"id", mask::LONG);
+    classes::readonly(class, c"remoteAddress", mask::STRING);
+    classes::readonly(class, c"path", mask::STRING);
+    classes::readonly(class, c"protocol", mask::STRING);
+    classes::readonly(class, c"resumed", mask::BOOL);
+    classes::readonly(class, c"user", mask::STRING | mask::NULL);
+    classes::mixed(class, c"data");
+    Ok(())
+}
+
+static INTERFACE: classes::Entry = classes::Entry::new();
+
+/// A connection's id out of a value: an object of the class, or a number.
+pub(crate) fn id_of(value: &Zval) -> Option<ConnId> {
+    let value = value.dereference();
+    if let Some(id) = value.long() {
+        return Some(ConnId(id.cast_unsigned()));
+    }
+    let object = ZendClassObject::<WsConnection>::from_zend_obj(value.object()?)?;
+    Some(object.conn.id)
+}
+
+/// Text must be UTF-8, or the peer would have to close the connection.
+pub(crate) fn utf8<'a>(number: u32, value: PhpBytes<'a>) -> PhpResult<&'a str> {
+    std::str::from_utf8(value.0).map_err(|_| argument_value_error(number, "must be valid UTF-8"))
+}
+
+/// The data of a message; any bytes where it is binary.
+pub(crate) fn payload(number: u32, data: PhpBytes, binary: PhpBool) -> PhpResult<Bytes> {
+    if !binary.0 && simdutf8::basic::from_utf8(data.0).is_err() {
+        return Err(argument_value_error(number, "must be valid UTF-8 unless $binary is true"));
+    }
+    Ok(Bytes::copy_from_slice(data.0))
+}
+
+/// RFC 6455 section 7.4: what an application may send.
+pub(crate) fn close_code(number: u32, code: PhpInt) -> PhpResult<u16> {
+    match code.0 {
+        1000..=1003 | 1007..=1014 | 3000..=4999 => Ok(code.0 as u16),
+        other => Err(argument_value_error(
+            number,
+            &format!("must be a close code that may be sent: 1000-1003, 1007-1014 or 3000-4999, {other} given"),
+        )),
+    }
+}
+
+/// A close frame carries 125 bytes, two of them the code.
+pub(crate) fn close_reason(number: u32, reason: PhpBytes) -> PhpResult<String> {
+    let text = utf8(number, reason)?;
+    if text.len() > 123 {
+        return Err(argument_value_error(number, &format!("must be at most 123 bytes, {} given", text.len())));
+    }
+    Ok(text.to_owned())
+}
+
+/// 1 to 255 bytes of UTF-8 without control characters.
+pub(crate) fn channel_name(number: u32, channel: PhpBytes<'_>) -> PhpResult<&str> {
+    match std::str::from_utf8(channel.0) {
+        Ok(name) if (1..=255).contains(&name.len()) && !name.chars().any(char::is_control) => Ok(name),
+        _ => Err(argument_value_error(number, "must be 1 to 255 bytes of UTF-8 without control characters")),
+    }
+}
+
+/// Closes a connection from inside; a connection that is gone does not mind.
+pub(crate) fn close_quietly(conn: ConnId, code: u16, reason: &str) {
+    let command = Command::Close { conn, code, reason: reason.to_owned() };
+    let _: Option<Result<Reply, CommandError>> = with_bridge(|bridge| bridge.submit(command));
+    dispatcher().submitted();
+}
