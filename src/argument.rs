@@ -45,12 +45,6 @@ impl From<bool> for PhpBool {
     }
 }
 
-impl From<&'static str> for PhpBytes<'_> {
-    fn from(value: &'static str) -> Self {
-        Self(value.as_bytes())
-    }
-}
-
 impl StubLiteral for PhpInt {
     fn stub_literal(&self) -> String {
         self.0.to_string()
@@ -82,6 +76,9 @@ impl StubLiteral for PhpArray<'_> {
 }
 
 impl PhpBytes<'_> {
+    /// The default `''`.
+    pub(crate) const EMPTY: Self = Self(b"");
+
     /// The bytes as text; invalid UTF-8 shows as U+FFFD.
     pub(crate) fn text(&self) -> std::borrow::Cow<'_, str> {
         String::from_utf8_lossy(self.0)

@@ -1,15 +1,18 @@
 //! PHP callables: resolved once, called many times, with only the arguments that they declare.
 
+use std::cell::RefCell;
 use std::ffi::{CString, c_char};
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::rc::Rc;
 
 use ext_php_rs::convert::FromZval;
+use ext_php_rs::exception::PhpResult;
 use ext_php_rs::ffi;
 use ext_php_rs::flags::DataType;
 use ext_php_rs::types::Zval;
 
-use crate::exceptions::{Pending, pending};
+use crate::exceptions::{Pending, pending, type_error};
 use crate::shim;
 
 /// The function is made for one call (`__call`, `__callStatic`); it cannot be kept.
@@ -153,6 +156,59 @@ impl<'a> FromZval<'a> for Callback {
                 // SAFETY: `zval` is an argument of the running method.
                 unsafe { shim::lifeline_argument_not_callable(ptr::from_ref(zval).cast_mut(), why.as_ptr()) };
                 None
+            }
+        }
+    }
+}
+
+/// The callbacks of one object, by number.
+#[derive(Debug)]
+pub(crate) struct Callbacks<const N: usize>([RefCell<Option<Rc<PhpCb>>>; N]);
+
+impl<const N: usize> Default for Callbacks<N> {
+    fn default() -> Self {
+        Self([const { RefCell::new(None) }; N])
+    }
+}
+
+impl<const N: usize> Callbacks<N> {
+    /// Replaces callback `index`, which `method` passes at most `offered` arguments.
+    pub(crate) fn set(&self, index: usize, callback: Callback, method: &str, offered: usize) -> PhpResult<()> {
+        let required = callback.0.required();
+        if required > offered {
+            return Err(type_error(format!(
+                "{method}: the callback requires {required} arguments, but is passed {offered} at most"
+            )));
+        }
+        // The old one is released after the borrow: that may run PHP code.
+        let _old = self.0[index].replace(Some(Rc::new(callback.0)));
+        Ok(())
+    }
+
+    /// Callback `index`, to be called with nothing borrowed.
+    #[inline]
+    pub(crate) fn get(&self, index: usize) -> Option<Rc<PhpCb>> {
+        self.0[index].borrow().clone()
+    }
+
+    pub(crate) fn is_set(&self, index: usize) -> bool {
+        self.0[index].borrow().is_some()
+    }
+
+    /// Releases all.
+    pub(crate) fn clear(&self) {
+        for callback in &self.0 {
+            let _old = callback.take();
+        }
+    }
+
+    /// For the collector.
+    pub(crate) fn visit(&self, see: &mut dyn FnMut(&Zval)) {
+        for callback in &self.0 {
+            if let Ok(callback) = callback.try_borrow()
+                && let Some(callback) = &*callback
+            {
+                see(callback.zval());
             }
         }
     }

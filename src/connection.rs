@@ -1,7 +1,7 @@
 //! `WsConnection`: one connection of a `WsServer`, the same object for the connection's life.
 
 use std::cell::{Cell, RefCell};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +10,8 @@ use ext_php_rs::exception::PhpResult;
 use ext_php_rs::flags::ClassFlags;
 use ext_php_rs::prelude::*;
 use ext_php_rs::types::{ZendClassObject, Zval};
-use lifeline_engine::bridge::{Command, CommandError, ConnId, OpenInfo, Reply, Sent};
+use lifeline_engine::bridge::{Command, CommandError, ConnId, OpenInfo, Reply, Sent, Stats};
+use lifeline_engine::close;
 use lifeline_engine::http::RequestHead;
 
 use crate::argument::{PhpBool, PhpBytes, PhpInt};
@@ -20,7 +21,6 @@ use crate::dispatcher::{Serial, dispatcher};
 use crate::exceptions::{argument_value_error, error, exception};
 use crate::lifecycle::{generation, inherited, query, submit, with_bridge};
 use crate::request;
-use crate::server::Core;
 
 /// Index of `$user` among the declared properties.
 const USER: usize = 5;
@@ -29,7 +29,6 @@ const USER: usize = 5;
 #[derive(Debug)]
 pub(crate) struct Conn {
     pub(crate) id: ConnId,
-    pub(crate) server: Weak<Core>,
     pub(crate) serial: Rc<Serial>,
     generation: u32,
     /// False once `Close` was delivered or the server is gone.
@@ -39,10 +38,9 @@ pub(crate) struct Conn {
 
 impl Conn {
     /// A connection with its object.
-    pub(crate) fn new(id: ConnId, server: Weak<Core>, info: &OpenInfo) -> (Rc<Self>, Zval) {
+    pub(crate) fn new(id: ConnId, info: &OpenInfo) -> (Rc<Self>, Zval) {
         let conn = Rc::new(Self {
             id,
-            server,
             serial: Rc::default(),
             generation: generation(),
             open: Cell::new(true),
@@ -92,7 +90,7 @@ impl Conn {
 #[php_class]
 #[php(flags = ClassFlags::Final.union(ClassFlags::NoDynamicProperties))]
 #[derive(Debug)]
-pub struct WsConnection {
+pub(crate) struct WsConnection {
     conn: Rc<Conn>,
 }
 
@@ -126,7 +124,7 @@ impl WsConnection {
     }
 
     /// Sends what is queued, then closes.
-    #[php(defaults(code = 1000, reason = ""))]
+    #[php(defaults(code = 1000, reason = PhpBytes::EMPTY))]
     pub fn close(&self, code: PhpInt, reason: PhpBytes) -> PhpResult<()> {
         let code = close_code(1, code)?;
         let reason = close_reason(2, reason)?;
@@ -139,7 +137,7 @@ impl WsConnection {
     }
 
     /// Sends a ping, beside the heartbeats.
-    #[php(defaults(payload = ""))]
+    #[php(defaults(payload = PhpBytes::EMPTY))]
     pub fn ping(&self, payload: PhpBytes) -> PhpResult<()> {
         if payload.0.len() > 125 {
             return Err(argument_value_error(1, &format!("must be at most 125 bytes, {} given", payload.0.len())));
@@ -204,10 +202,10 @@ impl WsConnection {
         let stats = if self.conn.usable()? {
             match query(Command::ConnStats { conn: self.conn.id })? {
                 Reply::Stats(stats) => stats,
-                _ => Default::default(),
+                _ => Stats::default(),
             }
         } else {
-            Default::default()
+            Stats::default()
         };
         Ok(ArrayZval(crate::convert::stats(&stats)))
     }
@@ -254,7 +252,7 @@ pub(crate) fn id_of(value: &Zval) -> Option<ConnId> {
 }
 
 /// Text must be UTF-8, or the peer would have to close the connection.
-pub(crate) fn utf8<'a>(number: u32, value: PhpBytes<'a>) -> PhpResult<&'a str> {
+pub(crate) fn utf8(number: u32, value: PhpBytes<'_>) -> PhpResult<&str> {
     std::str::from_utf8(value.0).map_err(|_| argument_value_error(number, "must be valid UTF-8"))
 }
 
@@ -268,11 +266,11 @@ pub(crate) fn payload(number: u32, data: PhpBytes, binary: PhpBool) -> PhpResult
 
 /// RFC 6455 section 7.4: what an application may send.
 pub(crate) fn close_code(number: u32, code: PhpInt) -> PhpResult<u16> {
-    match code.0 {
-        1000..=1003 | 1007..=1014 | 3000..=4999 => Ok(code.0 as u16),
-        other => Err(argument_value_error(
+    match u16::try_from(code.0) {
+        Ok(code) if close::is_valid_to_send(code) => Ok(code),
+        _ => Err(argument_value_error(
             number,
-            &format!("must be a close code that may be sent: 1000-1003, 1007-1014 or 3000-4999, {other} given"),
+            &format!("must be a close code that may be sent: 1000-1003, 1007-1014 or 3000-4999, {} given", code.0),
         )),
     }
 }

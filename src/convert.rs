@@ -125,3 +125,21 @@ returned_as!(
     /// Returned as `WsRequest`.
     RequestZval, DataType::object("WsRequest"), false
 );
+
+/// `$this` of the running method, for fluent calls. The return type is to be patched to `static`.
+#[derive(Debug)]
+pub(crate) struct This;
+
+impl IntoZval for This {
+    const TYPE: DataType = DataType::Mixed;
+    const NULLABLE: bool = false;
+
+    fn set_zval(self, zv: &mut Zval, _: bool) -> ext_php_rs::error::Result<()> {
+        // SAFETY: the running method's object is alive until the method has returned.
+        match unsafe { crate::shim::lifeline_this().as_mut() } {
+            Some(object) => zv.set_object(object),
+            None => zv.set_null(),
+        }
+        Ok(())
+    }
+}

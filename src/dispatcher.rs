@@ -435,6 +435,11 @@ impl Serial {
         Some(event)
     }
 
+    /// Takes the turn of a connection that is new.
+    pub(crate) fn enter(&self) {
+        self.busy.set(true);
+    }
+
     /// The handler has returned: what waited comes next, unless the message was deferred.
     pub(crate) fn end(&self) {
         self.busy.set(false);

@@ -47,14 +47,14 @@ impl Class {
     }
 
     /// An exception of this class.
-    pub(crate) fn new(self, message: impl Into<String>, code: i32) -> PhpException {
+    pub(crate) fn exception(self, message: impl Into<String>, code: i32) -> PhpException {
         PhpException::new(message.into(), code, self.entry())
     }
 }
 
 /// `WsException` without a code.
 pub(crate) fn exception(message: impl Into<String>) -> PhpException {
-    Class::Base.new(message, 0)
+    Class::Base.exception(message, 0)
 }
 
 /// PHP's own `Error`: the program is wrong, not the world.
@@ -97,7 +97,7 @@ pub(crate) fn from_command(error: CommandError) -> PhpException {
         CommandError::Overflow(_) => Class::Overflow,
         CommandError::Gone(_) | CommandError::Limit(_) => Class::Base,
     };
-    class.new(error.to_string(), 0)
+    class.exception(error.to_string(), 0)
 }
 
 /// The exception for what went wrong in the engine.
@@ -108,7 +108,7 @@ pub(crate) fn from_failure(failure: &Failure) -> PhpException {
         FailureKind::Timeout => Class::Timeout,
         FailureKind::Limit | FailureKind::Link | FailureKind::Application => Class::Base,
     };
-    class.new(failure.message.clone(), i32::from(failure.code))
+    class.exception(failure.message.clone(), i32::from(failure.code))
 }
 
 /// Registers the classes; only in MINIT.

@@ -6,12 +6,18 @@
 mod argument;
 mod callable;
 mod classes;
+mod connection;
+mod convert;
 mod dispatcher;
 mod exceptions;
+mod failure;
 mod gc;
 mod lifecycle;
 mod logger;
+mod message;
 mod options;
+mod request;
+mod server;
 mod shim;
 mod stream;
 mod timers;
@@ -57,7 +63,11 @@ extern "C" fn module_startup(_type: c_int, module_number: c_int) -> c_int {
 
 fn register_classes() -> ext_php_rs::error::Result<()> {
     exceptions::register()?;
-    values::register()
+    values::register()?;
+    request::register()?;
+    message::register()?;
+    connection::register()?;
+    server::register()
 }
 
 extern "C" fn request_startup(_type: c_int, _module_number: c_int) -> c_int {

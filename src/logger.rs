@@ -14,13 +14,24 @@ use crate::shim;
 #[derive(Debug)]
 pub(crate) struct Logger(PhpCb);
 
-impl From<PhpCb> for Logger {
-    fn from(callable: PhpCb) -> Self {
-        Self(callable)
-    }
-}
-
 impl Logger {
+    /// A callable, or an object with PSR-3's `log()`. Err says what is missing.
+    pub(crate) fn new(value: &Zval) -> Result<Self, String> {
+        let value = value.dereference();
+        if value.is_object() {
+            let mut method = ZendHashTable::new();
+            let pushed = method.push(value.shallow_clone()).and_then(|()| method.push("log"));
+            if pushed.is_ok() {
+                let mut pair = Zval::new();
+                pair.set_hashtable(method);
+                if let Ok(callable) = PhpCb::new(&pair) {
+                    return Ok(Self(callable));
+                }
+            }
+        }
+        PhpCb::new(value).map(Self).map_err(|why| format!("neither a PSR-3 logger nor a callable ({why})"))
+    }
+
     /// For the collector.
     pub(crate) fn zval(&self) -> &Zval {
         self.0.zval()

@@ -61,7 +61,7 @@ impl Turn {
 #[php_class]
 #[php(flags = ClassFlags::Final.union(ClassFlags::NoDynamicProperties))]
 #[derive(Debug)]
-pub struct WsMessage {
+pub(crate) struct WsMessage {
     /// None: it came without a handler, there is nothing to put off.
     turn: Option<Rc<Turn>>,
     data: Zval,

@@ -104,7 +104,7 @@ fn tree(zval: &Zval, depth: usize) -> Value {
 }
 
 /// The type as `get_debug_type()` names it.
-fn kind(zval: &Zval) -> String {
+pub(crate) fn kind(zval: &Zval) -> String {
     match zval.object() {
         Some(object) => object.get_class_name().unwrap_or_else(|_| "object".into()),
         None if zval.is_array() => "array".into(),

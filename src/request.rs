@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use ext_php_rs::convert::IntoZval;
 use ext_php_rs::exception::PhpResult;
 use ext_php_rs::flags::ClassFlags;
 use ext_php_rs::prelude::*;
 use ext_php_rs::types::{ZendClassObject, ZendHashTable, Zval};
-use ext_php_rs::convert::IntoZval;
 use lifeline_engine::http::RequestHead;
 
 use crate::argument::PhpBytes;
@@ -20,7 +20,7 @@ use crate::shim;
 #[php_class]
 #[php(flags = ClassFlags::Final.union(ClassFlags::NoDynamicProperties))]
 #[derive(Debug)]
-pub struct WsRequest {
+pub(crate) struct WsRequest {
     head: Arc<RequestHead>,
 }
 
@@ -33,7 +33,8 @@ impl WsRequest {
 
     /// The value of a header by its name in any case, several joined by ", "; null when absent.
     pub fn header(&self, name: PhpBytes) -> Option<StringZval> {
-        combined(&self.head, |candidate| candidate.as_bytes().eq_ignore_ascii_case(name.0)).map(|value| StringZval(bytes(&value)))
+        combined(&self.head, |candidate| candidate.as_bytes().eq_ignore_ascii_case(name.0))
+            .map(|value| StringZval(bytes(&value)))
     }
 }
 

@@ -7,6 +7,7 @@
 #include "zend_observer.h"
 #include "zend_fibers.h"
 #include "SAPI.h"
+#include "php_variables.h"
 #include "ext/spl/spl_exceptions.h"
 
 bool lifeline_has_exception(void)
@@ -20,15 +21,17 @@ bool lifeline_exception_is_exit(void)
 	return EG(exception) && (zend_is_unwind_exit(EG(exception)) || zend_is_graceful_exit(EG(exception)));
 }
 
-/* Takes the pending exception away; the caller owns the reference. */
-zend_object *lifeline_take_exception(void)
+/* Moves the pending exception to `into`. */
+bool lifeline_take_exception(zval *into)
 {
 	zend_object *exception = EG(exception);
-	if (exception) {
-		GC_ADDREF(exception);
-		zend_clear_exception();
+	if (!exception) {
+		return false;
 	}
-	return exception;
+	GC_ADDREF(exception);
+	zend_clear_exception();
+	ZVAL_OBJ(into, exception);
+	return true;
 }
 
 /* Gives the reference to the engine. */
@@ -67,11 +70,6 @@ void lifeline_warn_unhandled(const char *where, zend_object *exception)
 	ZVAL_UNDEF(&EG(user_error_handler));
 	lifeline_warn(where, exception);
 	ZVAL_COPY_VALUE(&EG(user_error_handler), &handler);
-}
-
-void lifeline_warning(const char *message)
-{
-	php_error_docref(NULL, E_WARNING, "%s", message);
 }
 
 void lifeline_log(const char *message)

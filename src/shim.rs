@@ -8,11 +8,10 @@ use ext_php_rs::zend::ClassEntry;
 unsafe extern "C" {
     pub(crate) fn lifeline_has_exception() -> bool;
     pub(crate) fn lifeline_exception_is_exit() -> bool;
-    pub(crate) fn lifeline_take_exception() -> *mut ZendObject;
+    pub(crate) fn lifeline_take_exception(into: *mut Zval) -> bool;
     pub(crate) fn lifeline_throw(exception: *mut ZendObject);
     pub(crate) fn lifeline_warn(context: *const c_char, exception: *mut ZendObject);
     pub(crate) fn lifeline_warn_unhandled(context: *const c_char, exception: *mut ZendObject);
-    pub(crate) fn lifeline_warning(message: *const c_char);
     pub(crate) fn lifeline_log(message: *const c_char);
     pub(crate) fn lifeline_interrupted() -> bool;
     pub(crate) fn lifeline_serve_interrupts();

@@ -40,8 +40,10 @@ impl Wakeup {
     pub(crate) fn arm(&self, delay: Option<Duration>) {
         // An it_value of zero would disarm the timer.
         let value = delay.map_or(Duration::ZERO, |delay| delay.max(Duration::from_nanos(1)));
-        let it_value =
-            Timespec { tv_sec: value.as_secs().min(i64::MAX as u64) as _, tv_nsec: value.subsec_nanos().into() };
+        let it_value = Timespec {
+            tv_sec: i64::try_from(value.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: value.subsec_nanos().into(),
+        };
         let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
         // Fails only for arguments out of range, which these are not.
         let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval, it_value });

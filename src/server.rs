@@ -1,0 +1,888 @@
+//! `WsServer`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ext_php_rs::exception::{PhpException, PhpResult};
+use ext_php_rs::flags::ClassFlags;
+use ext_php_rs::prelude::*;
+use ext_php_rs::types::{ZendClassObject, ZendHashTable, ZendObject, ZendStr, Zval};
+use ext_php_rs::zend::ce;
+use lifeline_engine::bridge::{Command, ConnId, EndpointId, Event, HandshakeAnswer, Reply};
+use lifeline_engine::close;
+use lifeline_engine::config::ServerConfig;
+use lifeline_engine::http::RequestHead;
+
+use crate::argument::{PhpArray, PhpBool, PhpBytes, PhpFloat, PhpInt};
+use crate::callable::{Callback, Callbacks};
+use crate::classes::{self, mask};
+use crate::connection::{Conn, channel_name, close_code, close_quietly, close_reason, id_of, payload, utf8};
+use crate::convert::{ArrayZval, ConnectionZval, IterableZval, MixedZval, This, boolean, bytes, int, list, null, text};
+use crate::dispatcher::{Endpoint, dispatcher};
+use crate::exceptions::{
+    Pending, argument_type_error, argument_value_error, error, exception, from_failure, type_error,
+};
+use crate::failure;
+use crate::gc;
+use crate::lifecycle::{self, generation, inherited, query, submit};
+use crate::logger::{self, Logger};
+use crate::message::{self, Turn};
+use crate::request;
+use crate::shim;
+use crate::timers::Timers;
+
+/// A callback of the server: its number, name for `on()`, method and the arguments it is passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum On {
+    Handshake,
+    Open,
+    Message,
+    Close,
+    Error,
+    Drain,
+    Join,
+    Leave,
+}
+
+impl On {
+    const ALL: [Self; 8] =
+        [Self::Handshake, Self::Open, Self::Message, Self::Close, Self::Error, Self::Drain, Self::Join, Self::Leave];
+
+    /// For `on()`.
+    fn event(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Open => "open",
+            Self::Message => "message",
+            Self::Close => "close",
+            Self::Error => "error",
+            Self::Drain => "drain",
+            Self::Join => "join",
+            Self::Leave => "leave",
+        }
+    }
+
+    fn method(self) -> &'static str {
+        match self {
+            Self::Handshake => "onHandshake",
+            Self::Open => "onOpen",
+            Self::Message => "onMessage",
+            Self::Close => "onClose",
+            Self::Error => "onError",
+            Self::Drain => "onDrain",
+            Self::Join => "onJoin",
+            Self::Leave => "onLeave",
+        }
+    }
+
+    fn offered(self) -> usize {
+        match self {
+            Self::Handshake | Self::Drain => 1,
+            Self::Open | Self::Error | Self::Join | Self::Leave => 2,
+            Self::Message | Self::Close => 4,
+        }
+    }
+}
+
+/// Where a server is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    New,
+    Running,
+    Stopped,
+}
+
+/// What the object and the dispatcher share of a server.
+pub(crate) struct Core {
+    this: Weak<Self>,
+    config: ServerConfig,
+    logger: Option<Logger>,
+    callbacks: Callbacks<8>,
+    timers: Timers,
+    life: Cell<Life>,
+    id: Cell<Option<EndpointId>>,
+    /// The process that started it.
+    generation: Cell<u32>,
+    addresses: RefCell<Vec<Arc<str>>>,
+    connections: RefCell<HashMap<ConnId, (Rc<Conn>, Zval)>>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Core").field("id", &self.id).field("life", &self.life).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// Throws in a process that inherited the running server.
+    fn own(&self) -> PhpResult<()> {
+        lifecycle::forget_inherited();
+        if self.life.get() != Life::New && self.generation.get() != generation() {
+            return Err(inherited("WsServer"));
+        }
+        Ok(())
+    }
+
+    /// The engine's name of it; None when it has stopped; throws before `start()`.
+    fn running(&self, method: &str) -> PhpResult<Option<EndpointId>> {
+        self.own()?;
+        match self.life.get() {
+            Life::New => {
+                Err(exception(format!("WsServer::{method}() needs a started server: call start() or run() first")))
+            }
+            Life::Running => Ok(self.id.get()),
+            Life::Stopped => Ok(None),
+        }
+    }
+
+    fn start(&self) -> PhpResult<()> {
+        self.own()?;
+        if self.life.get() == Life::Running {
+            return Ok(());
+        }
+        let mut config = self.config.clone();
+        config.ask_handshake = self.callbacks.is_set(On::Handshake as usize);
+        config.announce_members = self.callbacks.is_set(On::Join as usize) || self.callbacks.is_set(On::Leave as usize);
+        lifecycle::start(config.io_threads)?;
+        let Reply::Endpoint(id) = submit(Command::StartServer(Box::new(config)))? else {
+            return Err(exception("the engine did not start the server"));
+        };
+        if let Reply::Names(names) = query(Command::Addresses { server: id })? {
+            self.addresses.replace(names);
+        }
+        self.id.set(Some(id));
+        self.generation.set(generation());
+        self.life.set(Life::Running);
+        let this: Weak<dyn Endpoint> = self.this.clone();
+        dispatcher().register(id, this);
+        Ok(())
+    }
+
+    /// It has ended: whatever comes now finds nothing.
+    fn stopped(&self) {
+        self.life.set(Life::Stopped);
+        self.id.set(None);
+        self.timers.clear();
+        let connections = std::mem::take(&mut *self.connections.borrow_mut());
+        for (conn, _) in connections.values() {
+            conn.closed();
+        }
+        drop(connections);
+    }
+
+    /// The object is being freed.
+    fn destroyed(&self) {
+        if self.life.get() == Life::Running
+            && self.generation.get() == generation()
+            && let Some(server) = self.id.get()
+        {
+            // At the end of a request the engine may be gone before the object.
+            let _ = submit(Command::StopServer { server, drain: Duration::ZERO });
+        }
+        self.stopped();
+        self.callbacks.clear();
+    }
+
+    /// A connection and its object.
+    fn connection(&self, id: ConnId) -> Option<(Rc<Conn>, Zval)> {
+        self.connections.borrow().get(&id).map(|(conn, object)| (Rc::clone(conn), object.shallow_clone()))
+    }
+
+    /// Objects of the connections in a reply.
+    fn objects(&self, reply: &Reply) -> Zval {
+        let Reply::Conns(ids) = reply else { return list([]) };
+        list(ids.iter().filter_map(|id| self.connection(*id)).map(|(_, object)| object))
+    }
+
+    /// Calls `on` with as many of `arguments` as it wants; Ok(None): it is not set.
+    fn call(&self, on: On, arguments: &mut [Zval]) -> Option<Result<Zval, Pending>> {
+        let callback = self.callbacks.get(on as usize)?;
+        let wanted = callback.wanted().min(arguments.len());
+        Some(callback.call(&mut arguments[..wanted]))
+    }
+
+    /// Calls `on` for `conn`, reports what it throws; returns how many callbacks were run.
+    fn run(self: &Rc<Self>, on: On, conn: ConnId, arguments: &mut [Zval]) -> Result<usize, Pending> {
+        match self.call(on, arguments) {
+            None => Ok(0),
+            Some(Ok(_)) => Ok(1),
+            Some(Err(_)) => {
+                Rc::clone(self).failed(on.method(), Some(conn))?;
+                Ok(1)
+            }
+        }
+    }
+
+    /// `onHandshake`.
+    fn handshake(self: &Rc<Self>, request: &Arc<RequestHead>) -> Result<(usize, HandshakeAnswer), Pending> {
+        const REFUSED: u16 = 403;
+        const BROKEN: u16 = 500;
+        let Some(result) = self.call(On::Handshake, &mut [request::build(request)]) else {
+            return Ok((0, HandshakeAnswer { status: 101, ..HandshakeAnswer::default() }));
+        };
+        let answer = match result {
+            Ok(decision) => answer(&decision, request, REFUSED).map_err(|wrong| {
+                wrong.throw();
+                Pending
+            }),
+            Err(pending) => Err(pending),
+        };
+        if let Ok(answer) = answer {
+            return Ok((1, answer));
+        }
+        Rc::clone(self).failed("onHandshake", None)?;
+        Ok((1, HandshakeAnswer { status: BROKEN, ..HandshakeAnswer::default() }))
+    }
+
+    /// Events of one connection, whose turn it is.
+    fn serve(self: &Rc<Self>, conn: &Rc<Conn>, object: Zval, event: Event) -> Result<usize, Pending> {
+        let id = conn.id;
+        match event {
+            Event::Message { data, binary, .. } => self.message(conn, object, &data, binary),
+            Event::Close { code, reason, clean, .. } => {
+                conn.closed();
+                // Kept until the callback has returned, then released if nobody else holds it.
+                let _entry = self.connections.borrow_mut().remove(&id);
+                self.run(On::Close, id, &mut [object, int(code.into()), text(&reason), boolean(clean)])
+            }
+            Event::Failure { failure, .. } => {
+                if !self.callbacks.is_set(On::Error as usize) {
+                    return Ok(0);
+                }
+                let Some(caught) = failure::object(from_failure(&failure)) else { return Ok(0) };
+                self.run(On::Error, id, &mut [caught.zval(), object])
+            }
+            Event::Drain { .. } => self.run(On::Drain, id, &mut [object]),
+            Event::Join { channel, .. } => self.run(On::Join, id, &mut [text(&channel), object]),
+            Event::Leave { channel, .. } => self.run(On::Leave, id, &mut [text(&channel), object]),
+            _ => Ok(0),
+        }
+    }
+
+    fn message(self: &Rc<Self>, conn: &Rc<Conn>, object: Zval, data: &Bytes, binary: bool) -> Result<usize, Pending> {
+        let Some(callback) = self.callbacks.get(On::Message as usize) else {
+            dispatcher().consume(conn.id, data.len());
+            return Ok(0);
+        };
+        let wanted = callback.wanted();
+        let mut arguments = [object, Zval::new(), Zval::new(), Zval::new()];
+        if wanted > 1 {
+            arguments[1] = bytes(data);
+        }
+        if wanted > 2 {
+            arguments[2] = boolean(binary);
+        }
+        let turn = (wanted > 3).then(|| Turn::new(&conn.serial, conn.id, data.len()));
+        if let Some(turn) = &turn {
+            arguments[3] = message::build(&arguments[1], binary, Some(Rc::clone(turn)));
+        }
+        let result = callback.call(&mut arguments[..wanted.min(4)]);
+        match (&turn, &result) {
+            (Some(turn), Ok(_)) => turn.returned(),
+            (Some(turn), Err(_)) => turn.end(),
+            (None, _) => dispatcher().consume(conn.id, data.len()),
+        }
+        if result.is_err() {
+            Rc::clone(self).failed("onMessage", Some(conn.id))?;
+        }
+        Ok(1)
+    }
+}
+
+impl Endpoint for Core {
+    fn deliver(self: Rc<Self>, event: Event) -> Result<usize, Pending> {
+        match event {
+            Event::Handshake { ticket, request, .. } => {
+                let (ran, answer) = self.handshake(&request)?;
+                // A peer that has gone meanwhile is no error.
+                let _ = submit(Command::AnswerHandshake { ticket, answer });
+                Ok(ran)
+            }
+            Event::Open { conn: id, info, .. } => {
+                let (conn, object) = Conn::new(id, &info);
+                self.connections.borrow_mut().insert(id, (Rc::clone(&conn), object.shallow_clone()));
+                let Some(callback) = self.callbacks.get(On::Open as usize) else { return Ok(0) };
+                conn.serial.enter();
+                let wanted = callback.wanted().min(2);
+                let mut arguments = [object, Zval::new()];
+                if wanted > 1
+                    && let Some(request) = &info.request
+                {
+                    arguments[1] = request::build(request);
+                }
+                let result = callback.call(&mut arguments[..wanted]);
+                conn.serial.end();
+                if result.is_err() {
+                    self.failed("onOpen", Some(id))?;
+                }
+                Ok(1)
+            }
+            Event::Message { conn: id, .. }
+            | Event::Close { conn: id, .. }
+            | Event::Drain { conn: id, .. }
+            | Event::Join { conn: id, .. }
+            | Event::Leave { conn: id, .. }
+            | Event::Failure { conn: Some(id), .. } => {
+                let Some((conn, object)) = self.connection(id) else {
+                    if let Event::Message { data, .. } = &event {
+                        dispatcher().consume(id, data.len());
+                    }
+                    return Ok(0);
+                };
+                let Some(event) = conn.serial.begin(event) else { return Ok(0) };
+                let result = self.serve(&conn, object, event);
+                conn.serial.end();
+                result
+            }
+            Event::Failure { conn: None, failure, .. } => {
+                let Some(caught) = failure::object(from_failure(&failure)) else { return Ok(0) };
+                match self.call(On::Error, &mut [caught.zval(), null()]) {
+                    None => caught.warn("WsServer").map(|()| 0),
+                    Some(Ok(_)) => Ok(1),
+                    Some(Err(_)) => self.failed("onError", None).map(|()| 1),
+                }
+            }
+            Event::Stopped { endpoint } => {
+                dispatcher().unregister(endpoint);
+                if self.id.get() == Some(endpoint) {
+                    self.stopped();
+                }
+                Ok(0)
+            }
+            Event::Log { record, .. } => {
+                match &self.logger {
+                    Some(logger) => {
+                        if logger.log(&record).is_err() {
+                            self.failed("logger", None)?;
+                        }
+                    }
+                    None => logger::to_error_log(&record),
+                }
+                Ok(0)
+            }
+            Event::Transition { .. }
+            | Event::HeadersWanted { .. }
+            | Event::Overflow { .. }
+            | Event::GaveUp { .. }
+            | Event::Flushed { .. } => Ok(0),
+        }
+    }
+
+    fn failed(self: Rc<Self>, context: &str, conn: Option<ConnId>) -> Result<(), Pending> {
+        let caught = failure::take()?;
+        if let Some(conn) = conn {
+            close_quietly(conn, close::INTERNAL_ERROR, "");
+        }
+        if context == On::Error.method() {
+            return caught.warn("WsServer: onError");
+        }
+        let object = conn.and_then(|conn| self.connection(conn)).map_or_else(null, |(_, object)| object);
+        match self.call(On::Error, &mut [caught.zval(), object]) {
+            Some(Ok(_)) => Ok(()),
+            None => caught.warn(&format!("WsServer: {context}")),
+            Some(Err(_)) => {
+                let second = failure::take()?;
+                caught.warn(&format!("WsServer: {context}"))?;
+                second.warn("WsServer: onError")
+            }
+        }
+    }
+
+    fn timers(&self) -> &Timers {
+        &self.timers
+    }
+
+    fn farewell(&self, id: EndpointId) -> Command {
+        Command::StopServer { server: id, drain: Duration::ZERO }
+    }
+
+    fn forgotten(&self) {
+        // In a forked child the object keeps saying whose it is.
+        let connections = std::mem::take(&mut *self.connections.borrow_mut());
+        if self.generation.get() == generation() {
+            self.life.set(Life::Stopped);
+            self.id.set(None);
+            for (conn, _) in connections.values() {
+                conn.closed();
+            }
+        }
+        drop(connections);
+    }
+}
+
+/// What an `onHandshake` callback has decided.
+fn answer(decision: &Zval, request: &RequestHead, refused: u16) -> PhpResult<HandshakeAnswer> {
+    let decision = decision.dereference();
+    let mut answer = HandshakeAnswer { status: 101, ..HandshakeAnswer::default() };
+    if let Some(accepted) = decision.bool() {
+        answer.status = if accepted { 101 } else { refused };
+        return Ok(answer);
+    }
+    if let Some(status) = decision.long() {
+        answer.status = status_code(status)?;
+        return Ok(answer);
+    }
+    let Some(array) = decision.array() else {
+        return Err(type_error(format!(
+            "onHandshake must return bool, int (an HTTP status) or array, {} returned",
+            crate::options::kind(decision)
+        )));
+    };
+    let mut entries = array.iter();
+    while let Some((key, value)) = entries.next_zval() {
+        let value = value.dereference();
+        let wrong = |expected: &str| {
+            Err(type_error(format!(
+                "onHandshake must return '{}' as {expected}, {} returned",
+                key.zend_str().map_or_else(String::new, |key| String::from_utf8_lossy(key.as_bytes()).into_owned()),
+                crate::options::kind(value)
+            )))
+        };
+        match key.zend_str().map(ZendStr::as_bytes) {
+            Some(b"status") => match value.long() {
+                Some(status) => answer.status = status_code(status)?,
+                None => return wrong("int"),
+            },
+            Some(b"headers") => {
+                answer.headers = crate::options::headers(value, "onHandshake: 'headers'")?;
+            }
+            Some(b"body") => match value.zend_str() {
+                Some(body) => answer.body = Bytes::copy_from_slice(body.as_bytes()),
+                None => return wrong("string"),
+            },
+            Some(b"protocol") => match value.zend_str().map(|protocol| String::from_utf8_lossy(protocol.as_bytes())) {
+                Some(protocol) => {
+                    let offered = request::protocols(request);
+                    if !offered.iter().any(|offer| *offer == protocol) {
+                        return Err(crate::exceptions::value_error(format!(
+                            "onHandshake chose the subprotocol '{protocol}', but the client offers {}",
+                            if offered.is_empty() { "none".to_owned() } else { offered.join(", ") }
+                        )));
+                    }
+                    answer.protocol = Some(protocol.into_owned());
+                }
+                None => return wrong("string"),
+            },
+            _ => {
+                let name = key.zend_str().map_or_else(
+                    || key.long().unwrap_or_default().to_string(),
+                    |key| String::from_utf8_lossy(key.as_bytes()).into_owned(),
+                );
+                return Err(crate::exceptions::value_error(format!(
+                    "onHandshake returned the unknown key '{name}'; known are status, headers, body, protocol"
+                )));
+            }
+        }
+    }
+    Ok(answer)
+}
+
+fn status_code(status: i64) -> PhpResult<u16> {
+    match status {
+        101 | 200..=599 => Ok(status as u16),
+        _ => Err(crate::exceptions::value_error(format!(
+            "onHandshake returned the status {status}; allowed are 101 (accept) and 200-599 (refuse)"
+        ))),
+    }
+}
+
+/// A WebSocket server. Sockets, heartbeats and buffers live on threads of their own; PHP runs the
+/// callbacks, in run(), poll() or tick().
+///
+/// The object owns its sockets: when its last reference goes, they are closed with 1001.
+#[php_class]
+#[php(flags = ClassFlags::Final.union(ClassFlags::NoDynamicProperties))]
+#[php(implements(ce = ce::countable, stub = "\\Countable"))]
+#[derive(Debug)]
+pub(crate) struct WsServer {
+    core: Rc<Core>,
+}
+
+impl Drop for WsServer {
+    fn drop(&mut self) {
+        self.core.destroyed();
+    }
+}
+
+impl gc::Visit for WsServer {
+    fn visit(&self, see: &mut dyn FnMut(&Zval)) {
+        self.core.callbacks.visit(see);
+        self.core.timers.visit(see);
+        if let Some(logger) = &self.core.logger {
+            see(logger.zval());
+        }
+        if let Ok(connections) = self.core.connections.try_borrow() {
+            for (_, object) in connections.values() {
+                see(object);
+            }
+        }
+    }
+}
+
+impl WsServer {
+    fn set(&self, on: On, callback: Callback) -> PhpResult<()> {
+        self.core.own()?;
+        if self.core.life.get() == Life::Running && matches!(on, On::Handshake | On::Join | On::Leave) {
+            let set = match on {
+                On::Handshake => self.core.callbacks.is_set(on as usize),
+                _ => self.core.callbacks.is_set(On::Join as usize) || self.core.callbacks.is_set(On::Leave as usize),
+            };
+            if !set {
+                return Err(exception(format!("WsServer::{}() must be called before start()", on.method())));
+            }
+        }
+        self.core.callbacks.set(on as usize, callback, &format!("WsServer::{}()", on.method()), on.offered())
+    }
+
+    fn count_of(&self, method: &str, command: impl FnOnce(EndpointId) -> PhpResult<Command>) -> PhpResult<i64> {
+        let Some(id) = self.core.running(method)? else { return Ok(0) };
+        match submit(command(id)?)? {
+            Reply::Count(count) => Ok(i64::try_from(count).unwrap_or(i64::MAX)),
+            _ => Ok(0),
+        }
+    }
+}
+
+/// The `$except` of broadcast() and publish().
+fn except(number: u32, list: PhpArray) -> PhpResult<Vec<ConnId>> {
+    let mut ids = Vec::new();
+    for value in list.0.into_iter().flat_map(ZendHashTable::values) {
+        match id_of(value) {
+            Some(id) => ids.push(id),
+            None => return Err(argument_type_error(number, "must contain WsConnection objects or their ids only")),
+        }
+    }
+    Ok(ids)
+}
+
+/// A time to wait in seconds, 0 or more.
+fn seconds(number: u32, value: PhpFloat) -> PhpResult<Duration> {
+    Duration::try_from_secs_f64(value.0)
+        .map(|time| time.min(Duration::from_secs(100 * 365 * 86_400)))
+        .map_err(|_| argument_value_error(number, "must be 0 or more seconds"))
+}
+
+#[php_impl]
+impl WsServer {
+    /// Checks its arguments; nothing is opened yet.
+    pub fn __construct(listen: Option<&Zval>, options: Option<&Zval>) -> PhpResult<Self> {
+        refuse_second_construction()?;
+        // SAFETY: a look at the server API's name.
+        if unsafe { shim::lifeline_sapi_serves_requests() } {
+            // SAFETY: static text of the SAPI.
+            let sapi = unsafe { std::ffi::CStr::from_ptr(shim::lifeline_sapi_name()) };
+            return Err(error(format!(
+                "a WsServer lives longer than a request: run it with the command line PHP, not under {}",
+                sapi.to_string_lossy()
+            )));
+        }
+        let default_listen = text("ws://127.0.0.1:8080");
+        let no_options = list([]);
+        let parsed = crate::options::server(listen.unwrap_or(&default_listen), options.unwrap_or(&no_options))?;
+        let core = Rc::new_cyclic(|this| Core {
+            this: this.clone(),
+            config: parsed.config,
+            logger: parsed.logger,
+            callbacks: Callbacks::default(),
+            timers: Timers::default(),
+            life: Cell::new(Life::New),
+            id: Cell::new(None),
+            generation: Cell::new(generation()),
+            addresses: RefCell::default(),
+            connections: RefCell::default(),
+        });
+        Ok(Self { core })
+    }
+
+    /// Sets a callback by the event's name: handshake, open, message, close, error, drain, join, leave.
+    pub fn on(&self, event: PhpBytes, callback: Callback) -> PhpResult<This> {
+        let Some(on) = On::ALL.into_iter().find(|on| on.event().as_bytes() == event.0) else {
+            let known: Vec<_> = On::ALL.into_iter().map(On::event).collect();
+            return Err(argument_value_error(
+                1,
+                &format!("must be one of {}, '{}' given", known.join(", "), event.text()),
+            ));
+        };
+        self.set(on, callback)?;
+        Ok(This)
+    }
+
+    /// fn (WsRequest $request): bool|int|array. Decides on each handshake, before start().
+    pub fn on_handshake(&self, callback: Callback) -> PhpResult<This> {
+        self.set(On::Handshake, callback)?;
+        Ok(This)
+    }
+
+    /// fn (WsConnection $connection, WsRequest $request)
+    pub fn on_open(&self, callback: Callback) -> PhpResult<This> {
+        self.set(On::Open, callback)?;
+        Ok(This)
+    }
+
+    /// fn (WsConnection $connection, string $data, bool $binary, WsMessage $message)
+    pub fn on_message(&self, callback: Callback) -> PhpResult<This> {
+        self.set(On::Message, callback)?;
+        Ok(This)
+    }
+
+    /// fn (WsConnection $connection, int $code, string $reason, bool $clean). Once for each opened.
+    pub fn on_close(&self, callback: Callback) -> PhpResult<This> {
+        self.set(On::Close, callback)?;
+        Ok(This)
+    }
+
+    /// fn (Throwable $error, ?WsConnection $connection)
+    pub fn on_error(&self, callback: Callback) -> PhpResult<This> {
+        self.set(On::Error, callback)?;
+        Ok(This)
+    }
+
+    /// fn (WsConnection $connection). Its send buffer has fallen below the low mark.
+    pub fn on_drain(&self, callback: Callback) -> PhpResult<This> {
+        self.set(On::Drain, callback)?;
+        Ok(This)
+    }
+
+    /// fn (string $channel, WsConnection $connection), before start().
+    pub fn on_join(&self, callback: Callback) -> PhpResult<This> {
+        self.set(On::Join, callback)?;
+        Ok(This)
+    }
+
+    /// fn (string $channel, WsConnection $connection), before start().
+    pub fn on_leave(&self, callback: Callback) -> PhpResult<This> {
+        self.set(On::Leave, callback)?;
+        Ok(This)
+    }
+
+    /// Binds and starts the threads. Throws WsConnectException when an address cannot be bound.
+    pub fn start(&self) -> PhpResult<()> {
+        self.core.start()
+    }
+
+    /// Starts, and runs callbacks until this server has stopped.
+    pub fn run(&self) -> PhpResult<()> {
+        let core = Rc::clone(&self.core);
+        core.start()?;
+        dispatcher().serve(None, &|_| core.life.get() == Life::Stopped)?;
+        Ok(())
+    }
+
+    /// Runs the callbacks that are due, waiting up to $timeout seconds for the first; returns how many.
+    #[php(defaults(timeout = 0.0))]
+    pub fn poll(&self, timeout: PhpFloat) -> PhpResult<i64> {
+        let core = Rc::clone(&self.core);
+        let timeout = seconds(1, timeout)?;
+        core.running("poll")?;
+        let ran =
+            dispatcher().serve(Some(Instant::now() + timeout), &|ran| ran > 0 || core.life.get() == Life::Stopped)?;
+        Ok(i64::try_from(ran).unwrap_or(i64::MAX))
+    }
+
+    /// poll(0) that returns nothing, for event loops that mind.
+    pub fn tick(&self) -> PhpResult<()> {
+        self.core.running("tick")?;
+        dispatcher().serve(Some(Instant::now()), &|_| true)?;
+        Ok(())
+    }
+
+    /// A stream that is readable when there are callbacks to run, for stream_select() and event loops.
+    pub fn stream(&self) -> PhpResult<MixedZval> {
+        self.core.own()?;
+        lifecycle::start(self.core.config.io_threads)?;
+        Ok(MixedZval(dispatcher().stream()?))
+    }
+
+    /// Takes no new connections, closes all with 1001 within $drain seconds, drops the rest.
+    #[php(defaults(drain = 5.0))]
+    pub fn stop(&self, drain: PhpFloat) -> PhpResult<()> {
+        let drain = seconds(1, drain)?;
+        self.core.own()?;
+        if let Some(server) = self.core.id.get() {
+            submit(Command::StopServer { server, drain })?;
+        }
+        Ok(())
+    }
+
+    /// The bound address as a URL (the first, where there are several listeners); port 0 is resolved.
+    pub fn address(&self) -> PhpResult<String> {
+        self.core.running("address")?;
+        match self.core.addresses.borrow().first() {
+            Some(address) => Ok(address.to_string()),
+            None => Err(exception("the server has no address")),
+        }
+    }
+
+    /// Sends to each open connection; returns how many.
+    #[php(defaults(binary = false, except = PhpArray(None)))]
+    pub fn broadcast(&self, data: PhpBytes, binary: PhpBool, except: PhpArray) -> PhpResult<i64> {
+        self.count_of("broadcast", |server| {
+            let data = payload(1, data, binary)?;
+            Ok(Command::Broadcast { server, data, binary: binary.0, except: self::except(3, except)? })
+        })
+    }
+
+    /// Sends to each member of the channel; returns how many.
+    #[php(defaults(binary = false, except = PhpArray(None)))]
+    pub fn publish(&self, channel: PhpBytes, data: PhpBytes, binary: PhpBool, except: PhpArray) -> PhpResult<i64> {
+        self.count_of("publish", |server| {
+            let channel = channel_name(1, channel)?.into();
+            let data = payload(2, data, binary)?;
+            Ok(Command::Publish { server, channel, data, binary: binary.0, except: self::except(4, except)? })
+        })
+    }
+
+    /// Sends to each connection that is bound to the user; returns how many.
+    #[php(defaults(binary = false))]
+    pub fn send_to_user(&self, user: PhpBytes, data: PhpBytes, binary: PhpBool) -> PhpResult<i64> {
+        self.count_of("sendToUser", |server| {
+            let user = utf8(1, user)?.into();
+            Ok(Command::SendToUser { server, user, data: payload(2, data, binary)?, binary: binary.0 })
+        })
+    }
+
+    /// Closes each connection that is bound to the user; returns how many.
+    #[php(defaults(code = 4503, reason = PhpBytes::EMPTY))]
+    pub fn disconnect_user(&self, user: PhpBytes, code: PhpInt, reason: PhpBytes) -> PhpResult<i64> {
+        self.count_of("disconnectUser", |server| {
+            let user = utf8(1, user)?.into();
+            Ok(Command::DisconnectUser { server, user, code: close_code(2, code)?, reason: close_reason(3, reason)? })
+        })
+    }
+
+    /// The connections that are bound to the user.
+    pub fn connections_of(&self, user: PhpBytes) -> PhpResult<ArrayZval> {
+        let Some(server) = self.core.running("connectionsOf")? else { return Ok(ArrayZval(list([]))) };
+        let user = utf8(1, user)?.into();
+        Ok(ArrayZval(self.core.objects(&query(Command::ConnectionsOf { server, user })?)))
+    }
+
+    /// Whether a connection is bound to the user.
+    pub fn is_online(&self, user: PhpBytes) -> PhpResult<bool> {
+        let Some(server) = self.core.running("isOnline")? else { return Ok(false) };
+        let user = utf8(1, user)?.into();
+        Ok(matches!(query(Command::ConnectionsOf { server, user })?, Reply::Conns(ids) if !ids.is_empty()))
+    }
+
+    /// The members of the channel.
+    pub fn members(&self, channel: PhpBytes) -> PhpResult<ArrayZval> {
+        let Some(server) = self.core.running("members")? else { return Ok(ArrayZval(list([]))) };
+        let channel = channel_name(1, channel)?.into();
+        Ok(ArrayZval(self.core.objects(&query(Command::Members { server, channel })?)))
+    }
+
+    /// The channels that have members.
+    pub fn channels(&self) -> PhpResult<ArrayZval> {
+        let Some(server) = self.core.running("channels")? else { return Ok(ArrayZval(list([]))) };
+        match query(Command::Channels { server })? {
+            Reply::Names(names) => Ok(ArrayZval(crate::convert::names(&names))),
+            _ => Ok(ArrayZval(list([]))),
+        }
+    }
+
+    /// All connections that onOpen was called for.
+    pub fn connections(&self) -> PhpResult<IterableZval> {
+        self.core.own()?;
+        let mut ids: Vec<_> = self.core.connections.borrow().keys().copied().collect();
+        ids.sort_unstable();
+        Ok(IterableZval(list(ids.into_iter().filter_map(|id| self.core.connection(id)).map(|(_, object)| object))))
+    }
+
+    /// The connection of that id; null when it has ended.
+    pub fn connection(&self, id: PhpInt) -> PhpResult<ConnectionZval> {
+        self.core.own()?;
+        let connection = self.core.connection(ConnId(id.0.cast_unsigned()));
+        Ok(ConnectionZval(connection.map_or_else(null, |(_, object)| object)))
+    }
+
+    /// Number of connections.
+    pub fn count(&self) -> PhpResult<i64> {
+        self.core.own()?;
+        Ok(i64::try_from(self.core.connections.borrow().len()).unwrap_or(i64::MAX))
+    }
+
+    /// Calls $f once after $s seconds; returns the timer's number.
+    pub fn after(&self, s: PhpFloat, f: Callback) -> PhpResult<i64> {
+        self.core.own()?;
+        let owner: Weak<dyn Endpoint> = self.core.this.clone();
+        self.core.timers.add(owner, s.0, false, f.0)
+    }
+
+    /// Calls $f every $s seconds; returns the timer's number.
+    pub fn every(&self, s: PhpFloat, f: Callback) -> PhpResult<i64> {
+        self.core.own()?;
+        let owner: Weak<dyn Endpoint> = self.core.this.clone();
+        self.core.timers.add(owner, s.0, true, f.0)
+    }
+
+    /// Ends a timer.
+    pub fn cancel(&self, timer: PhpInt) -> PhpResult<()> {
+        self.core.own()?;
+        self.core.timers.cancel(timer.0);
+        Ok(())
+    }
+
+    /// Counters of the server and of the process.
+    pub fn stats(&self) -> PhpResult<ArrayZval> {
+        let Some(endpoint) = self.core.running("stats")? else { return Ok(ArrayZval(list([]))) };
+        match query(Command::EndpointStats { endpoint })? {
+            Reply::Stats(stats) => Ok(ArrayZval(crate::convert::stats(&stats))),
+            _ => Ok(ArrayZval(list([]))),
+        }
+    }
+}
+
+/// `$server->__construct()` on a living object would replace it under its connections.
+fn refuse_second_construction() -> PhpResult<()> {
+    // SAFETY: the running method's object, if any; alive for the call.
+    let constructed =
+        unsafe { shim::lifeline_this().as_ref() }.and_then(ZendClassObject::<WsServer>::from_zend_obj).is_some();
+    if constructed { Err(error("a WsServer cannot be constructed twice")) } else { Ok(()) }
+}
+
+/// Writing `$server->onMessage = …` looks right in other libraries; it must not fail in silence.
+unsafe extern "C" fn write_property(
+    object: *mut ZendObject,
+    member: *mut ZendStr,
+    value: *mut Zval,
+    cache_slot: *mut *mut std::ffi::c_void,
+) -> *mut Zval {
+    // SAFETY: Zend passes a live name.
+    let name = unsafe { (*member).as_bytes() };
+    if let Some(on) = On::ALL.into_iter().find(|on| on.method().as_bytes() == name) {
+        let method = on.method();
+        let wrong: PhpException =
+            error(format!("Cannot assign WsServer::${method}: set the callback with $server->{method}(callable)"));
+        wrong.throw();
+        return value;
+    }
+    // SAFETY: the arguments are passed on as they came.
+    unsafe { ext_php_rs::ffi::zend_std_write_property(object, member, value, cache_slot) }
+}
+
+static INTERFACE: classes::Entry = classes::Entry::new();
+
+/// Registers class and interface; only in MINIT.
+pub(crate) fn register() -> ext_php_rs::error::Result<()> {
+    let interface = classes::register_interface::<WsServer>("WsServerInterface", &INTERFACE)?;
+    let class = classes::register::<WsServer>(&[(|| INTERFACE.entry(), "WsServerInterface")])?;
+    for class in [interface, class] {
+        for method in
+            [c"on", c"onhandshake", c"onopen", c"onmessage", c"onclose", c"onerror", c"ondrain", c"onjoin", c"onleave"]
+        {
+            classes::set_type(class, method, 0, mask::STATIC);
+        }
+    }
+    classes::set_type(class, c"__construct", 1, mask::STRING | mask::ARRAY);
+    classes::set_default(class, c"__construct", 1, c"'ws://127.0.0.1:8080'");
+    classes::set_type(class, c"__construct", 2, mask::ARRAY);
+    classes::set_default(class, c"__construct", 2, c"[]");
+    gc::patch::<WsServer>();
+    // SAFETY: in MINIT, before any object exists; the class has no properties of its own.
+    unsafe { (*gc::handlers::<WsServer>()).write_property = Some(write_property) };
+    Ok(())
+}
