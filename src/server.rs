@@ -368,6 +368,7 @@ impl Endpoint for Core {
             | Event::HeadersWanted { .. }
             | Event::Overflow { .. }
             | Event::GaveUp { .. }
+            | Event::Room { .. }
             | Event::Flushed { .. } => Ok(0),
         }
     }
