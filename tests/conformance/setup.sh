@@ -6,11 +6,12 @@
 # from the mirror that this machine's apt uses. Everything else comes from pip, at fixed versions.
 set -euo pipefail
 . "$(dirname "$0")/../../scripts/common.sh"
+. "$ROOT/scripts/beside.sh"
 
 home=$CACHE/autobahn
 stamp=$home/.stamp
-# What decides the result: this file.
-wanted=$(sha256sum <"${BASH_SOURCE[0]}")
+# What decides the result.
+wanted=$(cat "${BASH_SOURCE[0]}" "$ROOT/scripts/beside.sh" | sha256sum)
 [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && exit 0
 say "conformance: setting up the Autobahn testsuite in .cache/autobahn"
 rm -rf "$home"
@@ -34,40 +35,14 @@ python2_here() {
 
 # Unpacks bullseye's Python 2.7 into $home/root, with lists and archives of its own.
 python2_from_debian() {
-    have apt-get || fail "no Python 2.7 and no apt-get to fetch Debian 11's with"
-    local site apt=$home/apt root=$home/root library
-    site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | grep '/debian/*$' | head -n 1)
-    [ -n "$site" ] || fail "apt knows no Debian mirror here"
-    mkdir -p "$apt"/{sources.list.d,lists/partial,cache/archives/partial,packages}
-    cat >"$apt/sources.list.d/bullseye.list" <<LIST
-deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $site bullseye main
-LIST
-    cat >"$apt/apt.conf" <<CONF
-Dir::Etc::sourcelist "/dev/null";
-Dir::Etc::sourceparts "$apt/sources.list.d";
-Dir::Etc::preferencesparts "/dev/null";
-Dir::State::lists "$apt/lists";
-Dir::Cache "$apt/cache";
-Acquire::Check-Valid-Until "false";
-APT::Sandbox::User "root";
-CONF
-    quietly apt-get -c "$apt/apt.conf" update
-    (
-        cd "$apt/packages"
-        quietly apt-get -c "$apt/apt.conf" download python2.7 python2.7-minimal libpython2.7 libpython2.7-minimal \
-            libpython2.7-stdlib libpython2.7-dev python2.7-dev libssl1.1 libffi7
-        for package in *.deb; do quietly dpkg -x "$package" "$root"; done
-    )
+    local root=$home/root library
+    beside_init "$home/apt" bullseye
+    beside_unpack "$root" python2.7 python2.7-minimal libpython2.7 libpython2.7-minimal \
+        libpython2.7-stdlib libpython2.7-dev python2.7-dev libssl1.1 libffi7
     library=$root/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || gcc -print-multiarch)
     printf '%s\n' "$library" >"$home/library-path"
     LD_LIBRARY_PATH=$library "$root/usr/bin/python2.7" -c 'import ssl, ctypes, zlib' ||
         fail "the unpacked Python 2.7 does not run"
-    # A wrapper, since its libraries are not where the loader looks.
-    cat >"$home/python2.7" <<WRAPPER
-#!/bin/sh
-LD_LIBRARY_PATH=$library exec $root/usr/bin/python2.7 "\$@"
-WRAPPER
-    chmod +x "$home/python2.7"
 }
 
 if python2=$(python2_here); then
