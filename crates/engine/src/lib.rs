@@ -3,6 +3,7 @@
 //! It knows no PHP. The application reaches it through [`bridge::Bridge`] only.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod bridge;
 mod channels;
 mod client;
@@ -12,7 +13,6 @@ mod connection;
 mod context;
 mod core;
 pub mod dial;
-mod edge;
 mod events;
 pub mod forwarded;
 pub mod http;
@@ -21,6 +21,7 @@ pub mod local;
 mod memory;
 pub mod options;
 mod outlet;
+pub mod proxy_protocol;
 mod server;
 mod shard;
 pub mod stream;

@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use rand::seq::SliceRandom;
 use tokio::sync::{oneshot, watch};
 
+use crate::admin::{self, AdminSource};
 use crate::bridge::{
     CommandError, ConnId, EndpointId, Event, Failure, FailureKind, HandshakeAnswer, LogLevel, OpenInfo, Sent, Stat,
     Stats, Ticket,
@@ -24,12 +25,12 @@ use crate::config::{ServerConfig, WatchdogAction};
 use crate::connection::Connection;
 use crate::context::{Context, End, Owner};
 use crate::core::{Core, Endpoint, IdMap};
-use crate::edge::admin::{self, AdminSource};
 use crate::http::{self, RequestHead, Response};
 use crate::listen::{Accepted, AcceptedSocket, Acceptor, PeerAddr, bind_all};
 use crate::local::server_frame;
 use crate::memory::SharedFrame;
 use crate::outlet::{Ending, Item, Outlet};
+use crate::proxy_protocol;
 use crate::stream::Stream;
 use crate::tls::{Refreshed, ServerTlsAcceptor};
 use crate::upgrade::{self, Decision, Verdict};
@@ -102,6 +103,8 @@ pub struct Server {
     waiting: Mutex<HashMap<Ticket, oneshot::Sender<HandshakeAnswer>>>,
     addresses: Vec<Arc<str>>,
     tls: Option<ServerTlsAcceptor>,
+    /// The admin listener's bound address.
+    admin: Option<String>,
     counters: Counters,
     /// True: listeners close.
     stopping: watch::Sender<bool>,
@@ -170,6 +173,7 @@ impl Server {
             waiting: Mutex::default(),
             addresses,
             tls,
+            admin: admin.as_ref().map(admin::url),
             counters: Counters::default(),
             stopping: watch::Sender::new(false),
             stopped: AtomicBool::new(false),
@@ -405,6 +409,7 @@ impl Server {
         let counters = &self.counters;
         Stats(vec![
             ("uptime".into(), Stat::Float((clock::now() - self.started).as_secs_f64())),
+            ("admin".into(), self.admin.clone().map_or(Stat::None, Stat::Text)),
             (
                 "connections".into(),
                 Stat::Tree(Stats(vec![
@@ -549,8 +554,7 @@ impl Server {
     ) -> Option<(Stream, BytesMut, Arc<RequestHead>, PeerAddr)> {
         let mut buffer = BytesMut::new();
         if self.config.proxy_protocol {
-            match crate::edge::proxy_protocol::read(&mut stream, &mut buffer, &peer, &self.config.trusted_proxies).await
-            {
+            match proxy_protocol::read(&mut stream, &peer, &self.config.trusted_proxies).await {
                 Ok(Some(source)) => peer = source,
                 Ok(None) => {}
                 Err(error) => {
