@@ -102,11 +102,13 @@ impl Backoff {
         self.connected = Some(now);
     }
 
-    /// It was lost; the count starts anew if it had lived for `stable_after`.
-    pub fn handle_lost(&mut self, now: Time) {
-        if self.connected.take().is_some_and(|since| now - since >= self.config.stable_after) {
+    /// It was lost; the count starts anew if it had lived for `stable_after`. Returns whether it had.
+    pub fn handle_lost(&mut self, now: Time) -> bool {
+        let stable = self.connected.take().is_some_and(|since| now - since >= self.config.stable_after);
+        if stable {
             self.reset();
         }
+        stable
     }
 
     /// The next retry is a first one.
