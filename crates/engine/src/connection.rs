@@ -251,16 +251,16 @@ impl Connection {
         }
         let context = &self.outlet.context;
         match self.rest {
-            Rest::No => {}
             Rest::Inbound => {
-                if self.outlet.inbound.load(Ordering::Acquire) > context.limits.inbound / 2 {
+                // With `Outlet::consumed`: either we see its bytes gone or it sees us paused.
+                if self.outlet.inbound.load(Ordering::SeqCst) > context.limits.inbound / 2 {
                     return false;
                 }
-                self.outlet.paused.store(false, Ordering::Release);
+                self.outlet.paused.store(false, Ordering::SeqCst);
             }
             Rest::Rate(until) if now < until => return false,
             Rest::Memory(until, _) if now < until => return false,
-            Rest::Rate(_) | Rest::Memory(..) => {}
+            Rest::No | Rest::Rate(_) | Rest::Memory(..) => {}
         }
         if context.memory.is_over() && self.held() > context.memory.share() {
             let since = if let Rest::Memory(_, since) = self.rest { since } else { now };
@@ -334,13 +334,13 @@ impl Connection {
         outlet.last_message.store(now.as_micros(), Ordering::Relaxed);
         self.heartbeat.handle_traffic();
         if outlet.trace.load(Ordering::Relaxed) {
-            trace(outlet, format!("received {} of {} bytes", if binary { "binary" } else { "text" }, data.len()));
+            trace(outlet, &format!("received {} of {} bytes", if binary { "binary" } else { "text" }, data.len()));
         }
         let size = data.len();
         let waiting = outlet.add_inbound(size + MESSAGE_COST);
         emit(outlet, Event::Message { endpoint: outlet.endpoint, conn: outlet.id, data, binary });
         if waiting >= outlet.context.limits.inbound && self.rest == Rest::No {
-            outlet.paused.store(true, Ordering::Release);
+            outlet.paused.store(true, Ordering::SeqCst);
             self.rest = Rest::Inbound;
         }
         self.count_rates(now, size);
@@ -384,10 +384,10 @@ impl Connection {
     }
 
     fn handle_answer(&mut self, now: Time) {
-        if self.heartbeat.handle_answer(now).is_some() {
-            if let Some(rtt) = self.heartbeat.rtt() {
-                self.outlet.rtt.store(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
-            }
+        if self.heartbeat.handle_answer(now).is_some()
+            && let Some(rtt) = self.heartbeat.rtt()
+        {
+            self.outlet.rtt.store(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
         }
     }
 
@@ -516,7 +516,7 @@ impl Connection {
                     self.outlet.counters.beats.fetch_add(1, Ordering::Relaxed);
                     match &self.outlet.context.beats.message {
                         None => {
-                            self.writer.set_beat(Opcode::Ping, Bytes::copy_from_slice(&self.beat_number.to_be_bytes()))
+                            self.writer.set_beat(Opcode::Ping, Bytes::copy_from_slice(&self.beat_number.to_be_bytes()));
                         }
                         Some(text) => self.writer.set_beat(Opcode::Text, Bytes::copy_from_slice(text.as_bytes())),
                     }
@@ -632,11 +632,11 @@ impl Connection {
         if let Rest::Rate(until) | Rest::Memory(until, _) = self.rest {
             consider(until);
         }
-        if let Some(next) = next {
-            if self.armed.is_none_or(|armed| next < armed || armed < now) {
-                self.outlet.shard.arm(&self.outlet, next);
-                self.armed = Some(next);
-            }
+        if let Some(next) = next
+            && self.armed.is_none_or(|armed| next < armed || armed < now)
+        {
+            self.outlet.shard.arm(&self.outlet, next);
+            self.armed = Some(next);
         }
     }
 }
@@ -666,14 +666,14 @@ fn emit(outlet: &Outlet, event: Event) {
     outlet.context.events.push(event);
 }
 
-fn trace(outlet: &Outlet, message: String) {
+fn trace(outlet: &Outlet, message: &str) {
     emit(
         outlet,
         Event::Log {
             endpoint: Some(outlet.endpoint),
             record: Box::new(LogRecord {
                 level: LogLevel::Debug,
-                message,
+                message: message.to_owned(),
                 context: vec![("connection", outlet.id.0.to_string())],
             }),
         },

@@ -166,11 +166,11 @@ impl Bridge for Local {
             Command::Addresses { server } => Reply::Names(self.server(server)?.addresses()),
             Command::AnswerHandshake { ticket, answer } => {
                 for endpoint in self.core.endpoints.read().values() {
-                    if let Endpoint::Server(server) = endpoint {
-                        if server.has_ticket(ticket) {
-                            server.answer_handshake(ticket, answer);
-                            break;
-                        }
+                    if let Endpoint::Server(server) = endpoint
+                        && server.has_ticket(ticket)
+                    {
+                        server.answer_handshake(ticket, answer);
+                        break;
                     }
                 }
                 Reply::Done
@@ -289,22 +289,22 @@ impl Bridge for Local {
             }
             Command::AnswerHeaders { ticket, headers } => {
                 for endpoint in self.core.endpoints.read().values() {
-                    if let Endpoint::Client(client) = endpoint {
-                        if client.has_ticket(ticket) {
-                            client.answer_headers(ticket, headers);
-                            break;
-                        }
+                    if let Endpoint::Client(client) = endpoint
+                        && client.has_ticket(ticket)
+                    {
+                        client.answer_headers(ticket, headers);
+                        break;
                     }
                 }
                 Reply::Done
             }
             Command::FailAttempt { ticket, reason } => {
                 for endpoint in self.core.endpoints.read().values() {
-                    if let Endpoint::Client(client) = endpoint {
-                        if client.has_ticket(ticket) {
-                            client.fail_attempt(ticket, reason);
-                            break;
-                        }
+                    if let Endpoint::Client(client) = endpoint
+                        && client.has_ticket(ticket)
+                    {
+                        client.fail_attempt(ticket, reason);
+                        break;
                     }
                 }
                 Reply::Done

@@ -281,9 +281,9 @@ impl Outlet {
     /// The application is through with `bytes` of messages; true when the task must be woken to read on.
     pub fn consumed(&self, bytes: usize) -> bool {
         self.context.memory.release(bytes);
-        let before = self.inbound.fetch_sub(bytes, Ordering::AcqRel);
+        let before = self.inbound.fetch_sub(bytes, Ordering::SeqCst);
         let left = before.saturating_sub(bytes);
-        left <= self.context.limits.inbound / 2 && self.paused.load(Ordering::Acquire)
+        left <= self.context.limits.inbound / 2 && self.paused.load(Ordering::SeqCst)
     }
 
     /// `send.limit`, or less while the process is over `limits.memory`.

@@ -474,11 +474,11 @@ impl Server {
             return false;
         }
         let sent = outlet.push(Item::Shared(frame.clone()));
-        if sent != Sent::Closed {
-            if let Some(core) = self.core.upgrade() {
-                core.mark(outlet);
-                core.count_queued(frame.wire.len());
-            }
+        if sent != Sent::Closed
+            && let Some(core) = self.core.upgrade()
+        {
+            core.mark(outlet);
+            core.count_queued(frame.wire.len());
         }
         sent == Sent::Queued
     }

@@ -102,10 +102,10 @@ impl Shard {
                 let boot = clock::since_boot();
                 // A frozen process shows as lateness, a machine that slept as a difference of the clocks.
                 let suspended = boot.saturating_sub(last.1).saturating_sub(now - last.0);
-                if now - planned > JUMP || suspended > JUMP {
-                    if let Some(core) = core.upgrade() {
-                        core.handle_clock_jump(&self);
-                    }
+                if (now - planned > JUMP || suspended > JUMP)
+                    && let Some(core) = core.upgrade()
+                {
+                    core.handle_clock_jump(&self);
                 }
                 last = (now, boot);
 
@@ -116,10 +116,10 @@ impl Shard {
                     }
                     due.clear();
                 }
-                if self.index == 0 {
-                    if let Some(core) = core.upgrade() {
-                        core.tick(now);
-                    }
+                if self.index == 0
+                    && let Some(core) = core.upgrade()
+                {
+                    core.tick(now);
                 }
 
                 planned = {

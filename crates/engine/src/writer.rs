@@ -181,17 +181,17 @@ impl Writer {
     fn fill(&mut self, outlet: &Outlet, role: Role) {
         SCRATCH.with_borrow_mut(|scratch| {
             let mask = || (role == Role::Client).then(rand::random::<[u8; 4]>);
-            if let Some(payload) = self.pong.take() {
-                if !self.close_queued {
-                    put_frame(scratch, Opcode::Pong, &payload, mask());
-                    self.mark(scratch, 0, 0, 0, Kind::Control, None);
-                }
+            if let Some(payload) = self.pong.take()
+                && !self.close_queued
+            {
+                put_frame(scratch, Opcode::Pong, &payload, mask());
+                self.mark(scratch, 0, 0, 0, Kind::Control, None);
             }
-            if let Some((opcode, payload)) = self.beat.take() {
-                if !self.close_queued {
-                    put_frame(scratch, opcode, &payload, mask());
-                    self.mark(scratch, 0, 0, 0, Kind::Beat, None);
-                }
+            if let Some((opcode, payload)) = self.beat.take()
+                && !self.close_queued
+            {
+                put_frame(scratch, opcode, &payload, mask());
+                self.mark(scratch, 0, 0, 0, Kind::Beat, None);
             }
             if self.close.is_none() && !self.close_queued {
                 let mut queue = outlet.queue.lock();
