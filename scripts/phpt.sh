@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the phpt tests against the built module.
 #   scripts/phpt.sh [-m] [TEST...]   -m: under valgrind
+#   PHPT_EXTENSIONS="/path/swoole.so"      further extensions
 # PHP's own runner is used, in PHP's default configuration plus the module alone.
 set -uo pipefail
 . "$(dirname "$0")/common.sh"
@@ -34,5 +35,7 @@ for name in posix sockets; do
     "$PHP" -n -m | grep -qix "$name" && continue
     "$PHP" -n -d extension="$name" -m 2>/dev/null | grep -qix "$name" && extensions+=(-d "extension=$name")
 done
+# More to load, for tests that want what is not on every machine.
+for file in ${PHPT_EXTENSIONS:-}; do extensions+=(-d "extension=$file"); done
 NO_INTERACTION=1 TEST_PHP_EXECUTABLE=$PHP TEST_PHP_SRCDIR=$ROOT \
     "$PHP" -n "$runner" -p "$PHP" -n "${extensions[@]}" -d extension="$MODULE" "${options[@]}" "$@"

@@ -13,8 +13,6 @@ if [ ! -f "$home/.stamp" ]; then
     rm -rf "$home"
     mkdir -p "$home/source"
     beside_init "$home/apt" "$suite"
-    source=$(beside_apt -qq --print-uris source --download-only php-defaults 2>/dev/null | grep -c . || true)
-    [ "$source" != 0 ] || fail "Debian $suite's sources are not to be had here"
     name=php$(php -n -r 'echo PHP_MAJOR_VERSION, ".", PHP_MINOR_VERSION;')
     say "zts: fetching the source of $name"
     (cd "$home/source" && beside_apt -qq source --download-only "$name") || fail "cannot fetch the source of $name"
