@@ -122,6 +122,14 @@ returned_as!(
     ConnectionZval, DataType::object("WsConnection"), true
 );
 returned_as!(
+    /// Returned as `Iterator`.
+    IteratorZval, DataType::object("Iterator"), false
+);
+returned_as!(
+    /// Returned as `WsMessage`.
+    MessageZval, DataType::object("WsMessage"), false
+);
+returned_as!(
     /// Returned as `WsRequest`.
     RequestZval, DataType::object("WsRequest"), false
 );

@@ -6,6 +6,7 @@
 mod argument;
 mod callable;
 mod classes;
+mod client;
 mod connection;
 mod convert;
 mod dispatcher;
@@ -67,7 +68,8 @@ fn register_classes() -> ext_php_rs::error::Result<()> {
     request::register()?;
     message::register()?;
     connection::register()?;
-    server::register()
+    server::register()?;
+    client::register()
 }
 
 extern "C" fn request_startup(_type: c_int, _module_number: c_int) -> c_int {

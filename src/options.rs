@@ -2,7 +2,7 @@
 //! (`lifeline_engine::options`); here values are only carried over, and the logger is found.
 
 use ext_php_rs::exception::{PhpException, PhpResult};
-use ext_php_rs::types::Zval;
+use ext_php_rs::types::{ZendHashTable, Zval};
 use lifeline_engine::config::{ClientConfig, ServerConfig};
 use lifeline_engine::options::{self, OptionError, Role, Value};
 
@@ -28,12 +28,13 @@ pub(crate) struct ClientOptions {
 /// Checks the arguments of `new WsServer`.
 pub(crate) fn server(listen: &Zval, options: &Zval) -> PhpResult<ServerOptions> {
     let config = options::server(&value(listen), &value(options)).map_err(throw)?;
-    Ok(ServerOptions { config, logger: logger(Role::Server, options)? })
+    Ok(ServerOptions { config, logger: logger(Role::Server, options.dereference().array())? })
 }
 
 /// Checks the arguments of `new WsClient`.
-pub(crate) fn client(url: &Zval, options: &Zval) -> PhpResult<ClientOptions> {
-    let config = options::client(&value(url), &value(options)).map_err(throw)?;
+pub(crate) fn client(url: &Zval, options: Option<&ZendHashTable>) -> PhpResult<ClientOptions> {
+    let tree = options.map_or_else(|| Value::List(Vec::new()), |options| array(options, DEPTH));
+    let config = options::client(&value(url), &tree).map_err(throw)?;
     Ok(ClientOptions { config, logger: logger(Role::Client, options)? })
 }
 
@@ -49,8 +50,8 @@ fn throw(error: OptionError) -> PhpException {
     }
 }
 
-fn logger(role: Role, options: &Zval) -> PhpResult<Option<Logger>> {
-    let given = options.dereference().array().and_then(|options| options.get("logger"));
+fn logger(role: Role, options: Option<&ZendHashTable>) -> PhpResult<Option<Logger>> {
+    let given = options.and_then(|options| options.get("logger"));
     let Some(given) = given.map(Zval::dereference).filter(|given| !given.is_null()) else { return Ok(None) };
     Logger::new(given).map(Some).map_err(|_| {
         type_error(format!(
@@ -81,26 +82,27 @@ fn tree(zval: &Zval, depth: usize) -> Value {
         Value::Float(float)
     } else if let Some(text) = zval.zend_str() {
         Value::Text(text.as_bytes().to_vec())
-    } else if let Some(array) = zval.array() {
-        if depth == 0 {
-            return Value::Other("array (nested too deep)".into());
-        }
-        if array.has_sequential_keys() {
-            return Value::List(array.values().map(|item| tree(item, depth - 1)).collect());
-        }
-        let mut entries = Vec::with_capacity(array.len());
-        let mut iterator = array.iter();
-        while let Some((key, item)) = iterator.next_zval() {
-            let name = match key.zend_str() {
-                Some(name) => name.as_bytes().to_vec(),
-                None => key.long().unwrap_or_default().to_string().into_bytes(),
-            };
-            entries.push((name, tree(item, depth - 1)));
-        }
-        Value::Map(entries)
+    } else if let Some(given) = zval.array() {
+        if depth == 0 { Value::Other("array (nested too deep)".into()) } else { array(given, depth) }
     } else {
         Value::Other(kind(zval))
     }
+}
+
+fn array(array: &ZendHashTable, depth: usize) -> Value {
+    if array.has_sequential_keys() {
+        return Value::List(array.values().map(|item| tree(item, depth - 1)).collect());
+    }
+    let mut entries = Vec::with_capacity(array.len());
+    let mut iterator = array.iter();
+    while let Some((key, item)) = iterator.next_zval() {
+        let name = match key.zend_str() {
+            Some(name) => name.as_bytes().to_vec(),
+            None => key.long().unwrap_or_default().to_string().into_bytes(),
+        };
+        entries.push((name, tree(item, depth - 1)));
+    }
+    Value::Map(entries)
 }
 
 /// The type as `get_debug_type()` names it.

@@ -14,7 +14,7 @@ use crate::exceptions::error;
 /// State of a client. See the table of states in the guide.
 #[php_enum]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WsState {
+pub(crate) enum WsState {
     #[php(value = "disconnected")]
     Disconnected,
     #[php(value = "connecting")]
@@ -43,7 +43,7 @@ impl From<State> for WsState {
 #[php_class]
 #[php(flags = ClassFlags::Final.union(ClassFlags::NoDynamicProperties))]
 #[derive(Debug)]
-pub struct WsTransition;
+pub(crate) struct WsTransition;
 
 #[php_impl]
 impl WsTransition {
@@ -74,7 +74,7 @@ pub(crate) fn transition(transition: &Transition) -> PhpResult<Zval> {
 #[php_class]
 #[php(flags = ClassFlags::Final.union(ClassFlags::NoDynamicProperties))]
 #[derive(Debug)]
-pub struct WsClose;
+pub(crate) struct WsClose;
 
 #[php_impl]
 impl WsClose {

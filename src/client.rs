@@ -1,0 +1,869 @@
+//! `WsClient`: a connection that comes back by itself.
+//!
+//! The object and the engine's client share a [`Core`]. Whatever runs callbacks works on the core, not
+//! on the object: a callback may destroy the object that it was given.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ptr;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ext_php_rs::convert::IntoZval;
+use ext_php_rs::exception::{PhpException, PhpResult};
+use ext_php_rs::flags::ClassFlags;
+use ext_php_rs::prelude::*;
+use ext_php_rs::types::{ZendClassObject, ZendObject, Zval};
+use ext_php_rs::zend::ce;
+use lifeline_engine::bridge::{
+    Command, ConnId, EndpointId, Event, Failure, FailureKind, OverflowReason, Reply, State, Ticket,
+};
+use lifeline_engine::close;
+use lifeline_engine::config::ClientConfig;
+
+use crate::argument::{PhpArray, PhpBool, PhpBytes, PhpFloat, PhpInt};
+use crate::callable::{Callback, Callbacks, PhpCb};
+use crate::classes::{self, mask};
+use crate::connection::{close_code, close_reason, payload};
+use crate::convert::{ArrayZval, IteratorZval, MessageZval, MixedZval, This, boolean, bytes, int, null, text};
+use crate::dispatcher::{Endpoint, Serial, dispatcher};
+use crate::exceptions::{Class, Pending, argument_type_error, argument_value_error, error, exception, from_failure};
+use crate::failure;
+use crate::gc::{self, Visit};
+use crate::lifecycle::{self, generation, inherited, query, submit, with_bridge};
+use crate::logger::{Logger, to_error_log};
+use crate::message::{self, Turn};
+use crate::options::{self, ClientOptions};
+use crate::shim;
+use crate::timers::Timers;
+use crate::values::{WsState, transition};
+
+/// A wait longer than this is one without end.
+const FOREVER: f64 = 1e9;
+
+/// A callback's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    Open,
+    Message,
+    Close,
+    StateChange,
+    Connecting,
+    Error,
+    Drain,
+    Overflow,
+}
+
+/// Name and number of arguments, in the order of `Slot`.
+const SLOTS: [(Slot, &str, usize); 8] = [
+    (Slot::Open, "open", 2),
+    (Slot::Message, "message", 4),
+    (Slot::Close, "close", 4),
+    (Slot::StateChange, "stateChange", 1),
+    (Slot::Connecting, "connecting", 2),
+    (Slot::Error, "error", 1),
+    (Slot::Drain, "drain", 1),
+    (Slot::Overflow, "overflow", 3),
+];
+
+/// A message that waits for `receive()`; its bytes count against `limits.inbound` until then.
+#[derive(Debug)]
+struct Waiting {
+    conn: ConnId,
+    data: Bytes,
+    binary: bool,
+}
+
+/// What object and dispatcher share.
+pub(crate) struct Core {
+    /// The PHP object; null once it is destroyed.
+    object: Cell<*mut ZendObject>,
+    /// Until the engine has it.
+    config: RefCell<Option<Box<ClientConfig>>>,
+    block_timeout: Option<Duration>,
+    logger: Option<Logger>,
+    callbacks: Callbacks<8>,
+    /// The engine's name for it, from the first `connect()` or `send()` on.
+    id: Cell<Option<EndpointId>>,
+    generation: Cell<u32>,
+    serial: Rc<Serial>,
+    inbox: RefCell<VecDeque<Waiting>>,
+    timers: Timers,
+    connect_called: Cell<bool>,
+    /// `close()` was called.
+    closing: Cell<bool>,
+    /// The engine's client has ended, or will never be made.
+    ended: Cell<bool>,
+    /// A terminal failure that nobody was told of yet.
+    failure: RefCell<Option<Box<Failure>>>,
+    /// The full outbox has room again.
+    room: Cell<bool>,
+    last_sequence: Cell<u64>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("id", &self.id).field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    fn new(object: *mut ZendObject, options: ClientOptions) -> Rc<Self> {
+        Rc::new(Self {
+            object: Cell::new(object),
+            block_timeout: options.config.outbox.block_timeout,
+            config: RefCell::new(Some(Box::new(options.config))),
+            logger: options.logger,
+            callbacks: Callbacks::default(),
+            id: Cell::new(None),
+            generation: Cell::new(0),
+            serial: Rc::default(),
+            inbox: RefCell::default(),
+            timers: Timers::default(),
+            connect_called: Cell::new(false),
+            closing: Cell::new(false),
+            ended: Cell::new(false),
+            failure: RefCell::default(),
+            room: Cell::new(false),
+            last_sequence: Cell::new(0),
+        })
+    }
+
+    fn callback(&self, slot: Slot) -> Option<Rc<PhpCb>> {
+        self.callbacks.get(slot as usize)
+    }
+
+    fn set(&self, slot: Slot, callback: Callback) -> PhpResult<()> {
+        let (_, name, offered) = SLOTS[slot as usize];
+        let method = format!("WsClient::on{}{}()", name[..1].to_uppercase(), &name[1..]);
+        if slot == Slot::Connecting && self.id.get().is_some() {
+            return Err(exception(format!("{method} must be called before connect() and before the first send()")));
+        }
+        self.callbacks.set(slot as usize, callback, &method, offered)?;
+        if slot == Slot::Message
+            && let Some(endpoint) = self.id.get()
+        {
+            // What came before there was a handler goes to it, in order.
+            let waiting = std::mem::take(&mut *self.inbox.borrow_mut());
+            let again = |Waiting { conn, data, binary }| Event::Message { endpoint, conn, data, binary };
+            dispatcher().requeue(waiting.into_iter().map(again).collect());
+        }
+        Ok(())
+    }
+
+    /// Throws in a process that inherited the object from before a fork.
+    fn usable(&self) -> PhpResult<()> {
+        lifecycle::forget_inherited();
+        if self.id.get().is_some() && self.generation.get() != generation() {
+            return Err(inherited("WsClient"));
+        }
+        Ok(())
+    }
+
+    fn closed() -> PhpException {
+        exception("the WsClient is closed")
+    }
+
+    /// The engine's client, made now if need be.
+    fn endpoint(self: &Rc<Self>) -> PhpResult<EndpointId> {
+        self.usable()?;
+        if self.ended.get() || self.closing.get() {
+            return Err(Self::closed());
+        }
+        if let Some(id) = self.id.get() {
+            return Ok(id);
+        }
+        lifecycle::start(None)?;
+        let Some(mut config) = self.config.borrow().clone() else { return Err(Self::closed()) };
+        config.ask_headers = self.callback(Slot::Connecting).is_some();
+        let Reply::Endpoint(id) = query(Command::CreateClient(config))? else { return Err(Self::closed()) };
+        self.config.borrow_mut().take();
+        self.id.set(Some(id));
+        self.generation.set(generation());
+        let core: Rc<dyn Endpoint> = Rc::clone(self) as _;
+        dispatcher().register(id, Rc::downgrade(&core));
+        Ok(id)
+    }
+
+    fn connect(self: &Rc<Self>) -> PhpResult<()> {
+        let client = self.endpoint()?;
+        if !self.connect_called.replace(true) {
+            submit(Command::Connect { client })?;
+        }
+        Ok(())
+    }
+
+    /// For the methods that wait: connects, unless it is too late for that.
+    fn connect_unless_closed(self: &Rc<Self>) -> PhpResult<()> {
+        self.usable()?;
+        if self.ended.get() || self.closing.get() { Ok(()) } else { self.connect() }
+    }
+
+    fn failed_for_good(&self) -> bool {
+        self.failure.borrow().is_some()
+    }
+
+    /// Dispatches until `done` or `deadline`, then throws what this client has given up with.
+    fn serve(self: &Rc<Self>, deadline: Option<Instant>, done: impl Fn(usize) -> bool) -> PhpResult<usize> {
+        let ran = dispatcher().serve(deadline, &|ran| self.failed_for_good() || done(ran))?;
+        self.throw_failure()?;
+        Ok(ran)
+    }
+
+    fn throw_failure(&self) -> PhpResult<()> {
+        match self.failure.borrow_mut().take() {
+            Some(failure) => Err(give_up_exception(&failure)),
+            None => Ok(()),
+        }
+    }
+
+    fn send(self: &Rc<Self>, data: Bytes, binary: bool, ttl: Option<Duration>) -> PhpResult<u64> {
+        let client = self.endpoint()?;
+        let mut until = None;
+        loop {
+            let command = Command::ClientSend { client, data: data.clone(), binary, ttl };
+            if let Reply::Sequence(sequence) = submit(command)? {
+                self.last_sequence.set(sequence);
+                return Ok(sequence);
+            }
+            let now = Instant::now();
+            if until.is_none() {
+                until = self.block_timeout.map(|timeout| now + timeout);
+            }
+            if until.is_some_and(|until| until <= now) {
+                let waited = self.block_timeout.unwrap_or_default().as_secs_f64();
+                return Err(Class::Timeout.exception(
+                    format!("the outbox was full for {waited} s (outbox.overflow 'block', outbox.blockTimeout)"),
+                    0,
+                ));
+            }
+            self.room.set(false);
+            self.serve(until, |_| self.room.get() || self.ended.get() || self.closing.get())?;
+            if self.ended.get() || self.closing.get() {
+                return Err(Self::closed());
+            }
+        }
+    }
+
+    fn unacknowledged(&self) -> usize {
+        match self.id.get() {
+            Some(client) if !self.ended.get() => match query(Command::Unacknowledged { client }) {
+                Ok(Reply::Count(count)) => count,
+                _ => 0,
+            },
+            _ => 0,
+        }
+    }
+
+    fn receive(self: &Rc<Self>, timeout: Option<f64>) -> PhpResult<Option<Zval>> {
+        self.usable()?;
+        if self.callback(Slot::Message).is_some() {
+            return Err(exception("receive() and messages() are not for a client that has onMessage"));
+        }
+        self.connect_unless_closed()?;
+        let core = Rc::clone(self);
+        // At least one batch, so that a caller who always finds a message starves nobody.
+        let waiting = || !core.inbox.borrow().is_empty() || core.ended.get();
+        let deadline = if waiting() { Some(Instant::now()) } else { deadline(timeout) };
+        self.serve(deadline, |_| waiting())?;
+        let next = self.inbox.borrow_mut().pop_front();
+        Ok(next.map(|Waiting { conn, data, binary }| {
+            let message = message::build(&bytes(&data), binary, None);
+            dispatcher().consume(conn, data.len());
+            message
+        }))
+    }
+
+    fn flush(self: &Rc<Self>, timeout: Option<f64>) -> PhpResult<bool> {
+        self.usable()?;
+        self.throw_failure()?;
+        if self.unacknowledged() == 0 {
+            return Ok(true);
+        }
+        self.connect_unless_closed()?;
+        let core = Rc::clone(self);
+        self.serve(deadline(timeout), |_| core.ended.get() || core.unacknowledged() == 0)?;
+        Ok(!self.ended.get() && self.unacknowledged() == 0)
+    }
+
+    fn state(&self) -> State {
+        match self.id.get() {
+            _ if self.ended.get() => State::Closed,
+            None => State::Disconnected,
+            Some(client) => match query(Command::ClientState { client }) {
+                Ok(Reply::State(state)) => state,
+                _ => State::Closed,
+            },
+        }
+    }
+
+    fn close(&self, code: u16, reason: String) -> PhpResult<()> {
+        self.usable()?;
+        if self.closing.replace(true) || self.ended.get() {
+            return Ok(());
+        }
+        match self.id.get() {
+            Some(client) => submit(Command::CloseClient { client, code, reason }).map(drop),
+            None => {
+                self.ended.set(true);
+                Ok(())
+            }
+        }
+    }
+
+    /// The object is being destroyed: what it would be told of is no longer told to anyone.
+    fn released(&self) {
+        self.object.set(ptr::null_mut());
+        if self.generation.get() != generation() {
+            return;
+        }
+        for Waiting { conn, data, .. } in std::mem::take(&mut *self.inbox.borrow_mut()) {
+            dispatcher().consume(conn, data.len());
+        }
+        if let Some(client) = self.id.get()
+            && !self.ended.get()
+            && !self.closing.get()
+        {
+            let reason = String::new();
+            let _ =
+                with_bridge(|bridge| bridge.submit(Command::CloseClient { client, code: close::GOING_AWAY, reason }));
+            dispatcher().submitted();
+        }
+    }
+
+    /// The object as an argument; None when it is gone.
+    fn object(&self) -> Option<Zval> {
+        // SAFETY: the pointer is cleared before the object is freed.
+        let object = unsafe { self.object.get().as_mut()? };
+        let mut zval = Zval::new();
+        zval.set_object(object);
+        Some(zval)
+    }
+
+    /// Runs a callback, with as many of `arguments` as it declares.
+    fn call(self: &Rc<Self>, callback: &PhpCb, context: &str, arguments: &mut [Zval]) -> Result<usize, Pending> {
+        let wanted = callback.wanted().min(arguments.len());
+        if callback.call(&mut arguments[..wanted]).is_err() {
+            Rc::clone(self).failed(context, None)?;
+        }
+        Ok(1)
+    }
+
+    fn handle_message(self: &Rc<Self>, conn: ConnId, data: &Bytes, binary: bool) -> Result<usize, Pending> {
+        let (Some(callback), Some(object)) = (self.callback(Slot::Message), self.object()) else {
+            dispatcher().consume(conn, data.len());
+            return Ok(0);
+        };
+        let turn = Turn::new(&self.serial, conn, data.len());
+        let string = bytes(data);
+        let message =
+            if callback.wanted() >= 4 { message::build(&string, binary, Some(Rc::clone(&turn))) } else { null() };
+        let mut arguments = [object, string, boolean(binary), message];
+        let wanted = callback.wanted().min(arguments.len());
+        let result = callback.call(&mut arguments[..wanted]);
+        if result.is_err() {
+            turn.end();
+            Rc::clone(self).failed("onMessage", Some(conn))?;
+        } else {
+            turn.returned();
+        }
+        Ok(1)
+    }
+
+    fn handle_headers_wanted(self: &Rc<Self>, ticket: Ticket, attempt: u32) -> Result<usize, Pending> {
+        let (Some(callback), Some(object)) = (self.callback(Slot::Connecting), self.object()) else {
+            answer(Command::AnswerHeaders { ticket, headers: Vec::new() });
+            return Ok(0);
+        };
+        let mut arguments = [object, int(attempt.into())];
+        let wanted = callback.wanted().min(arguments.len());
+        let answered = callback
+            .call(&mut arguments[..wanted])
+            .and_then(|given| options::headers(&given, "WsClient: what onConnecting returns").map_err(Pending::from));
+        match answered {
+            Ok(headers) => answer(Command::AnswerHeaders { ticket, headers }),
+            Err(Pending) => {
+                answer(Command::FailAttempt { ticket, reason: "onConnecting has thrown".to_owned() });
+                Rc::clone(self).failed("onConnecting", None)?;
+            }
+        }
+        Ok(1)
+    }
+
+    /// What happens on the connection, one after the other.
+    fn handle_in_turn(self: &Rc<Self>, event: Event) -> Result<usize, Pending> {
+        let (slot, context, mut arguments) = match event {
+            Event::Message { conn, data, binary, .. } => return self.handle_message(conn, &data, binary),
+            Event::Open { .. } => (Slot::Open, "onOpen", vec![boolean(false)]),
+            Event::Close { code, reason, clean, .. } => {
+                (Slot::Close, "onClose", vec![int(code.into()), text(&reason), boolean(clean)])
+            }
+            Event::Drain { .. } => (Slot::Drain, "onDrain", Vec::new()),
+            _ => return Ok(0),
+        };
+        let (Some(callback), Some(object)) = (self.callback(slot), self.object()) else { return Ok(0) };
+        arguments.insert(0, object);
+        self.call(&callback, context, &mut arguments)
+    }
+
+    fn handle_gave_up(self: &Rc<Self>, failure: Box<Failure>) -> Result<usize, Pending> {
+        if self.callback(Slot::Error).is_some() {
+            give_up_exception(&failure).throw();
+            Rc::clone(self).failed("connect", None)?;
+        } else {
+            *self.failure.borrow_mut() = Some(failure);
+        }
+        Ok(1)
+    }
+
+    fn handle_failure(self: &Rc<Self>, failure: &Failure) -> Result<usize, Pending> {
+        // The network's failures are transitions. What the peer did wrong is also worth an error.
+        if matches!(failure.kind, FailureKind::Connect | FailureKind::Link | FailureKind::Timeout)
+            || self.callback(Slot::Error).is_none()
+        {
+            return Ok(0);
+        }
+        from_failure(failure).throw();
+        Rc::clone(self).failed("connection", None)?;
+        Ok(1)
+    }
+}
+
+impl Endpoint for Core {
+    fn deliver(self: Rc<Self>, event: Event) -> Result<usize, Pending> {
+        match event {
+            Event::Message { conn, data, binary, .. } if self.callback(Slot::Message).is_none() => {
+                self.inbox.borrow_mut().push_back(Waiting { conn, data, binary });
+                Ok(1)
+            }
+            Event::Message { .. } | Event::Open { .. } | Event::Close { .. } | Event::Drain { .. } => {
+                let Some(event) = self.serial.begin(event) else { return Ok(0) };
+                let result = self.handle_in_turn(event);
+                self.serial.end();
+                result
+            }
+            Event::Transition { transition: change, .. } => {
+                let Some(callback) = self.callback(Slot::StateChange) else { return Ok(0) };
+                let change = transition(&change).map_err(Pending::from)?;
+                self.call(&callback, "onStateChange", &mut [change])
+            }
+            Event::HeadersWanted { ticket, attempt, .. } => self.handle_headers_wanted(ticket, attempt),
+            Event::Overflow { sequence, data, why, .. } => {
+                let Some(callback) = self.callback(Slot::Overflow) else { return Ok(0) };
+                let why = match why {
+                    OverflowReason::Limit => "limit",
+                    OverflowReason::Expired => "expired",
+                    OverflowReason::Closed => "closed",
+                };
+                self.call(&callback, "onOverflow", &mut [int(sequence.cast_signed()), bytes(&data), text(why)])
+            }
+            Event::GaveUp { failure, .. } => self.handle_gave_up(failure),
+            Event::Failure { failure, .. } => self.handle_failure(&failure),
+            Event::Log { record, .. } => match &self.logger {
+                Some(logger) => match logger.log(&record) {
+                    Ok(()) => Ok(0),
+                    Err(Pending) => self.failed("the logger", None).map(|()| 0),
+                },
+                None => {
+                    to_error_log(&record);
+                    Ok(0)
+                }
+            },
+            Event::Stopped { endpoint } => {
+                self.ended.set(true);
+                dispatcher().unregister(endpoint);
+                Ok(1)
+            }
+            Event::Room { .. } => {
+                self.room.set(true);
+                Ok(1)
+            }
+            Event::Flushed { .. } | Event::Handshake { .. } | Event::Join { .. } | Event::Leave { .. } => Ok(0),
+        }
+    }
+
+    fn failed(self: Rc<Self>, _context: &str, _conn: Option<ConnId>) -> Result<(), Pending> {
+        let caught = failure::take()?;
+        let Some(callback) = self.callback(Slot::Error) else { return Err(caught.rethrow()) };
+        callback.call(&mut [caught.zval()][..callback.wanted().min(1)]).map(drop)
+    }
+
+    fn timers(&self) -> &Timers {
+        &self.timers
+    }
+
+    fn farewell(&self, id: EndpointId) -> Command {
+        Command::CloseClient { client: id, code: close::GOING_AWAY, reason: String::new() }
+    }
+
+    fn forgotten(&self) {
+        self.ended.set(true);
+        self.inbox.borrow_mut().clear();
+    }
+}
+
+/// Given to an attempt that may be over by now.
+fn answer(command: Command) {
+    let _ = with_bridge(|bridge| bridge.submit(command));
+    dispatcher().submitted();
+}
+
+fn give_up_exception(failure: &Failure) -> PhpException {
+    Class::Connect.exception(failure.message.clone(), i32::from(failure.code))
+}
+
+/// A timeout in seconds that is argument `number` of the running method.
+fn timeout(number: u32, timeout: Option<PhpFloat>) -> PhpResult<Option<f64>> {
+    match timeout {
+        Some(PhpFloat(seconds)) if seconds.is_nan() || seconds < 0.0 => {
+            Err(argument_value_error(number, &format!("must be at least 0 seconds, {seconds} given")))
+        }
+        timeout => Ok(timeout.map(|timeout| timeout.0)),
+    }
+}
+
+fn deadline(timeout: Option<f64>) -> Option<Instant> {
+    timeout.filter(|seconds| *seconds < FOREVER).map(|seconds| Instant::now() + Duration::from_secs_f64(seconds))
+}
+
+/// A client whose connection comes back by itself.
+#[php_class]
+#[php(flags = ClassFlags::Final.union(ClassFlags::NoDynamicProperties))]
+#[derive(Debug)]
+pub(crate) struct WsClient {
+    core: Rc<Core>,
+}
+
+impl Drop for WsClient {
+    fn drop(&mut self) {
+        self.core.released();
+    }
+}
+
+impl Visit for WsClient {
+    fn visit(&self, see: &mut dyn FnMut(&Zval)) {
+        self.core.callbacks.visit(see);
+        if let Some(logger) = &self.core.logger {
+            see(logger.zval());
+        }
+        self.core.timers.visit(see);
+    }
+}
+
+#[php_impl]
+impl WsClient {
+    #[php(defaults(options = PhpArray(None)))]
+    pub fn __construct(url: &Zval, options: PhpArray) -> PhpResult<Self> {
+        // SAFETY: the object of the running constructor is alive.
+        let object = unsafe { shim::lifeline_this().as_ref() };
+        let built = object.and_then(ZendClassObject::<Self>::from_zend_obj).is_some_and(|object| object.obj.is_some());
+        if built {
+            return Err(error("this WsClient is constructed already"));
+        }
+        let options = options::client(url, options.0)?;
+        let object = object.map_or(ptr::null_mut(), |object| ptr::from_ref(object).cast_mut());
+        Ok(Self { core: Core::new(object, options) })
+    }
+
+    /// Sets the callback of that name, as the method `on<Event>` does.
+    pub fn on(&self, event: PhpBytes, callback: Callback) -> PhpResult<This> {
+        let Some((slot, ..)) = SLOTS.iter().find(|(_, name, _)| name.as_bytes() == event.0) else {
+            let names: Vec<_> = SLOTS.iter().map(|(_, name, _)| format!("'{name}'")).collect();
+            let given = event.text();
+            return Err(argument_value_error(1, &format!("must be one of {}, '{given}' given", names.join(", "))));
+        };
+        self.core.set(*slot, callback)?;
+        Ok(This)
+    }
+
+    pub fn on_open(&self, callback: Callback) -> PhpResult<This> {
+        self.core.set(Slot::Open, callback)?;
+        Ok(This)
+    }
+
+    pub fn on_message(&self, callback: Callback) -> PhpResult<This> {
+        self.core.set(Slot::Message, callback)?;
+        Ok(This)
+    }
+
+    pub fn on_close(&self, callback: Callback) -> PhpResult<This> {
+        self.core.set(Slot::Close, callback)?;
+        Ok(This)
+    }
+
+    pub fn on_state_change(&self, callback: Callback) -> PhpResult<This> {
+        self.core.set(Slot::StateChange, callback)?;
+        Ok(This)
+    }
+
+    pub fn on_connecting(&self, callback: Callback) -> PhpResult<This> {
+        self.core.set(Slot::Connecting, callback)?;
+        Ok(This)
+    }
+
+    pub fn on_error(&self, callback: Callback) -> PhpResult<This> {
+        self.core.set(Slot::Error, callback)?;
+        Ok(This)
+    }
+
+    pub fn on_drain(&self, callback: Callback) -> PhpResult<This> {
+        self.core.set(Slot::Drain, callback)?;
+        Ok(This)
+    }
+
+    pub fn on_overflow(&self, callback: Callback) -> PhpResult<This> {
+        self.core.set(Slot::Overflow, callback)?;
+        Ok(This)
+    }
+
+    /// Begins to connect and returns at once. Does nothing the second time.
+    pub fn connect(&self) -> PhpResult<()> {
+        let core = Rc::clone(&self.core);
+        core.connect()
+    }
+
+    /// Connects, and dispatches until this client is closed.
+    pub fn run(&self) -> PhpResult<()> {
+        let core = Rc::clone(&self.core);
+        core.connect_unless_closed()?;
+        core.throw_failure()?;
+        if core.ended.get() {
+            return Ok(());
+        }
+        core.serve(None, |_| core.ended.get()).map(drop)
+    }
+
+    /// Dispatches what waits; waits at most so many seconds for the first event.
+    #[php(defaults(timeout = 0.0))]
+    pub fn poll(&self, timeout: PhpFloat) -> PhpResult<i64> {
+        let core = Rc::clone(&self.core);
+        core.usable()?;
+        let deadline = deadline(self::timeout(1, Some(timeout))?);
+        let ran = core.serve(deadline, |ran| ran > 0)?;
+        Ok(i64::try_from(ran).unwrap_or(i64::MAX))
+    }
+
+    /// `poll(0)` that returns nothing.
+    pub fn tick(&self) -> PhpResult<()> {
+        let core = Rc::clone(&self.core);
+        core.usable()?;
+        core.serve(Some(Instant::now()), |_| true).map(drop)
+    }
+
+    /// Readable when there is something to poll.
+    pub fn stream(&self) -> PhpResult<MixedZval> {
+        self.core.usable()?;
+        dispatcher().stream().map(MixedZval)
+    }
+
+    /// Reconnects now; probes the link when connected.
+    pub fn wake(&self) -> PhpResult<()> {
+        let core = Rc::clone(&self.core);
+        let client = core.endpoint()?;
+        core.connect()?;
+        submit(Command::Wake { client }).map(drop)
+    }
+
+    /// Into the outbox; its sequence number.
+    #[php(defaults(binary = false))]
+    pub fn send(&self, data: PhpBytes, binary: PhpBool, ttl: Option<PhpFloat>) -> PhpResult<i64> {
+        let core = Rc::clone(&self.core);
+        let ttl = match ttl {
+            None => None,
+            Some(PhpFloat(seconds)) if seconds > 0.0 && seconds < FOREVER => Some(Duration::from_secs_f64(seconds)),
+            Some(PhpFloat(seconds)) => {
+                let message = format!("must be greater than 0 seconds and less than {FOREVER}, {seconds} given");
+                return Err(argument_value_error(3, &message));
+            }
+        };
+        let data = payload(1, data, binary)?;
+        core.send(data, binary.0, ttl).map(u64::cast_signed)
+    }
+
+    /// Into the outbox, in order; the last one's sequence number.
+    #[php(defaults(binary = false))]
+    pub fn send_many(&self, messages: PhpArray, binary: PhpBool) -> PhpResult<i64> {
+        let core = Rc::clone(&self.core);
+        core.usable()?;
+        let mut payloads = Vec::new();
+        for (index, message) in messages.0.into_iter().flat_map(|messages| messages.values()).enumerate() {
+            let Some(data) = message.dereference().zend_str() else {
+                return Err(argument_type_error(1, &format!("must hold strings only, element {index} is none")));
+            };
+            payloads.push(payload(1, PhpBytes(data.as_bytes()), binary)?);
+        }
+        for data in payloads {
+            core.send(data, binary.0, None)?;
+        }
+        Ok(core.last_sequence.get().cast_signed())
+    }
+
+    /// The next message, or null when the time is over or the client is closed.
+    pub fn receive(&self, timeout: Option<PhpFloat>) -> PhpResult<Option<MessageZval>> {
+        let core = Rc::clone(&self.core);
+        let timeout = self::timeout(1, timeout)?;
+        Ok(core.receive(timeout)?.map(MessageZval))
+    }
+
+    /// `receive()` until closed.
+    pub fn messages(&self) -> PhpResult<IteratorZval> {
+        let core = Rc::clone(&self.core);
+        core.usable()?;
+        if core.callback(Slot::Message).is_some() {
+            return Err(exception("receive() and messages() are not for a client that has onMessage"));
+        }
+        let iterator =
+            WsMessageIterator { client: This.into_zval(false)?, core, current: RefCell::default(), key: Cell::new(0) };
+        Ok(IteratorZval(iterator.into_zval(false)?))
+    }
+
+    /// Waits until everything is acknowledged; false when the time is over first, or closed.
+    pub fn flush(&self, timeout: Option<PhpFloat>) -> PhpResult<bool> {
+        let core = Rc::clone(&self.core);
+        core.flush(self::timeout(1, timeout)?)
+    }
+
+    pub fn state(&self) -> PhpResult<WsState> {
+        self.core.usable()?;
+        Ok(self.core.state().into())
+    }
+
+    /// Messages accepted by `send()` and not yet acknowledged.
+    pub fn unacknowledged(&self) -> PhpResult<i64> {
+        self.core.usable()?;
+        Ok(i64::try_from(self.core.unacknowledged()).unwrap_or(i64::MAX))
+    }
+
+    /// Counters; empty before `connect()`.
+    pub fn stats(&self) -> PhpResult<ArrayZval> {
+        self.core.usable()?;
+        let stats = match self.core.id.get() {
+            Some(endpoint) => match query(Command::EndpointStats { endpoint })? {
+                Reply::Stats(stats) => stats,
+                _ => Default::default(),
+            },
+            None => Default::default(),
+        };
+        Ok(ArrayZval(crate::convert::stats(&stats)))
+    }
+
+    /// Closes for good; what is unsent goes to `onOverflow`.
+    #[php(defaults(code = 1000, reason = PhpBytes::EMPTY))]
+    pub fn close(&self, code: PhpInt, reason: PhpBytes) -> PhpResult<()> {
+        let code = close_code(1, code)?;
+        let reason = close_reason(2, reason)?;
+        self.core.close(code, reason)
+    }
+
+    /// Calls the callback once; the timer's number.
+    pub fn after(&self, seconds: PhpFloat, callback: Callback) -> PhpResult<i64> {
+        self.timer(seconds, false, callback)
+    }
+
+    /// Calls the callback again and again; the timer's number.
+    pub fn every(&self, seconds: PhpFloat, callback: Callback) -> PhpResult<i64> {
+        self.timer(seconds, true, callback)
+    }
+
+    /// Ends a timer.
+    pub fn cancel(&self, timer: PhpInt) {
+        self.core.timers.cancel(timer.0);
+    }
+}
+
+impl WsClient {
+    fn timer(&self, seconds: PhpFloat, repeat: bool, callback: Callback) -> PhpResult<i64> {
+        self.core.usable()?;
+        let core: Rc<dyn Endpoint> = Rc::clone(&self.core) as _;
+        let owner: Weak<dyn Endpoint> = Rc::downgrade(&core);
+        self.core.timers.add(owner, seconds.0, repeat, callback.0)
+    }
+}
+
+/// What `messages()` returns.
+#[php_class]
+#[php(flags = ClassFlags::Final.union(ClassFlags::NoDynamicProperties))]
+#[php(implements(ce = ce::iterator, stub = "\\Iterator"))]
+#[derive(Debug)]
+pub(crate) struct WsMessageIterator {
+    /// Keeps the object alive.
+    client: Zval,
+    core: Rc<Core>,
+    current: RefCell<Option<Zval>>,
+    key: Cell<i64>,
+}
+
+impl Visit for WsMessageIterator {
+    fn visit(&self, see: &mut dyn FnMut(&Zval)) {
+        see(&self.client);
+        if let Ok(current) = self.current.try_borrow()
+            && let Some(current) = &*current
+        {
+            see(current);
+        }
+    }
+}
+
+#[php_impl]
+impl WsMessageIterator {
+    #[php(vis = "private")]
+    pub fn __construct() -> PhpResult<Self> {
+        Err(error("a WsMessageIterator is made by WsClient::messages()"))
+    }
+
+    /// Waits for the next message.
+    pub fn valid(&self) -> PhpResult<bool> {
+        if self.current.borrow().is_none() {
+            let core = Rc::clone(&self.core);
+            let next = core.receive(None)?;
+            *self.current.borrow_mut() = next;
+        }
+        Ok(self.current.borrow().is_some())
+    }
+
+    pub fn current(&self) -> MixedZval {
+        MixedZval(self.current.borrow().as_ref().map_or_else(null, Zval::shallow_clone))
+    }
+
+    pub fn key(&self) -> i64 {
+        self.key.get()
+    }
+
+    pub fn next(&self) {
+        let before = self.current.borrow_mut().take();
+        drop(before);
+        self.key.set(self.key.get() + 1);
+    }
+
+    /// Does nothing: what was received is gone.
+    pub fn rewind(&self) {}
+}
+
+static INTERFACE: classes::Entry = classes::Entry::new();
+
+/// Registers classes and interface; only in MINIT.
+pub(crate) fn register() -> ext_php_rs::error::Result<()> {
+    let interface = classes::register_interface::<WsClient>("WsClientInterface", &INTERFACE)?;
+    let class = classes::register::<WsClient>(&[(|| INTERFACE.entry(), "WsClientInterface")])?;
+    for class in [interface, class] {
+        for method in [
+            c"on",
+            c"onopen",
+            c"onmessage",
+            c"onclose",
+            c"onstatechange",
+            c"onconnecting",
+            c"onerror",
+            c"ondrain",
+            c"onoverflow",
+        ] {
+            classes::set_type(class, method, 0, mask::STATIC);
+        }
+    }
+    classes::set_type(class, c"__construct", 1, mask::STRING | mask::ARRAY);
+    gc::patch::<WsClient>();
+    classes::register::<WsMessageIterator>(&[])?;
+    gc::patch::<WsMessageIterator>();
+    Ok(())
+}
