@@ -403,7 +403,6 @@ fn endpoint_of(event: &Event) -> Option<EndpointId> {
         | Event::GaveUp { client: id, .. }
         | Event::Flushed { client: id }
         | Event::Room { client: id }
-        | Event::Room { client: id }
         | Event::Stopped { endpoint: id } => *id,
         Event::Log { endpoint, .. } => return *endpoint,
     })
