@@ -1,14 +1,17 @@
 //! Peers that send messages to an echo server and check every byte that comes back.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Interval, interval};
 
 use crate::hold::source;
-use crate::ws::{Connect, Url, opcode};
+use crate::ws::{Connect, Peer, Url, opcode};
 
 /// What `echo` does.
 #[derive(Clone, Debug)]
@@ -21,8 +24,10 @@ pub struct Echo {
     pub window: usize,
     /// Payload of a message, in bytes.
     pub size: usize,
-    /// Messages of one connection.
+    /// Messages of one connection at most.
     pub messages: u64,
+    /// Pause between two messages of one connection.
+    pub every: Duration,
     /// Text messages in place of binary ones.
     pub text: bool,
     /// Own addresses, 127.0.0.2 and on; 0: the kernel chooses.
@@ -32,21 +37,45 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Sends and checks all.
+    /// Sends and checks all; `ready` is called when all are open, `ended` may end it early.
     ///
     /// # Errors
     /// A message that came back changed, out of order or not at all.
-    pub async fn run(self) -> Result<Value> {
+    pub async fn run(self, ready: impl FnOnce(), ended: impl Future<Output = ()>) -> Result<Value> {
         let timeout = self.timeout;
-        tokio::time::timeout(timeout, self.talk()).await.with_context(|| format!("not done after {timeout:?}"))?
+        let (end, ends) = watch::channel(false);
+        let talk = tokio::time::timeout(timeout, self.talk(ready, ends));
+        let stop = async {
+            ended.await;
+            end.send_replace(true);
+            pending::<Result<Value>>().await
+        };
+        tokio::select! {
+            report = talk => report.with_context(|| format!("not done after {timeout:?}"))?,
+            never = stop => never,
+        }
     }
 
-    async fn talk(self) -> Result<Value> {
+    async fn talk(self, ready: impl FnOnce(), ends: watch::Receiver<bool>) -> Result<Value> {
+        let mut opening = JoinSet::new();
+        for number in 0..self.conns {
+            let mut connect = Connect::new(self.url.clone());
+            connect.source = source(self.sources, number);
+            connect.timeout = self.timeout;
+            opening.spawn(async move { connect.open().await.with_context(|| format!("connection {number}")) });
+        }
+        let mut peers = Vec::new();
+        while let Some(peer) = opening.join_next().await {
+            peers.push(peer??);
+        }
+        ready();
         let mut talks = JoinSet::new();
         let start = Instant::now();
-        for number in 0..self.conns {
-            let echo = self.clone();
-            talks.spawn(async move { echo.one(number).await.with_context(|| format!("connection {number}")) });
+        for (number, peer) in peers.into_iter().enumerate() {
+            let (echo, ends) = (self.clone(), ends.clone());
+            talks.spawn(
+                async move { echo.one(peer, number, ends).await.with_context(|| format!("connection {number}")) },
+            );
         }
         let mut delays = Vec::new();
         while let Some(talk) = talks.join_next().await {
@@ -64,23 +93,35 @@ impl Echo {
         }))
     }
 
-    async fn one(&self, number: usize) -> Result<Vec<Duration>> {
-        let mut connect = Connect::new(self.url.clone());
-        connect.source = source(self.sources, number);
-        connect.timeout = self.timeout;
-        let mut peer = connect.open().await?;
+    async fn one(&self, mut peer: Peer, number: usize, mut ends: watch::Receiver<bool>) -> Result<Vec<Duration>> {
         let kind = if self.text { opcode::TEXT } else { opcode::BINARY };
         let mut under_way = VecDeque::new();
         let mut sent = 0;
         let mut delays = Vec::new();
         let mut message = Vec::new();
-        while (delays.len() as u64) < self.messages {
-            while sent < self.messages && under_way.len() < self.window {
-                peer.put(true, kind, &payload(number as u64, sent, self.size, self.text));
-                under_way.push_back(Instant::now());
-                sent += 1;
+        let mut clock = (!self.every.is_zero()).then(|| interval(self.every));
+        loop {
+            let over = sent >= self.messages || *ends.borrow_and_update();
+            if over && under_way.is_empty() {
+                break;
             }
-            let frame = peer.next().await?.context("end of stream")?;
+            if !over && clock.is_none() {
+                while sent < self.messages && under_way.len() < self.window {
+                    self.send(&mut peer, kind, number, &mut sent, &mut under_way);
+                }
+            }
+            let may_send = !over && under_way.len() < self.window;
+            let frame = tokio::select! {
+                () = tick(&mut clock), if may_send => {
+                    self.send(&mut peer, kind, number, &mut sent, &mut under_way);
+                    continue;
+                }
+                changed = ends.changed(), if !over => {
+                    changed?;
+                    continue;
+                }
+                frame = peer.next() => frame?.context("end of stream")?,
+            };
             let expected = if message.is_empty() { kind } else { opcode::CONTINUATION };
             match frame.opcode {
                 opcode::PING => peer.put(true, opcode::PONG, &frame.payload),
@@ -108,6 +149,20 @@ impl Echo {
             }
         }
         bail!("the close frame was not answered");
+    }
+
+    fn send(&self, peer: &mut Peer, kind: u8, number: usize, sent: &mut u64, under_way: &mut VecDeque<Instant>) {
+        peer.put(true, kind, &payload(number as u64, *sent, self.size, self.text));
+        under_way.push_back(Instant::now());
+        *sent += 1;
+    }
+}
+
+/// The next beat of a clock; never without one.
+async fn tick(clock: &mut Option<Interval>) {
+    match clock {
+        Some(clock) => drop(clock.tick().await),
+        None => pending().await,
     }
 }
 

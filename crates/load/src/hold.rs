@@ -208,14 +208,14 @@ struct Member {
 
 impl Member {
     async fn live(mut self, mut phases: watch::Receiver<Phase>) -> Result<Report> {
-        /// A flood is made in portions of so long.
+        /// A flood is made in portions of so long; a half looks as often whether all are open.
         const PORTION: Duration = Duration::from_millis(50);
 
         let phase = phases.clone();
-        let (flood, deaf) = (self.kind == Kind::Flood, self.kind == Kind::Deaf);
-        let mut clock = interval(if flood { PORTION } else { self.every });
+        let (ping, deaf) = (self.kind == Kind::Ping, self.kind == Kind::Deaf);
+        let mut clock = interval(if ping { self.every } else { PORTION });
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let ticks = matches!(self.kind, Kind::Flood | Kind::Ping);
+        let mut ticks = matches!(self.kind, Kind::Flood | Kind::Half | Kind::Ping);
         let message = vec![b'f'; self.size];
         let mut credit = 0.0;
         // When the ping that waits for its pong was queued, and its number.
@@ -223,9 +223,6 @@ impl Member {
         let mut pings = 0_u64;
         let mut last_beat = Instant::now();
 
-        if self.kind == Kind::Half {
-            self.peer.put(false, opcode::BINARY, &message);
-        }
         loop {
             // What came along with the handshake's answer waits in the decoder, also for the deaf.
             while !deaf && let Some(frame) = self.peer.frame()? {
@@ -263,19 +260,26 @@ impl Member {
                     break;
                 }
                 _ = clock.tick(), if ticks => {
-                    if !flood {
-                        if waiting.is_none() {
+                    let staying = matches!(*phase.borrow(), Phase::Staying);
+                    match self.kind {
+                        Kind::Ping if waiting.is_none() => {
                             pings += 1;
                             waiting = Some((Instant::now(), pings));
                             self.peer.put(true, opcode::PING, &pings.to_be_bytes());
                         }
-                    } else if matches!(*phase.borrow(), Phase::Staying) {
-                        // What a stuck link did not take is not made up for.
-                        credit = (credit + self.rate as f64 * PORTION.as_secs_f64()).min(self.rate as f64);
-                        while credit >= self.size as f64 && self.peer.queued() <= self.size {
-                            self.peer.put(true, opcode::BINARY, &message);
-                            credit -= self.size as f64;
+                        Kind::Flood if staying => {
+                            // What a stuck link did not take is not made up for.
+                            credit = (credit + self.rate as f64 * PORTION.as_secs_f64()).min(self.rate as f64);
+                            while credit >= self.size as f64 && self.peer.queued() <= self.size {
+                                self.peer.put(true, opcode::BINARY, &message);
+                                credit -= self.size as f64;
+                            }
                         }
+                        Kind::Half if staying => {
+                            self.peer.put(false, opcode::BINARY, &message);
+                            ticks = false;
+                        }
+                        _ => {}
                     }
                 }
                 ready = self.peer.stream.readable(), if !deaf => {

@@ -42,9 +42,11 @@ lifeline-load hold --url URL --peers KIND=N,... --secs S [--every S] [--size BYT
     Reports by kind: still alive, closed (code, reason, first and last second), the worst gap between
     the server's beats, the worst delay of its pongs. Exit code 1: some were closed.
 
-lifeline-load echo --url URL [--conns N] [--window N] [--size BYTES] [--messages N] [--text]
-                   [--sources N] [--timeout S]
-    Sends --messages (1000) on each connection, --window (16) under way, checks every byte.
+lifeline-load echo --url URL [--conns N] [--window N] [--size BYTES] [--messages N] [--every S] [--text]
+                   [--sources N] [--timeout S] [--until-eof]
+    Prints 'ready' when all are open. Sends --messages (1000) on each connection, --window (16) under
+    way, with a pause of --every seconds (0), and checks every byte; --until-eof: ends early at the end
+    of stdin.
 
 lifeline-load churn --url URL [--connects N] [--concurrency N] [--ending close|fin|reset] [--sources N]
     Connect, upgrade, end. Exit code 1: some failed.
@@ -102,12 +104,14 @@ async fn echo(mut args: Args) -> Result<ExitCode> {
         window: args.or("window", 16)?,
         size: args.or("size", 128)?,
         messages: args.or("messages", 1000)?,
+        every: seconds(&mut args, "every", 0.0)?,
         text: args.flag("text"),
         sources: args.or("sources", 0)?,
         timeout: seconds(&mut args, "timeout", 60.0)?,
     };
+    let until_eof = args.flag("until-eof");
     args.finish()?;
-    match echo.run().await {
+    match echo.run(|| say("ready"), end_of_stdin(until_eof)).await {
         Ok(report) => {
             say(&report.to_string());
             Ok(ExitCode::SUCCESS)
@@ -131,14 +135,7 @@ async fn hold(mut args: Args) -> Result<ExitCode> {
     };
     let until_eof = args.flag("until-eof");
     args.finish()?;
-    let ended = async {
-        if !until_eof {
-            return std::future::pending().await;
-        }
-        let mut lines = stdin_lines();
-        while lines.recv().await.is_some() {}
-    };
-    let report = hold.run(|| say("ready"), ended).await?;
+    let report = hold.run(|| say("ready"), end_of_stdin(until_eof)).await?;
     say(&report.to_string());
     let mut kinds = report["kinds"].as_object().into_iter().flat_map(serde_json::Map::values);
     Ok(verdict(kinds.all(|kind| kind["alive"] == kind["conns"])))
@@ -193,6 +190,15 @@ async fn serve_control(mut stream: TcpStream, proxy: Arc<Proxy>) {
 
 async fn answer(proxy: &Proxy, line: &str) -> String {
     proxy.command(line).await.unwrap_or_else(|error| format!("error {error:#}"))
+}
+
+/// Waits for the end of stdin if that is `wanted`, else for ever.
+async fn end_of_stdin(wanted: bool) {
+    if !wanted {
+        return std::future::pending().await;
+    }
+    let mut lines = stdin_lines();
+    while lines.recv().await.is_some() {}
 }
 
 /// Lines of stdin; closed at its end. A thread of its own, because reading stdin blocks.

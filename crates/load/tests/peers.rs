@@ -1,5 +1,6 @@
 //! The load peers against a server that this project did not write (tokio-tungstenite).
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -47,6 +48,7 @@ fn echo(url: Url) -> Echo {
         window: 4,
         size: 1000,
         messages: 50,
+        every: Duration::ZERO,
         text: false,
         sources: 0,
         timeout: Duration::from_secs(60),
@@ -69,10 +71,19 @@ fn hold(url: Url, crowd: &str) -> Hold {
 async fn echo_counts_what_came_back() {
     let url = server(echo_server).await;
     for text in [false, true] {
-        let report = Echo { text, sources: 2, ..echo(url.clone()) }.run().await.unwrap();
+        let report = Echo { text, sources: 2, ..echo(url.clone()) }.run(|| {}, pending()).await.unwrap();
         assert_eq!(report["messages"], 150);
         assert_eq!(report["bytes"], 150_000);
     }
+}
+
+#[tokio::test]
+async fn echo_ends_when_told() {
+    let url = server(echo_server).await;
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let echo = Echo { messages: u64::MAX, every: Duration::from_millis(1), ..echo(url) };
+    let report = echo.run(|| drop(end), async { drop(ended.await) }).await.unwrap();
+    assert!(report["messages"].as_u64() < Some(1000), "{report}");
 }
 
 #[tokio::test]
@@ -91,7 +102,7 @@ async fn echo_notices_a_changed_byte() {
         }
     })
     .await;
-    let error = format!("{:#}", echo(url).run().await.unwrap_err());
+    let error = format!("{:#}", echo(url).run(|| {}, pending()).await.unwrap_err());
     assert!(error.contains("message 6 came back changed"), "{error}");
 }
 
@@ -99,7 +110,7 @@ async fn echo_notices_a_changed_byte() {
 async fn echo_notices_a_missing_answer() {
     let url = server(|mut peer| async move { while let Some(Ok(_)) = peer.next().await {} }).await;
     let echo = Echo { timeout: Duration::from_millis(200), ..echo(url) };
-    let error = format!("{:#}", echo.run().await.unwrap_err());
+    let error = format!("{:#}", echo.run(|| {}, pending()).await.unwrap_err());
     assert!(error.contains("not done after 200ms"), "{error}");
 }
 

@@ -1,0 +1,42 @@
+<?php
+// Clients that say what happens to them.
+//   config: url, query (more of it), count (1), first (number of the first one), options, sendEvery, sendSize
+
+declare(strict_types=1);
+
+require __DIR__ . '/common.php';
+
+$config = config();
+$clients = [];
+$first = $config['first'] ?? 0;
+$opened = 0;
+for ($n = $first; $n < $first + ($config['count'] ?? 1); $n++) {
+    $client = new WsClient($config['url'] . "?id=$n" . ($config['query'] ?? ''), $config['options'] ?? []);
+    $client->onStateChange(static function (WsTransition $t) use ($n): void {
+        say('state', [
+            'client' => $n,
+            'from' => $t->from->value,
+            'to' => $t->to->value,
+            'code' => $t->code,
+            'reason' => $t->reason,
+            'attempt' => $t->attempt,
+            'delay' => $t->delay,
+        ]);
+    });
+    $client->onClose(static function (WsClient $c, int $code, string $reason, bool $clean) use ($n): void {
+        say('close', ['client' => $n, 'code' => $code, 'reason' => $reason, 'clean' => $clean]);
+    });
+    $client->onMessage(static function (): void {});
+    $client->onError(static function (Throwable $e) use ($n): void {
+        say('error', ['client' => $n, 'class' => $e::class, 'message' => $e->getMessage()]);
+    });
+    $client->connect();
+    $clients[] = $client;
+}
+if (isset($config['sendEvery'])) {
+    $message = str_repeat('c', $config['sendSize']);
+    $clients[0]->every($config['sendEvery'], static fn () => $clients[0]->send($message, true));
+}
+say('started');
+$clients[0]->run();
+say('ended');
