@@ -198,16 +198,16 @@ fn snake_case(key: &str) -> String {
 fn page(stats: &Stats, ready: bool) -> String {
     let mut rows = String::new();
     put_rows(&mut rows, "", stats);
-    let state = if ready { "ready" } else { "not ready" };
+    let readiness = if ready { "ready" } else { "not ready" };
     format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>lifeline: {state}</title>\n\
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>lifeline: {readiness}</title>\n\
          <meta name=\"viewport\" content=\"width=device-width\"><meta name=\"color-scheme\" content=\"light dark\">\n\
          <meta http-equiv=\"refresh\" content=\"5\">\n\
          <style>body{{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:2rem auto;padding:0 1rem}}\
          table{{border-collapse:collapse;width:100%}}th{{text-align:left;padding-top:1rem}}\
          td{{border-bottom:1px solid color-mix(in srgb,currentColor 20%,transparent);padding:.15rem 0}}\
          td+td{{text-align:right;font-variant-numeric:tabular-nums}}</style></head>\n\
-         <body><h1>lifeline</h1><p><strong>{state}</strong> · <a href=\"/metrics\">metrics</a> · \
+         <body><h1>lifeline</h1><p><strong>{readiness}</strong> · <a href=\"/metrics\">metrics</a> · \
          <a href=\"/healthz\">health</a> · <a href=\"/readyz\">readiness</a></p>\n<table>\n{rows}</table></body></html>\n"
     )
 }

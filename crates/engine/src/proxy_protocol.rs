@@ -87,13 +87,13 @@ fn parse_v1(header: &[u8]) -> Progress {
     }
     let Some(line) = header.strip_suffix(b"\r\n") else {
         // Each part that is still missing is a space and a letter at least.
-        let parts = header.iter().filter(|byte| **byte == b' ').count();
+        let parts = header.split(|byte| *byte == b' ').count() - 1;
         let missing = if header.starts_with(b"PROXY TCP") { 5_usize.saturating_sub(parts) * 2 } else { 0 };
         let need = missing + 2 - usize::from(header.ends_with(b"\r"));
-        return match header.contains(&b'\n') || header.len() + need > V1_LIMIT {
-            true => Progress::Invalid("a line that does not end in time"),
-            false => Progress::Need(need),
-        };
+        if header.contains(&b'\n') || header.len() + need > V1_LIMIT {
+            return Progress::Invalid("a line that does not end in time");
+        }
+        return Progress::Need(need);
     };
     let Ok(line) = std::str::from_utf8(line) else { return Progress::Invalid("a line that is not ASCII") };
     let parts: Vec<&str> = line.split(' ').collect();

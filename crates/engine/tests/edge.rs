@@ -1,0 +1,296 @@
+//! The way from a listening socket to an open connection: TLS, proxies, plain HTTP, the admin listener.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{App, PATIENCE};
+use lifeline_engine::bridge::{Event, OpenInfo, Stat};
+use lifeline_engine::config::{ListenAddress, Network, Origins, ServerConfig, ServerTls};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
+
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+fn handshake(more: &str) -> String {
+    format!(
+        "GET /chat HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{more}\r\n"
+    )
+}
+
+/// A masked text frame as a client sends it.
+fn frame(text: &str) -> Vec<u8> {
+    let mask = [1, 2, 3, 4];
+    let mut frame = vec![0x81, 0x80 | u8::try_from(text.len()).expect("short")];
+    frame.extend(mask);
+    frame.extend(text.bytes().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
+fn connect(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    stream
+}
+
+/// Sends `bytes` and reads to the end of the connection.
+fn exchange(address: &str, bytes: &[u8]) -> String {
+    let mut stream = connect(address);
+    stream.write_all(bytes).expect("write");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("the end");
+    String::from_utf8(answer).expect("text")
+}
+
+fn read_head(stream: &mut impl Read) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        assert_eq!(stream.read(&mut byte).expect("head"), 1, "{}", String::from_utf8_lossy(&head));
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).expect("text")
+}
+
+fn wait_info(app: &mut App) -> OpenInfo {
+    app.wait(|event| match event {
+        Event::Open { info, .. } => Some(OpenInfo {
+            remote: info.remote.clone(),
+            protocol: info.protocol.clone(),
+            request: info.request.clone(),
+        }),
+        _ => None,
+    })
+}
+
+/// Certificates of their own CA in a directory of their own, gone with their guard.
+struct Files {
+    directory: PathBuf,
+    issuer: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
+}
+
+impl Files {
+    fn new(test: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("lifeline-edge-{test}-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("directory");
+        let mut params = rcgen::CertificateParams::new(Vec::new()).expect("params");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().expect("key");
+        Self { directory, issuer: rcgen::CertifiedIssuer::self_signed(params, key).expect("CA") }
+    }
+
+    fn issue(&self, name: &str) -> ServerTls {
+        let key = rcgen::KeyPair::generate().expect("key");
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("params");
+        let certificate = params.signed_by(&key, &self.issuer).expect("certificate");
+        let tls = ServerTls {
+            cert: self.directory.join("server.pem"),
+            key: self.directory.join("server.key"),
+            ..ServerTls::default()
+        };
+        for (path, text) in [(&tls.key, key.serialize_pem()), (&tls.cert, certificate.pem())] {
+            let new = self.directory.join("new");
+            std::fs::write(&new, text).expect("write");
+            std::fs::rename(&new, path).expect("rename");
+        }
+        tls
+    }
+
+    /// Does the TLS handshake over `stream`.
+    fn encrypt(&self, mut stream: TcpStream, name: &str) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).expect("CA");
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from(name.to_owned()).expect("name");
+        let mut session = rustls::ClientConnection::new(Arc::new(config), name).expect("session");
+        while session.is_handshaking() {
+            session.complete_io(&mut stream).expect("TLS handshake");
+        }
+        rustls::StreamOwned::new(session, stream)
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn listen_tls(config: &mut ServerConfig, tls: ServerTls) {
+    config.listen = vec![ListenAddress::Tcp { host: "127.0.0.1".into(), port: 0, tls: true }];
+    config.tls = Some(tls);
+}
+
+fn networks(texts: &[&str]) -> Vec<Network> {
+    texts.iter().map(|text| Network::parse(text).expect("network")).collect()
+}
+
+#[test]
+fn messages_travel_over_tls_and_changed_certificates_are_shown() {
+    let files = Files::new("wss");
+    let tls = files.issue("any.test");
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| listen_tls(config, tls.clone()));
+    let request = || format!("ws://{address}/").into_client_request().expect("request");
+    let stream = files.encrypt(connect(&address), "any.test");
+    let mut peer: WebSocket<_> = tungstenite::client::client(request(), stream).expect("handshake").0;
+    // More than a TLS record, both ways.
+    let text = "ä".repeat(50_000);
+    peer.send(Message::text(text.as_str())).expect("send");
+    let info = wait_info(&mut app);
+    assert!(info.request.expect("a request").secure);
+    let (conn, data) = app.wait_message();
+    assert_eq!(data, text.as_bytes());
+    app.send(conn, &text);
+    assert_eq!(peer.read().expect("message").into_text().expect("text"), text);
+
+    files.issue("any.test");
+    let new = CertificateDer::from_pem_file(&tls.cert).expect("PEM");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut stream = files.encrypt(connect(&address), "any.test");
+        if stream.conn.peer_certificates().expect("certificates")[0] == new {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the old certificate is still shown");
+        stream.write_all(b"GET /none HTTP/1.1\r\nHost: a\r\n\r\n").expect("write");
+        read_head(&mut stream);
+    }
+    // The connection that is open does not notice.
+    app.send(conn, "still here");
+    assert_eq!(peer.read().expect("message").into_text().expect("text"), "still here");
+}
+
+#[test]
+fn a_proxy_header_before_tls_names_the_client() {
+    let files = Files::new("proxy");
+    let tls = files.issue("any.test");
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| {
+        listen_tls(config, tls);
+        config.proxy_protocol = true;
+        config.trusted_proxies = networks(&["127.0.0.1"]);
+    });
+    let mut stream = connect(&address);
+    stream.write_all(b"PROXY TCP4 203.0.113.7 127.0.0.1 4711 443\r\n").expect("write");
+    let mut stream = files.encrypt(stream, "any.test");
+    stream.write_all(handshake("X-Forwarded-For: 198.51.100.1\r\n").as_bytes()).expect("write");
+    assert!(read_head(&mut stream).starts_with("HTTP/1.1 101 "));
+    // The client is no trusted proxy itself: its own word on others does not count.
+    assert_eq!(&*wait_info(&mut app).remote, "203.0.113.7:4711");
+    // Without the header the connection ends, without an answer.
+    let mut stream = connect(&address);
+    stream.write_all(handshake("").as_bytes()).expect("write");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    assert_eq!(answer, b"");
+}
+
+#[test]
+fn a_unix_socket_behind_a_proxy_knows_the_client() {
+    let files = Files::new("unix");
+    let path = files.directory.join("app.sock");
+    let mut app = App::new();
+    app.serve(|config| {
+        config.listen = vec![ListenAddress::Unix { path: path.clone() }];
+        config.trusted_proxies = networks(&["10.0.0.0/8"]);
+    });
+    let mut stream = UnixStream::connect(&path).expect("connect");
+    let more = "X-Forwarded-For: 6.6.6.6, 198.51.100.1, 10.0.0.1\r\nX-Forwarded-Proto: https\r\n\
+                X-Forwarded-Host: chat.example\r\nOrigin: https://chat.example\r\n";
+    stream.write_all(handshake(more).as_bytes()).expect("write");
+    assert!(read_head(&mut stream).starts_with("HTTP/1.1 101 "));
+    let info = wait_info(&mut app);
+    assert_eq!(&*info.remote, "198.51.100.1");
+    assert!(info.request.expect("a request").secure);
+    drop(app);
+    assert!(!path.exists());
+}
+
+#[test]
+fn frames_in_the_packet_of_the_handshake_are_messages() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|_| {});
+    let mut stream = connect(&address);
+    let bytes = [handshake("").as_bytes(), &frame("early"), &frame("bird")].concat();
+    stream.write_all(&bytes).expect("write");
+    assert_eq!(app.wait_message().1, "early");
+    assert_eq!(app.wait_message().1, "bird");
+    let head = read_head(&mut stream);
+    assert!(head.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{head}");
+    assert!(head.contains("\r\nLifeline-Spread: 0.1\r\n"), "{head}");
+}
+
+#[test]
+fn what_is_no_handshake_is_answered_and_closed() {
+    let app = App::new();
+    let (_, address) = app.serve(|config| {
+        config.path = Some("/chat".into());
+        config.health_path = Some("/up".into());
+        config.origins = Origins::List(vec!["https://chat.example".into()]);
+        config.limits.max_header_bytes = 1024;
+    });
+    let plain = |line: &str| format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let second = plain("GET /up");
+    for (request, expected) in [
+        (plain("GET /up"), "200"),
+        (plain("GET /"), "404"),
+        (plain("POST /chat"), "405"),
+        (plain("GET /chat"), "426"),
+        (handshake("Origin: https://evil.example\r\n"), "403"),
+        (handshake("Sec-WebSocket-Key: again\r\n"), "400"),
+        (handshake("X: 1\r\n folded\r\n"), "400"),
+        (handshake("Content-Length: 5\r\n") + "hello", "400"),
+        (format!("GET /chat HTTP/1.1\r\nX: {}", "a".repeat(2000)), "431"),
+        ("\x16\x03\x01 TLS\r\n".into(), "400"),
+        // Never a second answer on one connection.
+        (plain("GET /") + &second, "404"),
+    ] {
+        let answer = exchange(&address, request.as_bytes());
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{request:?}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+        assert!(answer.contains("\r\nConnection: close"), "{answer}");
+    }
+}
+
+#[test]
+fn a_handshake_that_never_ends_is_cut() {
+    let app = App::new();
+    let (server, address) = app.serve(|config| config.limits.handshake_timeout = Duration::from_millis(50));
+    for start in ["", "GET / HTTP/1.1\r\nHost: a\r\n"] {
+        assert_eq!(exchange(&address, start.as_bytes()), "");
+    }
+    assert_eq!(app.stat(server, &["connections", "failedHandshakes"]), 2);
+}
+
+#[test]
+fn the_admin_listener_tells_the_servers_state() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| config.admin = Some("127.0.0.1:0".into()));
+    let stats = app.stats(server).0;
+    let Some((_, Stat::Text(admin))) = stats.into_iter().find(|(key, _)| key == "admin") else { panic!("no address") };
+    let admin = admin.strip_prefix("http://").expect("a URL").to_owned();
+    let ask = |path: &str| exchange(&admin, format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\n\r\n").as_bytes());
+    let mut peer = connect(&address);
+    peer.write_all(handshake("").as_bytes()).expect("write");
+    read_head(&mut peer);
+    wait_info(&mut app);
+    let metrics = ask("/metrics");
+    assert!(metrics.contains("# TYPE lifeline_connections_open gauge\nlifeline_connections_open 1\n"), "{metrics}");
+    assert!(metrics.contains("# TYPE lifeline_connections_opened counter\n"), "{metrics}");
+    assert!(ask("/healthz").starts_with("HTTP/1.1 200 "));
+    assert!(ask("/readyz").starts_with("HTTP/1.1 200 "));
+    assert!(ask("/").contains("<!doctype html>"));
+}
