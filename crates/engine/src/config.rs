@@ -189,6 +189,8 @@ pub enum SlowConsumer {
 pub enum Origins {
     SameHost,
     Any,
+    /// `scheme://host[:port]` or `null`; `*.` before the host stands for any depth of subdomains,
+    /// `:*` for any port.
     List(Vec<String>),
 }
 

@@ -604,7 +604,7 @@ fn read_origins(fields: &Fields<'_>) -> Result<Origins, OptionError> {
                     return Err(fields.refuse(
                         key,
                         &format!(
-                            "must hold origins of the form scheme://host[:port] (or 'null'), {} given",
+                            "must hold origins of the form scheme://host[:port], scheme://*.host (or 'null'), {} given",
                             fields::shown_text(text)
                         ),
                     ));

@@ -218,7 +218,16 @@ fn cases() -> Vec<Case> {
         choice("send.policy", &["dropOldest", "dropNewest"]),
         Case {
             path: "origins",
-            valid: vec![text("any"), texts(&["https://example.org", "http://localhost:3000", "null"])],
+            valid: vec![
+                text("any"),
+                texts(&[
+                    "https://example.org",
+                    "http://localhost:3000",
+                    "null",
+                    "https://*.example.org",
+                    "http://localhost:*",
+                ]),
+            ],
             wrong: vec![Int(1), Bool(true), Null, List(vec![Int(1)]), map(&[("a", text("https://a"))])],
             refused: vec![
                 text("*"),
@@ -229,6 +238,8 @@ fn cases() -> Vec<Case> {
                 texts(&["https://example.org/"]),
                 texts(&["https://"]),
                 texts(&["https://exämple.org"]),
+                texts(&["https://*"]),
+                texts(&["https://a.*.org"]),
             ],
         },
         Case {

@@ -224,7 +224,8 @@ pub(super) fn is_host_name(host: &str) -> bool {
     name.len() <= 253 && name.split('.').all(label) && !numeric
 }
 
-/// A serialised origin (RFC 6454 section 6.2), in lower case.
+/// A serialised origin (RFC 6454 section 6.2), in lower case; `*.` before the host stands for any
+/// subdomain, `:*` for any port.
 pub(super) fn origin(text: &[u8]) -> Option<String> {
     let text = visible(text).ok()?.to_ascii_lowercase();
     if text == "null" {
@@ -232,7 +233,8 @@ pub(super) fn origin(text: &[u8]) -> Option<String> {
     }
     let (scheme, rest) = text.split_once("://")?;
     let name = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-    let (host, port) = authority(rest).ok()?;
+    let rest = rest.strip_prefix("*.").unwrap_or(rest);
+    let (host, port) = authority(rest.strip_suffix(":*").unwrap_or(rest)).ok()?;
     (name && !host.is_empty() && port != Some(0)).then(|| text.clone())
 }
 
