@@ -757,13 +757,13 @@ impl WsClient {
     }
 
     /// Calls the callback once; the timer's number.
-    pub fn after(&self, seconds: PhpFloat, callback: Callback) -> PhpResult<i64> {
-        self.timer(seconds, false, callback)
+    pub fn after(&self, s: PhpFloat, f: Callback) -> PhpResult<i64> {
+        self.timer(s, false, f)
     }
 
     /// Calls the callback again and again; the timer's number.
-    pub fn every(&self, seconds: PhpFloat, callback: Callback) -> PhpResult<i64> {
-        self.timer(seconds, true, callback)
+    pub fn every(&self, s: PhpFloat, f: Callback) -> PhpResult<i64> {
+        self.timer(s, true, f)
     }
 
     /// Ends a timer.

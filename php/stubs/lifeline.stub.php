@@ -1,0 +1,858 @@
+<?php
+
+/**
+ * Stubs of the extension `lifeline` for editors, PHPStan and Psalm. Not to be loaded at run time.
+ *
+ * Durations are seconds (int|float), sizes are bytes. Callbacks get only the arguments that they declare.
+ *
+ * @phpstan-type Heartbeat array{
+ *   interval?: int|float, timeout?: int|float, missedLimit?: int<1, 1000>,
+ *   mode?: 'auto'|'fixed'|'keepalive'|'passive'|'off',
+ *   adaptive?: array{int|float, int|float, int|float}|array{min: int|float, max: int|float, step: int|float}|null,
+ *   message?: string|null, reply?: string|null, accept?: array<array-key, string>,
+ *   preset?: 'nginx'|'aws-elb'|'haproxy'|'cloudflare'|'grpc'|'mobile'|null,
+ * }
+ * @phpstan-type Logger object|callable(string $level, string $message, array<string, string> $context): mixed
+ * @phpstan-type LogLevel 'debug'|'info'|'notice'|'warning'|'error'|'critical'|'alert'|'emergency'
+ * @phpstan-type Stats array<string, int|float|bool|string|null|array<string, mixed>>
+ * @phpstan-type Headers array<string, string|list<string>>
+ * @phpstan-type ServerOptions array{
+ *   heartbeat?: Heartbeat,
+ *   idle?: array{timeout?: int|float|null, evict?: bool},
+ *   limits?: array{
+ *     memory?: positive-int, maxMessage?: positive-int, maxFrame?: positive-int, maxFragments?: positive-int,
+ *     inbound?: positive-int, maxConnections?: int<0, max>, perIp?: int<0, max>, maxChannels?: positive-int,
+ *     maxSubscriptions?: positive-int, handshakeTimeout?: int|float, authTimeout?: int|float,
+ *     maxHeaderBytes?: int<256, 1048576>, messageRate?: int|float|null, byteRate?: int|float|null,
+ *     rateAction?: 'pause'|'close',
+ *   },
+ *   send?: array{limit?: positive-int, policy?: 'close'|'dropOldest'|'dropNewest'},
+ *   origins?: 'same-host'|'any'|non-empty-list<string>,
+ *   protocols?: list<string>, path?: string|null, healthPath?: string|null,
+ *   trustedProxies?: list<string>, proxyProtocol?: bool,
+ *   tls?: array{
+ *     cert?: string|null, key?: string|null, clientCa?: string|null,
+ *     sni?: array<string, array{cert: string, key?: string}>|null,
+ *   }|null,
+ *   watchdog?: array{lag?: int|float, action?: 'log'|'unready'|'drain'},
+ *   admin?: string|null, logger?: Logger|null, logLevel?: LogLevel,
+ *   ioThreads?: int<1, 64>|null, reusePort?: bool, backlog?: int<1, 65535>,
+ * }
+ * @phpstan-type ClientOptions array{
+ *   heartbeat?: Heartbeat,
+ *   reconnect?: array{
+ *     base?: int|float, max?: int|float, factor?: int|float, floor?: int|float,
+ *     jitter?: 'full'|'equal'|'decorrelated'|'none', first?: int|float|null, maxAttempts?: positive-int|null,
+ *     stableAfter?: int|float, mode?: 'eager'|'lazy',
+ *     terminalCodes?: list<int<1000, 4999>>, terminalStatuses?: list<int<300, 599>>,
+ *   },
+ *   connect?: array{timeout?: int|float, headers?: Headers, proxy?: string|false|null},
+ *   outbox?: array{
+ *     limit?: positive-int, bytes?: positive-int, overflow?: 'error'|'block'|'dropOldest'|'dropNewest',
+ *     blockTimeout?: int|float|null, ttl?: int|float|null,
+ *   },
+ *   limits?: array{
+ *     memory?: positive-int, maxMessage?: positive-int, maxFrame?: positive-int, maxFragments?: positive-int,
+ *     inbound?: positive-int,
+ *   },
+ *   protocols?: list<string>,
+ *   tls?: array{ca?: string|null, verify?: bool, cert?: string|null, key?: string|null}|null,
+ *   logger?: Logger|null, logLevel?: LogLevel,
+ * }
+ * @phpstan-type HandshakeAnswer array{status?: int<100, 599>, headers?: Headers, body?: string, protocol?: string}
+ */
+
+/** What {@see WsServer} does; for tests that need a double of it. */
+interface WsServerInterface
+{
+    /**
+     * Sets the callback of that name, as the method `on<Event>` does.
+     *
+     * @param 'handshake'|'open'|'message'|'close'|'error'|'drain'|'join'|'leave' $event
+     * @throws \ValueError unknown event
+     */
+    public function on(string $event, callable $callback): static;
+
+    /**
+     * Decides on each handshake (RFC 6455 section 4.2.2), before start(). true accepts, false refuses with 403,
+     * an int is the status, an array says more. Anything else refuses with 500.
+     *
+     * @param callable(WsRequest $request): (bool|int|HandshakeAnswer) $callback
+     */
+    public function onHandshake(callable $callback): static;
+
+    /** @param callable(WsConnection $connection, WsRequest $request): mixed $callback */
+    public function onOpen(callable $callback): static;
+
+    /** @param callable(WsConnection $connection, string $data, bool $binary, WsMessage $message): mixed $callback */
+    public function onMessage(callable $callback): static;
+
+    /**
+     * Once for each connection that was opened; a failure's onError comes before it. A link found dead: code
+     * 4001, clean false; other abnormal ends: 1006 (RFC 6455 section 7.1.5).
+     *
+     * @param callable(WsConnection $connection, int $code, string $reason, bool $clean): mixed $callback
+     */
+    public function onClose(callable $callback): static;
+
+    /**
+     * What callbacks throw (the connection is then closed with 1011, the server goes on) and what goes wrong on
+     * connections. Without it exceptions become E_WARNING with their trace.
+     *
+     * @param callable(\Throwable $error, ?WsConnection $connection): mixed $callback
+     */
+    public function onError(callable $callback): static;
+
+    /**
+     * Its send buffer fell below the low mark.
+     *
+     * @param callable(WsConnection $connection): mixed $callback
+     */
+    public function onDrain(callable $callback): static;
+
+    /**
+     * Before start().
+     *
+     * @param callable(string $channel, WsConnection $connection): mixed $callback
+     */
+    public function onJoin(callable $callback): static;
+
+    /**
+     * Before start().
+     *
+     * @param callable(string $channel, WsConnection $connection): mixed $callback
+     */
+    public function onLeave(callable $callback): static;
+
+    /**
+     * Binds and starts the threads.
+     *
+     * @throws WsConnectException an address cannot be bound; names it
+     */
+    public function start(): void;
+
+    /**
+     * Starts, and dispatches until this server has stopped. Serves every server and client of the process.
+     *
+     * @throws WsConnectException an address cannot be bound; names it
+     */
+    public function run(): void;
+
+    /**
+     * Dispatches what waits, for every server and client of the process; waits at most $timeout seconds for
+     * the first callback.
+     *
+     * @return int number of callbacks run
+     * @throws \ValueError $timeout is negative
+     */
+    public function poll(float $timeout = 0.0): int;
+
+    /** poll(0) that returns nothing: for event loops. */
+    public function tick(): void;
+
+    /**
+     * Readable when there is something to poll: for stream_select() and event loops. Do not read from it.
+     *
+     * @return resource
+     */
+    public function stream(): mixed;
+
+    /** Takes no new connections, closes all with 1001 within $drain seconds, drops the rest. */
+    public function stop(float $drain = 5.0): void;
+
+    /**
+     * The bound address as a URL (the first, where there are several); port 0 is resolved.
+     *
+     * @throws WsException before start()
+     */
+    public function address(): string;
+
+    /**
+     * To each open connection.
+     *
+     * @param list<WsConnection|int> $except
+     * @return int number of receivers
+     * @throws \ValueError text that is not UTF-8 (RFC 6455 section 5.6)
+     */
+    public function broadcast(string $data, bool $binary = false, array $except = []): int;
+
+    /**
+     * To each member of the channel; encoded once.
+     *
+     * @param string $channel 1 to 255 bytes of UTF-8 without control characters
+     * @param list<WsConnection|int> $except
+     * @return int number of receivers
+     * @throws \ValueError
+     */
+    public function publish(string $channel, string $data, bool $binary = false, array $except = []): int;
+
+    /**
+     * To each connection that is bound to the user.
+     *
+     * @return int number of receivers
+     * @throws \ValueError
+     */
+    public function sendToUser(string $user, string $data, bool $binary = false): int;
+
+    /**
+     * Closes each connection that is bound to the user.
+     *
+     * @return int number of connections
+     * @throws \ValueError
+     */
+    public function disconnectUser(string $user, int $code = 4503, string $reason = ''): int;
+
+    /** @return list<WsConnection> */
+    public function connectionsOf(string $user): array;
+
+    /** A connection is bound to the user. */
+    public function isOnline(string $user): bool;
+
+    /** @return list<WsConnection> */
+    public function members(string $channel): array;
+
+    /** @return list<string> channels with a member */
+    public function channels(): array;
+
+    /** @return iterable<WsConnection> */
+    public function connections(): iterable;
+
+    /** The open connection of that id. */
+    public function connection(int $id): ?WsConnection;
+
+    /** Number of open connections. */
+    public function count(): int;
+
+    /**
+     * Calls $f once, after $s seconds.
+     *
+     * @param callable(): mixed $f
+     * @return int for cancel()
+     * @throws \ValueError $s is negative
+     */
+    public function after(float $s, callable $f): int;
+
+    /**
+     * Calls $f every $s seconds. A run that is late is not made up for.
+     *
+     * @param callable(): mixed $f
+     * @return int for cancel()
+     * @throws \ValueError $s is not positive
+     */
+    public function every(float $s, callable $f): int;
+
+    /** Ends a timer; an unknown number is ignored. */
+    public function cancel(int $timer): void;
+
+    /** @return Stats */
+    public function stats(): array;
+}
+
+/** What {@see WsConnection} does; for tests that need a double of it. */
+interface WsConnectionInterface
+{
+    /**
+     * Gives the connection a user, for sendToUser() and the like; sets $user.
+     *
+     * @throws \ValueError empty, or not UTF-8
+     */
+    public function bind(string $user): void;
+
+    /**
+     * @return bool false: closed, or dropped by send.policy
+     * @throws \ValueError text that is not UTF-8 (RFC 6455 section 5.6)
+     */
+    public function send(string $data, bool $binary = false): bool;
+
+    /**
+     * Sends what is queued, then the close frame. Does nothing when it is closed already.
+     *
+     * @param int $code 1000–1003, 1007–1014, 3000–4999 (RFC 6455 section 7.4)
+     * @param string $reason UTF-8, at most 123 bytes
+     * @throws \ValueError
+     */
+    public function close(int $code = 1000, string $reason = ''): void;
+
+    /** Drops the socket now; onClose gets 1006. */
+    public function abort(): void;
+
+    /**
+     * A ping of your own (RFC 6455 section 5.5.2), beside the heartbeat.
+     *
+     * @param string $payload at most 125 bytes
+     * @throws \ValueError
+     */
+    public function ping(string $payload = ''): void;
+
+    /**
+     * @param string $channel 1 to 255 bytes of UTF-8 without control characters
+     * @throws \ValueError
+     */
+    public function subscribe(string $channel): void;
+
+    /** @throws \ValueError */
+    public function unsubscribe(string $channel): void;
+
+    /** @return list<string> */
+    public function channels(): array;
+
+    /** Neither closed nor closing. */
+    public function isOpen(): bool;
+
+    /** Bytes queued and not yet given to the kernel. */
+    public function bufferedBytes(): int;
+
+    /** Smoothed round-trip time in seconds; null before the first answered beat. */
+    public function rtt(): ?float;
+
+    /** @return Stats */
+    public function stats(): array;
+
+    /** The request that opened it. */
+    public function handshake(): WsRequest;
+
+    /** Logs each frame of this connection at level debug. */
+    public function trace(bool $on): void;
+}
+
+/** What {@see WsClient} does; for tests that need a double of it. */
+interface WsClientInterface
+{
+    /**
+     * Sets the callback of that name, as the method `on<Event>` does.
+     *
+     * @param 'open'|'message'|'close'|'stateChange'|'connecting'|'error'|'drain'|'overflow' $event
+     * @throws \ValueError unknown event
+     */
+    public function on(string $event, callable $callback): static;
+
+    /** @param callable(WsClient $client, bool $resumed): mixed $callback */
+    public function onOpen(callable $callback): static;
+
+    /** @param callable(WsClient $client, string $data, bool $binary, WsMessage $message): mixed $callback */
+    public function onMessage(callable $callback): static;
+
+    /**
+     * Each loss of an established connection. A link found dead: code 4001, clean false; other abnormal
+     * ends: 1006 (RFC 6455 section 7.1.5).
+     *
+     * @param callable(WsClient $client, int $code, string $reason, bool $clean): mixed $callback
+     */
+    public function onClose(callable $callback): static;
+
+    /** @param callable(WsTransition $transition): mixed $callback */
+    public function onStateChange(callable $callback): static;
+
+    /**
+     * Before each attempt; returns the headers for it, beside those of the option `connect.headers`. An
+     * exception fails the attempt and goes to onError.
+     *
+     * @param callable(WsClient $client, int $attempt): Headers $callback
+     */
+    public function onConnecting(callable $callback): static;
+
+    /**
+     * A terminal refusal or exhausted attempts ({@see WsConnectException}), and what the other callbacks
+     * throw. Without it both leave through run(), poll(), receive() or flush().
+     *
+     * @param callable(\Throwable $error): mixed $callback
+     */
+    public function onError(callable $callback): static;
+
+    /**
+     * The send buffer fell below its low mark.
+     *
+     * @param callable(WsClient $client): mixed $callback
+     */
+    public function onDrain(callable $callback): static;
+
+    /**
+     * An accepted message will not be sent.
+     *
+     * @param callable(int $sequence, string $data, 'limit'|'expired'|'closed' $why): mixed $callback
+     */
+    public function onOverflow(callable $callback): static;
+
+    /**
+     * Begins to connect and returns at once.
+     *
+     * @throws WsException after close()
+     */
+    public function connect(): void;
+
+    /**
+     * Connects, and dispatches until this client is closed. Serves every server and client of the process.
+     *
+     * @throws WsConnectException terminal refusal or exhausted attempts, without onError
+     */
+    public function run(): void;
+
+    /**
+     * Dispatches what waits, for every server and client of the process; waits at most $timeout seconds for
+     * the first callback.
+     *
+     * @return int number of callbacks run
+     * @throws \ValueError $timeout is negative
+     * @throws WsConnectException terminal refusal or exhausted attempts, without onError
+     */
+    public function poll(float $timeout = 0.0): int;
+
+    /** poll(0) that returns nothing: for event loops. */
+    public function tick(): void;
+
+    /**
+     * Readable when there is something to poll: for stream_select() and event loops. Do not read from it.
+     *
+     * @return resource
+     */
+    public function stream(): mixed;
+
+    /** Reconnects now (lazy mode, during backoff); probes the link when connected. */
+    public function wake(): void;
+
+    /**
+     * Into the outbox; works before connect().
+     *
+     * @param float|null $ttl seconds after which it is given up (onOverflow 'expired'); null: option outbox.ttl
+     * @return int its sequence number, from 1
+     * @throws WsOverflowException outbox full, policy `error`
+     * @throws WsTimeoutException outbox full for outbox.blockTimeout, policy `block`
+     * @throws WsException after close()
+     * @throws \ValueError text that is not UTF-8 (RFC 6455 section 5.6), negative $ttl
+     */
+    public function send(string $data, bool $binary = false, ?float $ttl = null): int;
+
+    /**
+     * @param list<string> $messages not empty
+     * @return int the last one's sequence number
+     * @throws WsOverflowException|WsTimeoutException|WsException|\ValueError|\TypeError as send(); those before stay queued
+     */
+    public function sendMany(array $messages, bool $binary = false): int;
+
+    /**
+     * The next message; other objects' callbacks are served meanwhile. Null: time is over, or closed.
+     *
+     * @throws WsException onMessage is set
+     * @throws WsConnectException terminal refusal or exhausted attempts, without onError
+     */
+    public function receive(?float $timeout = null): ?WsMessage;
+
+    /**
+     * receive() until closed.
+     *
+     * @return \Iterator<int, WsMessage>
+     * @throws WsException onMessage is set
+     */
+    public function messages(): \Iterator;
+
+    /**
+     * Waits until everything is acknowledged (plain peer: written to the socket).
+     *
+     * @return bool false: time is over
+     * @throws WsConnectException terminal refusal or exhausted attempts, without onError
+     */
+    public function flush(?float $timeout = null): bool;
+
+    public function state(): WsState;
+
+    /** Messages accepted by send() and not yet acknowledged (plain peer: not yet written to the socket). */
+    public function unacknowledged(): int;
+
+    /** @return Stats */
+    public function stats(): array;
+
+    /**
+     * Closes for good. Unsent messages go to onOverflow with 'closed'.
+     *
+     * @param int $code 1000, 1001–1003, 1007–1014, 3000–4999 (RFC 6455 section 7.4)
+     * @param string $reason UTF-8, at most 123 bytes
+     * @throws \ValueError
+     */
+    public function close(int $code = 1000, string $reason = ''): void;
+
+    /**
+     * Calls $f once, after $s seconds.
+     *
+     * @param callable(): mixed $f
+     * @return int for cancel()
+     * @throws \ValueError $s is negative
+     */
+    public function after(float $s, callable $f): int;
+
+    /**
+     * Calls $f every $s seconds. A run that is late is not made up for.
+     *
+     * @param callable(): mixed $f
+     * @return int for cancel()
+     * @throws \ValueError $s is not positive
+     */
+    public function every(float $s, callable $f): int;
+
+    /** Ends a timer; an unknown number is ignored. */
+    public function cancel(int $timer): void;
+}
+
+final class WsServer implements WsServerInterface, \Countable
+{
+    /**
+     * Checks its arguments; opens nothing yet.
+     *
+     * @param string|non-empty-list<string> $listen ws://host:port, wss://host:port, unix:///path; port 0: any free one
+     * @param ServerOptions $options
+     * @throws \ValueError|\TypeError naming the option or URL, what was given and what is allowed
+     * @throws \Error under a server API that serves requests (FPM, Apache)
+     */
+    public function __construct(string|array $listen = 'ws://127.0.0.1:8080', array $options = []) {}
+
+    public function on(string $event, callable $callback): static {}
+
+    public function onHandshake(callable $callback): static {}
+
+    public function onOpen(callable $callback): static {}
+
+    public function onMessage(callable $callback): static {}
+
+    public function onClose(callable $callback): static {}
+
+    public function onError(callable $callback): static {}
+
+    public function onDrain(callable $callback): static {}
+
+    public function onJoin(callable $callback): static {}
+
+    public function onLeave(callable $callback): static {}
+
+    public function start(): void {}
+
+    public function run(): void {}
+
+    public function poll(float $timeout = 0.0): int {}
+
+    public function tick(): void {}
+
+    public function stream(): mixed {}
+
+    public function stop(float $drain = 5.0): void {}
+
+    public function address(): string {}
+
+    public function broadcast(string $data, bool $binary = false, array $except = []): int {}
+
+    public function publish(string $channel, string $data, bool $binary = false, array $except = []): int {}
+
+    public function sendToUser(string $user, string $data, bool $binary = false): int {}
+
+    public function disconnectUser(string $user, int $code = 4503, string $reason = ''): int {}
+
+    public function connectionsOf(string $user): array {}
+
+    public function isOnline(string $user): bool {}
+
+    public function members(string $channel): array {}
+
+    public function channels(): array {}
+
+    public function connections(): iterable {}
+
+    public function connection(int $id): ?WsConnection {}
+
+    public function count(): int {}
+
+    public function after(float $s, callable $f): int {}
+
+    public function every(float $s, callable $f): int {}
+
+    public function cancel(int $timer): void {}
+
+    public function stats(): array {}
+}
+
+/** The same object for the connection's life. */
+final class WsConnection implements WsConnectionInterface
+{
+    public readonly int $id;
+
+    /** `203.0.113.7:4711`, `[::1]:4711`, `unix:`; behind a trusted proxy the client's. */
+    public readonly string $remoteAddress;
+
+    public readonly string $path;
+
+    /** The subprotocol agreed on (RFC 6455 section 1.9); empty when none. */
+    public readonly string $protocol;
+
+    public readonly bool $resumed;
+
+    /** Set by bind(). */
+    public readonly ?string $user;
+
+    /** Yours. */
+    public mixed $data = null;
+
+    private function __construct() {}
+
+    public function bind(string $user): void {}
+
+    public function send(string $data, bool $binary = false): bool {}
+
+    public function close(int $code = 1000, string $reason = ''): void {}
+
+    public function abort(): void {}
+
+    public function ping(string $payload = ''): void {}
+
+    public function subscribe(string $channel): void {}
+
+    public function unsubscribe(string $channel): void {}
+
+    public function channels(): array {}
+
+    public function isOpen(): bool {}
+
+    public function bufferedBytes(): int {}
+
+    public function rtt(): ?float {}
+
+    public function stats(): array {}
+
+    public function handshake(): WsRequest {}
+
+    public function trace(bool $on): void {}
+}
+
+final class WsMessage implements \Stringable
+{
+    public readonly string $data;
+
+    public readonly bool $binary;
+
+    public readonly ?string $id;
+
+    public readonly ?string $channel;
+
+    public readonly ?int $sequence;
+
+    private function __construct() {}
+
+    /** The handler goes on after it has returned (coroutine, promise): the connection's next event comes after ack(). */
+    public function defer(): void {}
+
+    /** Ends what defer() began. Does nothing otherwise. */
+    public function ack(): void {}
+
+    /** The data. */
+    public function __toString(): string {}
+}
+
+/** The request that asked for a connection. */
+final class WsRequest
+{
+    public readonly string $method;
+
+    /** Path and query as sent. */
+    public readonly string $target;
+
+    public readonly string $path;
+
+    public readonly string $remoteAddress;
+
+    /** @var array<array-key, mixed> as $_GET */
+    public readonly array $query;
+
+    /** @var array<string, string> names in lower case */
+    public readonly array $headers;
+
+    /** @var array<array-key, mixed> as $_COOKIE */
+    public readonly array $cookies;
+
+    /** @var list<string> subprotocols offered */
+    public readonly array $protocols;
+
+    public readonly ?string $origin;
+
+    private function __construct() {}
+
+    /** The header of that name in any case, several joined by ", "; null when absent. */
+    public function header(string $name): ?string {}
+}
+
+/** A client whose connection comes back by itself. */
+final class WsClient implements WsClientInterface
+{
+    /**
+     * Checks its arguments; connects to nothing yet.
+     *
+     * @param string|non-empty-list<string> $url ws:// wss:// unix://; several: failover in order
+     * @param ClientOptions $options
+     * @throws \ValueError|\TypeError naming the option or URL, what was given and what is allowed
+     */
+    public function __construct(string|array $url, array $options = []) {}
+
+    public function on(string $event, callable $callback): static {}
+
+    public function onOpen(callable $callback): static {}
+
+    public function onMessage(callable $callback): static {}
+
+    public function onClose(callable $callback): static {}
+
+    public function onStateChange(callable $callback): static {}
+
+    public function onConnecting(callable $callback): static {}
+
+    public function onError(callable $callback): static {}
+
+    public function onDrain(callable $callback): static {}
+
+    public function onOverflow(callable $callback): static {}
+
+    public function connect(): void {}
+
+    public function run(): void {}
+
+    public function poll(float $timeout = 0.0): int {}
+
+    public function tick(): void {}
+
+    public function stream(): mixed {}
+
+    public function wake(): void {}
+
+    public function send(string $data, bool $binary = false, ?float $ttl = null): int {}
+
+    public function sendMany(array $messages, bool $binary = false): int {}
+
+    public function receive(?float $timeout = null): ?WsMessage {}
+
+    public function messages(): \Iterator {}
+
+    public function flush(?float $timeout = null): bool {}
+
+    public function state(): WsState {}
+
+    public function unacknowledged(): int {}
+
+    public function stats(): array {}
+
+    public function close(int $code = 1000, string $reason = ''): void {}
+
+    public function after(float $s, callable $f): int {}
+
+    public function every(float $s, callable $f): int {}
+
+    public function cancel(int $timer): void {}
+}
+
+/** What {@see WsClient::messages()} returns. @implements \Iterator<int, WsMessage> */
+final class WsMessageIterator implements \Iterator
+{
+    private function __construct() {}
+
+    /** Waits for the next message; false: closed. */
+    public function valid(): bool {}
+
+    public function current(): mixed {}
+
+    public function key(): int {}
+
+    public function next(): void {}
+
+    /** Does nothing: what was received is gone. */
+    public function rewind(): void {}
+}
+
+enum WsState: string
+{
+    case Disconnected = 'disconnected';
+    case Connecting = 'connecting';
+    case Connected = 'connected';
+    case Reconnecting = 'reconnecting';
+    case Closed = 'closed';
+}
+
+/** A client's change of state. */
+final class WsTransition
+{
+    public readonly WsState $from;
+
+    public readonly WsState $to;
+
+    /** Close code or HTTP status that caused it, else 0. */
+    public readonly int $code;
+
+    public readonly string $reason;
+
+    /** Attempts since the last stable connection. */
+    public readonly int $attempt;
+
+    /** Seconds until the next attempt, when one is planned. */
+    public readonly ?float $delay;
+
+    private function __construct() {}
+}
+
+/** Close codes: RFC 6455 section 7.4.1, the IANA registry, lifeline's own. */
+final class WsClose
+{
+    public const NORMAL = 1000;
+    public const GOING_AWAY = 1001;
+    public const PROTOCOL_ERROR = 1002;
+    public const UNSUPPORTED_DATA = 1003;
+    /** Never on the wire: the close frame had no code. */
+    public const NO_STATUS = 1005;
+    /** Never on the wire: the connection ended without a close frame. */
+    public const ABNORMAL = 1006;
+    public const INVALID_PAYLOAD = 1007;
+    public const POLICY_VIOLATION = 1008;
+    public const MESSAGE_TOO_BIG = 1009;
+    public const MANDATORY_EXTENSION = 1010;
+    public const INTERNAL_ERROR = 1011;
+    public const SERVICE_RESTART = 1012;
+    public const TRY_AGAIN_LATER = 1013;
+    public const BAD_GATEWAY = 1014;
+    /** Never on the wire. */
+    public const TLS_HANDSHAKE = 1015;
+    public const SHUTDOWN = 4000;
+    /** Reported only: the peer was found dead. */
+    public const NO_PONG = 4001;
+    public const SLOW_CONSUMER = 4002;
+    public const TOKEN_EXPIRED = 4003;
+    public const STATE_INVALID = 4004;
+    public const RATE_LIMITED = 4005;
+    /** Come back when there is something to say. */
+    public const IDLE = 4006;
+    public const UNAUTHORIZED = 4500;
+    public const BAD_PROTOCOL = 4501;
+    public const SUPERSEDED = 4502;
+    public const BANNED = 4503;
+    public const TOO_BIG = 4504;
+    public const UNSUPPORTED_VERSION = 4505;
+
+    private function __construct() {}
+}
+
+class WsException extends \RuntimeException
+{
+}
+
+/** Connecting failed for good, or an address cannot be bound. The code is the HTTP status or close code, or 0. */
+class WsConnectException extends WsException
+{
+}
+
+/** The peer broke RFC 6455. */
+class WsProtocolException extends WsException
+{
+}
+
+/** The outbox is full, policy `error`. */
+class WsOverflowException extends WsException
+{
+}
+
+class WsTimeoutException extends WsException
+{
+}
+
+class WsStorageException extends WsException
+{
+}
