@@ -271,7 +271,9 @@ impl Connection {
             self.rest = Rest::Memory(now + MEMORY_RECHECK, since);
             return false;
         }
-        self.rest = Rest::No;
+        if std::mem::replace(&mut self.rest, Rest::No) != Rest::No {
+            self.heartbeat.handle_reads_resumed(now);
+        }
         true
     }
 

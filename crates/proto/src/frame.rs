@@ -202,11 +202,13 @@ impl Decoder {
         if frame.remaining == 0 || frame.remaining < least {
             return None;
         }
-        let end = self.held + frame.remaining.min(READ_AHEAD);
-        if self.buffer.len() < end {
+        // Growing only when little is left keeps short reads from reallocating each time.
+        if self.buffer.len() - self.held < frame.remaining.min(READ_AHEAD / 4) {
+            let end = self.held + frame.remaining.min(READ_AHEAD);
             self.reserve(self.held, end, self.most(frame, frame.remaining));
             self.buffer.resize(end, 0);
         }
+        let end = self.buffer.len().min(self.held + frame.remaining);
         Some(&mut self.buffer[self.held..end])
     }
 
