@@ -56,13 +56,12 @@ pub const fn is_valid_to_send(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// What a peer that does not speak `lifeline.v1` is told in place of one of lifeline's codes. Other
-/// codes stay as they are: an application's own from 3000 up, and [`IDLE`], for which there is no
-/// registered code that says "come back when you have something to say".
+/// What a peer that does not speak `lifeline.v1` is told in place of one of lifeline's codes; other
+/// codes, also an application's own from 3000 up, stay as they are.
 #[must_use]
 pub const fn to_plain(code: u16) -> u16 {
     match code {
-        SHUTDOWN | NO_PONG => GOING_AWAY,
+        SHUTDOWN | NO_PONG | IDLE => GOING_AWAY,
         SLOW_CONSUMER | RATE_LIMITED => TRY_AGAIN_LATER,
         TOKEN_EXPIRED | UNAUTHORIZED | SUPERSEDED | BANNED => POLICY_VIOLATION,
         STATE_INVALID | BAD_PROTOCOL | UNSUPPORTED_VERSION => PROTOCOL_ERROR,
@@ -137,7 +136,7 @@ mod tests {
         for code in known {
             count += 1;
             let plain = to_plain(code);
-            assert!(code == IDLE || (1000..=1014).contains(&plain) && is_valid_to_send(plain), "{code}");
+            assert!((1000..=1014).contains(&plain) && is_valid_to_send(plain), "{code}");
         }
         assert_eq!(count, 13);
         assert_eq!(to_plain(SHUTDOWN), 1001);
@@ -147,7 +146,7 @@ mod tests {
         assert_eq!(to_plain(UNAUTHORIZED), 1008);
         assert_eq!(to_plain(BANNED), 1008);
         assert_eq!(to_plain(TOO_BIG), 1009);
-        assert_eq!(to_plain(IDLE), 4006);
+        assert_eq!(to_plain(IDLE), 1001);
         assert_eq!(to_plain(4100), 4100);
         assert_eq!(to_plain(NORMAL), NORMAL);
     }
