@@ -85,7 +85,7 @@ while ($running) {
     if (in_array(STDIN, $read, true)) {
         $chunk = fread(STDIN, 65536);
         if ($chunk === '' && feof(STDIN)) {
-            break;
+            $command(['op' => 'stop', 'drain' => 0]);
         }
         $pending .= $chunk;
         while (($end = strpos($pending, "\n")) !== false) {

@@ -102,6 +102,7 @@ class InteropCase(unittest.IsolatedAsyncioTestCase):
     """Starts peers and stops them when the test is over."""
 
     async def asyncSetUp(self) -> None:
+        asyncio.get_running_loop().set_debug(False)
         self.folder = Path(tempfile.mkdtemp(prefix="lifeline-interop-"))
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
 
