@@ -422,7 +422,7 @@ fn role_and_stream() -> impl Strategy<Value = (Role, Vec<u8>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn agrees_with_the_model_in_any_pieces(
