@@ -25,6 +25,7 @@ use crate::config::{ServerConfig, WatchdogAction};
 use crate::connection::Connection;
 use crate::context::{Context, End, Owner};
 use crate::core::{Core, Endpoint, IdMap};
+use crate::forwarded;
 use crate::http::{self, RequestHead, Response};
 use crate::listen::{Accepted, AcceptedSocket, Acceptor, PeerAddr, bind_all};
 use crate::local::server_frame;
@@ -39,6 +40,7 @@ use crate::upgrade::{self, Decision, Verdict};
 const RESERVED_DESCRIPTORS: u64 = 64;
 /// Handshakes that may wait for the application at a time.
 const WAITING: usize = 4096;
+const TOO_MANY_FROM_ADDRESS: &str = "too many connections from this address";
 /// How long after the last close frame of a stop the sockets are cut.
 const STOP_GRACE: Duration = Duration::from_millis(250);
 
@@ -514,12 +516,19 @@ impl Server {
             Ok(stream) => stream,
             Err(error) => return self.log_handshake("socket", &error.to_string()),
         };
-        if refuse {
+        // A peer that no proxy speaks for is what it is: it is counted before it can take its time.
+        let trusted = &self.config.trusted_proxies;
+        let direct = !forwarded::is_trusted(&peer, trusted) && !(self.config.proxy_protocol && trusted.is_empty());
+        let crowded = !refuse && direct && !self.admit_ip(peer.ip(), &mut admission);
+        if refuse || crowded {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            // Its place is free for another while this one reads its answer.
+            drop(admission);
             // Without TLS: with it the answer would cost more than the connection.
             if !tls {
                 let mut stream = stream;
-                let response = Response::text(503, "the server is full").with("Retry-After", "1");
+                let why = if crowded { TOO_MANY_FROM_ADDRESS } else { "the server is full" };
+                let response = Response::text(503, why).with("Retry-After", "1");
                 let _ = http::answer_and_close(&mut stream, &response.encode(true), Duration::from_millis(200)).await;
             }
             return;
@@ -614,7 +623,7 @@ impl Server {
             }
         };
         if !self.admit_ip(peer.ip(), admission) {
-            let response = Response::text(503, "too many connections from this address").with("Retry-After", "1");
+            let response = Response::text(503, TOO_MANY_FROM_ADDRESS).with("Retry-After", "1");
             let _ = http::answer_and_close(stream, &response.encode(true), linger).await;
             return None;
         }
@@ -709,9 +718,10 @@ impl Server {
         tokio::spawn(Connection::open(stream, early, outlet, owner, info));
     }
 
+    /// Takes a place of `limits.perIp`, if it has none yet.
     fn admit_ip(&self, ip: Option<IpAddr>, admission: &mut Admission) -> bool {
         let limit = self.config.server_limits.per_ip;
-        let (true, Some(ip)) = (limit > 0, ip) else { return true };
+        let (true, Some(ip), None) = (limit > 0, ip, admission.ip) else { return true };
         let mut table = self.per_ip.lock();
         let count = table.entry(ip).or_insert(0);
         if *count >= limit {

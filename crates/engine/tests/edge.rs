@@ -272,7 +272,49 @@ fn a_handshake_that_never_ends_is_cut() {
     for start in ["", "GET / HTTP/1.1\r\nHost: a\r\n"] {
         assert_eq!(exchange(&address, start.as_bytes()), "");
     }
-    assert_eq!(app.stat(server, &["connections", "failedHandshakes"]), 2);
+    let deadline = Instant::now() + PATIENCE;
+    // Counted a moment after the socket has gone.
+    while app.stat(server, &["connections", "failedHandshakes"]) != 2 {
+        assert!(Instant::now() < deadline, "not counted");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn each_address_has_only_so_many_connections() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| config.server_limits.per_ip = 1);
+    let mut first = connect(&address);
+    first.write_all(handshake("").as_bytes()).expect("write");
+    wait_info(&mut app);
+    // It does not even have to ask.
+    assert!(exchange(&address, b"").starts_with("HTTP/1.1 503 "));
+    drop(first);
+    app.wait_close();
+    let deadline = Instant::now() + PATIENCE;
+    // The place is free a moment after the close is told.
+    loop {
+        let mut second = connect(&address);
+        second.write_all(handshake("").as_bytes()).expect("write");
+        if read_head(&mut second).starts_with("HTTP/1.1 101 ") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the place is not free");
+    }
+    assert!(app.stat(server, &["connections", "refused"]) >= 1);
+
+    let (_, address) = app.serve(|config| {
+        config.server_limits.per_ip = 1;
+        config.trusted_proxies = networks(&["127.0.0.0/8"]);
+    });
+    let mut held = Vec::new();
+    for (client, expected) in [("198.51.100.1", "101"), ("198.51.100.2", "101"), ("198.51.100.1", "503")] {
+        let mut stream = connect(&address);
+        stream.write_all(handshake(&format!("X-Forwarded-For: {client}\r\n")).as_bytes()).expect("write");
+        let head = read_head(&mut stream);
+        assert!(head.starts_with(&format!("HTTP/1.1 {expected} ")), "{client}: {head}");
+        held.push(stream);
+    }
 }
 
 #[test]

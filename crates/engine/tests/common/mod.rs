@@ -72,7 +72,10 @@ impl App {
                 continue;
             }
             let left = deadline.checked_duration_since(Instant::now())?;
-            let timeout = Timespec { tv_sec: i64::try_from(left.as_secs()).expect("a short time"), tv_nsec: i64::from(left.subsec_nanos()) };
+            let timeout = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).expect("a short time"),
+                tv_nsec: i64::from(left.subsec_nanos()),
+            };
             let descriptor = self.local.descriptor();
             poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&timeout)).expect("poll");
         }
