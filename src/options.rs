@@ -114,6 +114,7 @@ pub(crate) fn kind(zval: &Zval) -> String {
         None if zval.is_long() => "int".into(),
         None if zval.is_double() => "float".into(),
         None if zval.is_bool() => "bool".into(),
+        None if zval.is_null() => "null".into(),
         None => "resource".into(),
     }
 }
