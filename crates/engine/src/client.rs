@@ -1,43 +1,669 @@
-//! The client's driver.
+//! The client's driver: carries out what [`ClientMachine`] decides.
+//!
+//! Each client has a task on one shard that dials and sleeps; its connection is a task of the same
+//! shard. What the application sends goes into the outbox, and from there into the connection's queue
+//! in portions, so that the outbox's limits mean something. All inputs meet under one short lock,
+//! whoever brings them, and what follows from them is told to the application before it is released.
 
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lifeline_proto::client::State;
+use lifeline_proto::Time;
+use lifeline_proto::client::{ClientMachine, DialFailure, Output, ReconnectPolicy, State};
+use lifeline_proto::frame::Role;
+use lifeline_proto::outbox::{Full, Item as Kept, MemoryOutbox, OverflowPolicy};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::bridge::{CommandError, EndpointId, Reply, Stats, Ticket};
-use crate::config::ClientConfig;
-use crate::core::Core;
+use crate::bridge::{
+    CommandError, EndpointId, Event, Failure, FailureKind, LogLevel, OpenInfo, OverflowReason, Reply, Sent, Stat, Stats,
+    Ticket, Transition,
+};
+use crate::clock;
+use crate::config::{ClientConfig, ClientUrl, ListenAddress, SendConfig, SlowConsumer};
+use crate::connection::Connection;
+use crate::context::{Context, End, Owner};
+use crate::core::{Core, Endpoint};
+use crate::dial::{ClientTlsConfig, DialError, DialRequest, Dialed, ProxyRules, check_headers, dial};
+use crate::outlet::{Ending, Item, Outlet};
+use crate::shard::Shard;
+
+/// Bytes of the outbox that are in the connection's queue at a time.
+const WINDOW: usize = 256 * 1024;
+/// What a kept message costs beside its payload, in bytes.
+const KEPT: usize = 96;
+/// How long the application may take to supply headers.
+const HEADERS_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the previous socket may still wait for its peer's end before it is dropped for the next.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// A client.
 #[derive(Debug)]
-pub struct Client {}
+pub struct Client {
+    id: EndpointId,
+    config: ClientConfig,
+    tls: Option<ClientTlsConfig>,
+    proxy: ProxyRules,
+    context: Arc<Context>,
+    core: Weak<Core>,
+    shard: Arc<Shard>,
+    inner: Mutex<Inner>,
+    /// Tells the task that there is something new for it.
+    news: Notify,
+    counters: Counters,
+    created: Time,
+}
+
+/// Sums over all connections that have ended.
+#[derive(Debug, Default)]
+struct Counters {
+    attempts: AtomicU64,
+    failed_attempts: AtomicU64,
+    connections: AtomicU64,
+    messages_in: AtomicU64,
+    messages_out: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    beats: AtomicU64,
+    overflows: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    machine: ClientMachine,
+    outbox: MemoryOutbox,
+    /// Of the outbox, against `limits.memory`.
+    charged: usize,
+    /// The open connection.
+    outlet: Option<Arc<Outlet>>,
+    /// The latest connection's task, which may outlive its link by a moment.
+    task: Option<JoinHandle<()>>,
+    /// The dial that is to be under way.
+    dial: Option<DialOrder>,
+    /// The latest order's number.
+    orders: u64,
+    question: Option<(Ticket, oneshot::Sender<Result<Headers, String>>)>,
+    /// What the task sleeps towards; zero while it is awake.
+    planned: Time,
+    /// Somebody waits for [`Event::Flushed`].
+    flushing: bool,
+    /// Somebody waits for room for so many bytes.
+    wanting: Option<usize>,
+    /// Cut without a word instead of closing.
+    discarded: bool,
+    ended: bool,
+}
+
+type Headers = Vec<(String, String)>;
+
+#[derive(Debug, Clone, Copy)]
+struct DialOrder {
+    number: u64,
+    attempt: u32,
+    url: usize,
+}
+
+type Dialing = Pin<Box<dyn Future<Output = Result<Dialed, DialError>> + Send>>;
 
 impl Client {
-    pub fn create(_core: &Arc<Core>, _config: ClientConfig) -> Result<EndpointId, CommandError> {
-        todo!()
+    /// Makes a client and its task.
+    ///
+    /// # Errors
+    /// Names the header, file or option that cannot be used.
+    pub fn create(core: &Arc<Core>, config: ClientConfig) -> Result<EndpointId, CommandError> {
+        if config.urls.is_empty() {
+            return Err(CommandError::Invalid("a client needs at least one URL".to_owned()));
+        }
+        check_headers(&config.headers).map_err(CommandError::Invalid)?;
+        let secure = |url: &ClientUrl| matches!(url.target, ListenAddress::Tcp { tls: true, .. });
+        let tls = if config.urls.iter().any(secure) {
+            Some(ClientTlsConfig::new(&config.tls).map_err(|error| CommandError::Start(error.to_string()))?)
+        } else {
+            None
+        };
+        let id = core.next_endpoint_id();
+        core.memory.raise_limit(config.limits.memory);
+        let context = Arc::new(Context {
+            endpoint: id,
+            role: Role::Client,
+            beats: config.heartbeat.clone(),
+            limits: config.limits.clone(),
+            server_limits: None,
+            idle_timeout: None,
+            // The outbox is the limit.
+            send: SendConfig { limit: usize::MAX, policy: SlowConsumer::Close },
+            log_level: config.log_level,
+            events: core.events.clone(),
+            memory: core.memory.clone(),
+        });
+        let policy = ReconnectPolicy {
+            backoff: config.reconnect.backoff.clone(),
+            lazy: config.reconnect.lazy,
+            terminal_codes: config.reconnect.terminal_codes.clone(),
+            terminal_statuses: config.reconnect.terminal_statuses.clone(),
+            urls: config.urls.len(),
+        };
+        let client = Arc::new(Self {
+            id,
+            tls,
+            proxy: ProxyRules::new(&config.proxy),
+            context,
+            core: Arc::downgrade(core),
+            shard: core.pick_shard(),
+            inner: Mutex::new(Inner {
+                machine: ClientMachine::new(policy, rand::random()),
+                outbox: MemoryOutbox::new(config.outbox.clone()),
+                charged: 0,
+                outlet: None,
+                task: None,
+                dial: None,
+                orders: 0,
+                question: None,
+                planned: Time::ZERO,
+                flushing: false,
+                wanting: None,
+                discarded: false,
+                ended: false,
+            }),
+            news: Notify::new(),
+            counters: Counters::default(),
+            created: clock::now(),
+            config,
+        });
+        core.endpoints.write().insert(id, Endpoint::Client(client.clone()));
+        client.shard.handle.spawn(client.clone().run());
+        Ok(id)
     }
-    pub fn connect(&self) {}
-    pub fn wake(&self) {}
-    pub fn send(&self, _data: Bytes, _binary: bool, _ttl: Option<Duration>) -> Result<Reply, CommandError> {
-        todo!()
+
+    pub fn connect(&self) {
+        self.with(|inner, now| inner.machine.handle_connect(now));
     }
+
+    pub fn wake(&self) {
+        self.with(|inner, now| inner.machine.handle_wake(now));
+    }
+
+    /// Into the outbox, and on to the connection as far as its queue has room.
+    ///
+    /// # Errors
+    /// The outbox is full and its policy is `error`, or the client has closed.
+    pub fn send(&self, data: Bytes, binary: bool, ttl: Option<Duration>) -> Result<Reply, CommandError> {
+        let now = clock::now();
+        let length = data.len();
+        let mut inner = self.inner.lock();
+        if inner.machine.state() == State::Closed {
+            return Err(CommandError::Gone("the client"));
+        }
+        // Before the push, so that what has expired does not stand in the way.
+        self.report(OverflowReason::Expired, inner.expired(now));
+        let outcome = match inner.outbox.push(now, data, binary, ttl) {
+            Ok(outcome) => outcome,
+            Err(Full::Bytes { .. } | Full::Messages { .. })
+                if self.config.outbox.overflow == OverflowPolicy::Block =>
+            {
+                inner.wanting = Some(length);
+                return Ok(Reply::WouldBlock);
+            }
+            Err(full) => return Err(CommandError::Overflow(full.to_string())),
+        };
+        self.report(OverflowReason::Limit, outcome.evicted);
+        if inner.outlet.is_none() {
+            inner.machine.handle_pending(now);
+        }
+        let fed = inner.feed(now, WINDOW);
+        self.settle(&mut inner, now);
+        let outlet = inner.outlet.clone().filter(|_| fed);
+        drop(inner);
+        if let (Some(outlet), Some(core)) = (outlet, self.core.upgrade()) {
+            core.mark(&outlet);
+            core.count_queued(length);
+        }
+        Ok(Reply::Sequence(outcome.sequence))
+    }
+
+    /// Messages not yet written to the socket. Who asks and is told of some is told when there are none.
     pub fn unacknowledged(&self) -> usize {
-        0
+        let mut inner = self.inner.lock();
+        let count = inner.outbox.unacknowledged();
+        inner.flushing |= count > 0;
+        count
     }
+
     pub fn state(&self) -> State {
-        State::Closed
+        self.inner.lock().machine.state()
     }
+
+    pub fn has_ticket(&self, ticket: Ticket) -> bool {
+        self.inner.lock().question.as_ref().is_some_and(|(asked, _)| *asked == ticket)
+    }
+
+    pub fn answer_headers(&self, ticket: Ticket, headers: Headers) {
+        self.answer(ticket, Ok(headers));
+    }
+
+    pub fn fail_attempt(&self, ticket: Ticket, reason: String) {
+        self.answer(ticket, Err(reason));
+    }
+
+    fn answer(&self, ticket: Ticket, answer: Result<Headers, String>) {
+        let mut inner = self.inner.lock();
+        if let Some((_, waiting)) = inner.question.take_if(|(asked, _)| *asked == ticket) {
+            // The attempt may have been cancelled meanwhile.
+            let _ = waiting.send(answer);
+        }
+    }
+
+    pub fn close(&self, code: u16, reason: String) {
+        self.with(|inner, now| inner.machine.handle_close(now, code, reason));
+    }
+
+    pub fn discard(&self) {
+        self.with(|inner, now| {
+            inner.discarded = true;
+            if let Some(outlet) = &inner.outlet {
+                // Also one that is already closing.
+                cut(outlet);
+            }
+            inner.machine.handle_close(now, lifeline_proto::close::ABNORMAL, "discarded".to_owned());
+        });
+    }
+
+    /// The time to wait was reckoned for a machine that was awake. (The open socket is probed by its
+    /// connection.)
+    pub fn handle_clock_jump(&self) {
+        self.with(|inner, now| {
+            if inner.machine.poll_timeout().is_some() {
+                inner.machine.handle_wake(now);
+            }
+        });
+    }
+
+    fn with(&self, input: impl FnOnce(&mut Inner, Time)) {
+        let mut inner = self.inner.lock();
+        let now = clock::now();
+        input(&mut inner, now);
+        self.settle(&mut inner, now);
+    }
+
+    /// Carries out what follows from the inputs so far.
+    fn settle(&self, inner: &mut Inner, now: Time) {
+        self.report(OverflowReason::Expired, inner.expired(now));
+        while let Some(output) = inner.machine.poll_output() {
+            self.carry_out(inner, now, output);
+        }
+        if inner.flushing && inner.outbox.is_empty() && !inner.ended {
+            inner.flushing = false;
+            self.emit(Event::Flushed { client: self.id });
+        }
+        if inner.wanting.is_some_and(|length| inner.outbox.has_room(length)) && !inner.ended {
+            inner.wanting = None;
+            self.emit(Event::Room { client: self.id });
+        }
+        let held = inner.outbox.bytes() + inner.outbox.len() * KEPT;
+        if held > inner.charged {
+            self.context.memory.charge(held - inner.charged);
+        } else {
+            self.context.memory.release(inner.charged - held);
+        }
+        inner.charged = held;
+        if inner.deadline().is_some_and(|deadline| deadline < inner.planned) {
+            self.news.notify_one();
+        }
+    }
+
+    fn carry_out(&self, inner: &mut Inner, now: Time, output: Output) {
+        match output {
+            Output::CancelDial => {
+                inner.dial = None;
+                inner.question = None;
+                self.news.notify_one();
+            }
+            Output::Close { code, reason } => {
+                inner.feed(now, usize::MAX);
+                if let Some(outlet) = &inner.outlet {
+                    if inner.discarded {
+                        cut(outlet);
+                    } else {
+                        outlet.set_closing();
+                        outlet.end(Ending::Close { code, wire: code, reason });
+                        Core::wake(outlet);
+                    }
+                }
+            }
+            Output::Dial { attempt, url, .. } => {
+                inner.orders += 1;
+                inner.dial = Some(DialOrder { number: inner.orders, attempt, url });
+                self.news.notify_one();
+            }
+            Output::Ended => {
+                inner.ended = true;
+                let unsent = inner.outbox.drain_all();
+                if !inner.discarded {
+                    self.report(OverflowReason::Closed, unsent);
+                }
+                self.emit(Event::Stopped { endpoint: self.id });
+                self.news.notify_one();
+            }
+            Output::GaveUp { code, reason } => {
+                let failure = Failure { kind: FailureKind::Connect, message: reason, code };
+                self.emit(Event::GaveUp { client: self.id, failure: Box::new(failure) });
+            }
+            Output::Probe => {
+                if let Some(outlet) = &inner.outlet {
+                    outlet.wake_probe();
+                }
+            }
+            Output::Transition { from, to, code, reason, attempt, delay } => {
+                let transition = Transition { from, to, code, reason, attempt, delay };
+                self.log(&transition);
+                self.emit(Event::Transition { client: self.id, transition: Box::new(transition) });
+            }
+        }
+    }
+
+    fn report(&self, why: OverflowReason, items: Vec<Kept>) {
+        self.counters.overflows.fetch_add(items.len() as u64, Ordering::Relaxed);
+        for Kept { sequence, data, .. } in items {
+            self.emit(Event::Overflow { client: self.id, sequence, data, why });
+        }
+    }
+
+    fn emit(&self, event: Event) {
+        self.context.events.push(event);
+    }
+
+    fn log(&self, transition: &Transition) {
+        let Transition { from, to, code, reason, attempt, delay } = transition;
+        let mut context = vec![("attempt", attempt.to_string())];
+        if *code != 0 {
+            context.push(("code", code.to_string()));
+        }
+        if !reason.is_empty() {
+            context.push(("reason", reason.clone()));
+        }
+        if let Some(delay) = delay {
+            context.push(("delay", format!("{:.3}", delay.as_secs_f64())));
+        }
+        self.context.log(LogLevel::Info, format!("client: {from:?} -> {to:?}"), context);
+    }
+
+    async fn run(self: Arc<Self>) {
+        let mut dialing: Option<(u64, Dialing)> = None;
+        loop {
+            let deadline = {
+                let mut inner = self.inner.lock();
+                let now = clock::now();
+                inner.planned = Time::ZERO;
+                inner.machine.handle_timeout(now);
+                self.settle(&mut inner, now);
+                if inner.ended {
+                    return;
+                }
+                let order = inner.dial;
+                if dialing.as_ref().map(|(number, _)| *number) != order.map(|order| order.number) {
+                    dialing = order.map(|order| {
+                        let attempt: Dialing = Box::pin(self.clone().attempt(order));
+                        (order.number, attempt)
+                    });
+                }
+                let deadline = inner.deadline();
+                inner.planned = deadline.unwrap_or(END_OF_TIME);
+                deadline.map(|deadline| Instant::now() + (deadline - clock::now()))
+            };
+            tokio::select! {
+                (number, outcome) = async {
+                    match &mut dialing {
+                        Some((number, attempt)) => (*number, attempt.await),
+                        None => std::future::pending().await,
+                    }
+                } => {
+                    dialing = None;
+                    self.handle_outcome(number, outcome);
+                }
+                () = self.news.notified() => {}
+                () = async {
+                    match deadline {
+                        Some(deadline) => sleep_until(deadline).await,
+                        None => std::future::pending().await,
+                    }
+                } => {}
+            }
+        }
+    }
+
+    async fn attempt(self: Arc<Self>, order: DialOrder) -> Result<Dialed, DialError> {
+        self.counters.attempts.fetch_add(1, Ordering::Relaxed);
+        let previous = self.inner.lock().task.take();
+        if let Some(mut previous) = previous
+            && timeout(LAST_WORDS, &mut previous).await.is_err()
+        {
+            previous.abort();
+            let _ = previous.await;
+        }
+        let attempt_headers = if self.config.ask_headers { self.ask_headers(order).await? } else { Headers::new() };
+        dial(&DialRequest {
+            url: &self.config.urls[order.url.min(self.config.urls.len() - 1)],
+            protocols: &self.config.protocols,
+            headers: &self.config.headers,
+            attempt_headers: &attempt_headers,
+            tls: self.tls.as_ref(),
+            proxy: &self.proxy,
+            timeout: self.config.connect_timeout,
+            max_header_bytes: self.config.limits.max_header_bytes,
+        })
+        .await
+    }
+
+    async fn ask_headers(&self, order: DialOrder) -> Result<Headers, DialError> {
+        let Some(core) = self.core.upgrade() else { return Ok(Headers::new()) };
+        let ticket = core.next_ticket();
+        drop(core);
+        let (sender, receiver) = oneshot::channel();
+        self.inner.lock().question = Some((ticket, sender));
+        self.emit(Event::HeadersWanted { client: self.id, ticket, attempt: order.attempt });
+        match timeout(HEADERS_PATIENCE, receiver).await {
+            Ok(Ok(Ok(headers))) => Ok(headers),
+            Ok(Ok(Err(reason))) => Err(DialError::new(FailureKind::Application, reason)),
+            Ok(Err(_)) => Err(DialError::new(FailureKind::Application, "the attempt was given up".to_owned())),
+            Err(_) => {
+                let seconds = HEADERS_PATIENCE.as_secs();
+                let message = format!("the application supplied no headers for {seconds} s");
+                Err(DialError::new(FailureKind::Timeout, message))
+            }
+        }
+    }
+
+    fn handle_outcome(self: &Arc<Self>, number: u64, outcome: Result<Dialed, DialError>) {
+        let mut inner = self.inner.lock();
+        if inner.dial.is_none_or(|order| order.number != number) {
+            return;
+        }
+        inner.dial = None;
+        inner.question = None;
+        let now = clock::now();
+        match outcome {
+            Ok(dialed) => {
+                if inner.machine.handle_dialed(now, dialed.spread) {
+                    // The change of state comes before the opening.
+                    self.settle(&mut inner, now);
+                    self.open(&mut inner, now, dialed);
+                }
+            }
+            Err(error) => {
+                self.counters.failed_attempts.fetch_add(1, Ordering::Relaxed);
+                let DialError { failure, status, retry_after, spread, terminal } = error;
+                let failure = DialFailure { status, retry_after, terminal, spread, reason: failure.message };
+                inner.machine.handle_dial_failed(now, failure);
+            }
+        }
+        self.settle(&mut inner, now);
+    }
+
+    fn open(self: &Arc<Self>, inner: &mut Inner, now: Time, dialed: Dialed) {
+        let Some(core) = self.core.upgrade() else { return };
+        self.counters.connections.fetch_add(1, Ordering::Relaxed);
+        self.shard.population.fetch_add(1, Ordering::Relaxed);
+        let outlet = Arc::new(Outlet::new(core.next_connection_id(), self.shard.clone(), self.context.clone(), 0));
+        core.add_connection(&outlet);
+        let info = OpenInfo { remote: dialed.remote, protocol: Arc::from(dialed.protocol), request: None };
+        let owner: Arc<dyn Owner> = self.clone();
+        let connection = Connection::open(dialed.stream, dialed.leftover, outlet.clone(), owner, info);
+        inner.outlet = Some(outlet);
+        inner.feed(now, WINDOW);
+        inner.task = Some(tokio::spawn(connection));
+    }
+
     pub fn stats(&self) -> Stats {
-        Stats::default()
+        let counters = &self.counters;
+        let int = |value: usize| Stat::Int(i64::try_from(value).unwrap_or(i64::MAX));
+        let count = |value: u64| Stat::Int(i64::try_from(value).unwrap_or(i64::MAX));
+        let load = |counter: &AtomicU64| count(counter.load(Ordering::Relaxed));
+        let inner = self.inner.lock();
+        let outlet = inner.outlet.as_deref();
+        let both = |sum: &AtomicU64, of: &dyn Fn(&crate::outlet::Counters) -> &AtomicU64| {
+            let open = outlet.map_or(0, |outlet| of(&outlet.counters).load(Ordering::Relaxed));
+            count(sum.load(Ordering::Relaxed) + open)
+        };
+        let seconds = |time: Duration| Stat::Float(time.as_secs_f64());
+        Stats(vec![
+            ("state".into(), Stat::Text(format!("{:?}", inner.machine.state()))),
+            ("uptime".into(), seconds(clock::now() - self.created)),
+            ("connectedFor".into(), outlet.map_or(Stat::None, |outlet| seconds(clock::now() - outlet.opened))),
+            ("rtt".into(), outlet.and_then(Outlet::round_trip).map_or(Stat::None, seconds)),
+            (
+                "connections".into(),
+                Stat::Tree(Stats(vec![
+                    ("opened".into(), load(&counters.connections)),
+                    ("attempts".into(), load(&counters.attempts)),
+                    ("failedAttempts".into(), load(&counters.failed_attempts)),
+                    ("attempt".into(), Stat::Int(i64::from(inner.machine.attempt()))),
+                ])),
+            ),
+            (
+                "messages".into(),
+                Stat::Tree(Stats(vec![
+                    ("in".into(), both(&counters.messages_in, &|it| &it.messages_in)),
+                    ("out".into(), both(&counters.messages_out, &|it| &it.messages_out)),
+                ])),
+            ),
+            (
+                "bytes".into(),
+                Stat::Tree(Stats(vec![
+                    ("in".into(), both(&counters.bytes_in, &|it| &it.bytes_in)),
+                    ("out".into(), both(&counters.bytes_out, &|it| &it.bytes_out)),
+                    (
+                        "inboundWaiting".into(),
+                        int(outlet.map_or(0, |outlet| outlet.inbound.load(Ordering::Relaxed))),
+                    ),
+                ])),
+            ),
+            (
+                "outbox".into(),
+                Stat::Tree(Stats(vec![
+                    ("messages".into(), int(inner.outbox.len())),
+                    ("bytes".into(), int(inner.outbox.bytes())),
+                    ("lastSequence".into(), count(inner.outbox.last_sequence())),
+                    ("overflows".into(), load(&counters.overflows)),
+                ])),
+            ),
+            ("heartbeats".into(), Stat::Tree(Stats(vec![("sent".into(), both(&counters.beats, &|it| &it.beats))]))),
+            (
+                "memory".into(),
+                Stat::Tree(Stats(vec![
+                    ("used".into(), int(self.context.memory.used())),
+                    ("limit".into(), int(self.context.memory.limit())),
+                ])),
+            ),
+        ])
     }
-    pub fn has_ticket(&self, _ticket: Ticket) -> bool {
-        false
-    }
-    pub fn answer_headers(&self, _ticket: Ticket, _headers: Vec<(String, String)>) {}
-    pub fn fail_attempt(&self, _ticket: Ticket, _reason: String) {}
-    pub fn close(&self, _code: u16, _reason: String) {}
-    pub fn discard(&self) {}
-    pub fn handle_clock_jump(&self) {}
 }
+
+impl Owner for Client {
+    fn handle_written(&self, sequence: u64) {
+        let mut inner = self.inner.lock();
+        let now = clock::now();
+        inner.outbox.handle_written(sequence);
+        // Refilled when half empty: one wake for many messages.
+        let half_empty = |outlet: &Arc<Outlet>| outlet.buffered.load(Ordering::Relaxed) <= WINDOW / 2;
+        if inner.outlet.as_ref().is_some_and(half_empty) && inner.feed(now, WINDOW) {
+            if let Some(outlet) = &inner.outlet {
+                Core::wake(outlet);
+            }
+        }
+        self.settle(&mut inner, now);
+    }
+
+    fn handle_leaving(&self, outlet: &Arc<Outlet>, _end: &End) {
+        let mut inner = self.inner.lock();
+        inner.outlet = None;
+        let of = &outlet.counters;
+        for (sum, part) in [
+            (&self.counters.messages_in, &of.messages_in),
+            (&self.counters.messages_out, &of.messages_out),
+            (&self.counters.bytes_in, &of.bytes_in),
+            (&self.counters.bytes_out, &of.bytes_out),
+            (&self.counters.beats, &of.beats),
+        ] {
+            sum.fetch_add(part.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    fn handle_closed(&self, _outlet: &Arc<Outlet>, end: &End) {
+        let mut inner = self.inner.lock();
+        let now = clock::now();
+        inner.outbox.handle_lost();
+        inner.machine.handle_lost(now, end.code, end.reason.clone());
+        if !inner.outbox.is_empty() {
+            inner.machine.handle_pending(now);
+        }
+        self.settle(&mut inner, now);
+    }
+}
+
+impl Inner {
+    /// Moves messages into the connection's queue until it holds `window` bytes; true when it got some.
+    fn feed(&mut self, now: Time, window: usize) -> bool {
+        let Some(outlet) = &self.outlet else { return false };
+        let mut fed = false;
+        while outlet.is_open() && outlet.buffered.load(Ordering::Relaxed) < window {
+            let Some(Kept { sequence, data, binary, .. }) = self.outbox.next_to_send(now) else { break };
+            // What a closing connection does not take comes back with its end.
+            if outlet.push(Item::Message { data, binary, sequence }) != Sent::Queued {
+                break;
+            }
+            fed = true;
+        }
+        fed
+    }
+
+    fn expired(&mut self, now: Time) -> Vec<Kept> {
+        if self.outbox.poll_expiry().is_some_and(|at| at <= now) { self.outbox.expire(now) } else { Vec::new() }
+    }
+
+    /// When the task has to look again.
+    fn deadline(&self) -> Option<Time> {
+        match (self.machine.poll_timeout(), self.outbox.poll_expiry()) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.context.memory.release(self.inner.get_mut().charged);
+    }
+}
+
+fn cut(outlet: &Arc<Outlet>) {
+    outlet.end(Ending::Abort { code: lifeline_proto::close::ABNORMAL, reason: "discarded".to_owned() });
+    Core::wake(outlet);
+}
+
+/// Later than any deadline.
+const END_OF_TIME: Time = Time::from_micros(u64::MAX);

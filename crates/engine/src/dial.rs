@@ -406,7 +406,7 @@ impl Attempt<'_> {
 }
 
 impl DialError {
-    fn new(kind: FailureKind, message: String) -> Self {
+    pub(crate) fn new(kind: FailureKind, message: String) -> Self {
         Self {
             failure: Failure { kind, message, code: 0 },
             status: None,

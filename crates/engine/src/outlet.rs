@@ -290,7 +290,10 @@ impl Outlet {
     fn send_limit(&self) -> usize {
         let memory = &self.context.memory;
         let limit = self.context.send.limit;
-        if memory.is_over() {
+        if limit == usize::MAX {
+            // A client's: its outbox is the limit.
+            limit
+        } else if memory.is_over() {
             limit.min(memory.share())
         } else if self.blocked.load(Ordering::Relaxed) {
             limit
