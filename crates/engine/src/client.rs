@@ -21,8 +21,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::bridge::{
-    CommandError, EndpointId, Event, Failure, FailureKind, LogLevel, OpenInfo, OverflowReason, Reply, Sent, Stat, Stats,
-    Ticket, Transition,
+    CommandError, EndpointId, Event, Failure, FailureKind, LogLevel, OpenInfo, OverflowReason, Reply, Sent, Stat,
+    Stats, Ticket, Transition,
 };
 use crate::clock;
 use crate::config::{ClientConfig, ClientUrl, ListenAddress, SendConfig, SlowConsumer};
@@ -203,9 +203,7 @@ impl Client {
         self.report(OverflowReason::Expired, inner.expired(now));
         let outcome = match inner.outbox.push(now, data, binary, ttl) {
             Ok(outcome) => outcome,
-            Err(Full::Bytes { .. } | Full::Messages { .. })
-                if self.config.outbox.overflow == OverflowPolicy::Block =>
-            {
+            Err(Full::Bytes { .. } | Full::Messages { .. }) if self.config.outbox.overflow == OverflowPolicy::Block => {
                 inner.wanting = Some(length);
                 return Ok(Reply::WouldBlock);
             }
@@ -556,10 +554,7 @@ impl Client {
                 Stat::Tree(Stats(vec![
                     ("in".into(), both(&counters.bytes_in, &|it| &it.bytes_in)),
                     ("out".into(), both(&counters.bytes_out, &|it| &it.bytes_out)),
-                    (
-                        "inboundWaiting".into(),
-                        int(outlet.map_or(0, |outlet| outlet.inbound.load(Ordering::Relaxed))),
-                    ),
+                    ("inboundWaiting".into(), int(outlet.map_or(0, |outlet| outlet.inbound.load(Ordering::Relaxed)))),
                 ])),
             ),
             (

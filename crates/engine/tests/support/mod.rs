@@ -34,6 +34,8 @@ impl App {
     pub fn with_threads(io_threads: usize) -> Self {
         let config = RuntimeConfig { io_threads, on_thread_start: Arc::new(|| ()) };
         let bridge = Local::start(&config).unwrap();
+        // Sound here: an `OwnedFd` keeps the descriptor open.
+        #[allow(deprecated)]
         let descriptor = AsyncFd::new(bridge.descriptor().try_clone_to_owned().unwrap()).unwrap();
         Self { bridge, descriptor, waiting: VecDeque::new(), seen: Vec::new() }
     }
@@ -199,11 +201,7 @@ pub fn local(port: u16) -> ClientUrl {
 }
 
 pub fn tcp(host: &str, port: u16, tls: bool) -> ClientUrl {
-    ClientUrl {
-        target: ListenAddress::Tcp { host: host.into(), port, tls },
-        resource: "/".into(),
-        credentials: None,
-    }
+    ClientUrl { target: ListenAddress::Tcp { host: host.into(), port, tls }, resource: "/".into(), credentials: None }
 }
 
 /// A client of these URLs that reconnects fast and looks at no proxy.
