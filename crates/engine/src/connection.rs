@@ -47,6 +47,11 @@ thread_local! {
 #[derive(Debug)]
 enum Phase {
     Open,
+    /// The peer broke the protocol; the messages before that may still be answered, until then.
+    Failing {
+        until: Time,
+        violation: Violation,
+    },
     /// A close frame of ours is queued or sent; the peer's is awaited until then.
     Closing {
         until: Time,
@@ -164,6 +169,9 @@ impl Connection {
         if self.outlet.take_timer() {
             self.armed = None;
             self.handle_deadlines(now);
+        }
+        if matches!(self.phase, Phase::Failing { .. }) {
+            self.fail_when_answered(now, task);
         }
         if !matches!(self.phase, Phase::Done) {
             self.write(now, task);
@@ -312,7 +320,7 @@ impl Connection {
             Received::Message { data, binary } => self.receive_message(now, data, binary),
             Received::Ping(payload) => {
                 if matches!(self.phase, Phase::Open) {
-                    self.writer.set_pong(payload);
+                    self.writer.add_pong(payload);
                 }
             }
             Received::Pong(payload) => {
@@ -406,13 +414,38 @@ impl Connection {
         }
     }
 
-    /// The peer broke the protocol or a limit: tell it why and end (RFC 6455 section 7.1.7).
+    /// The peer broke the protocol or a limit: tell it why and end (RFC 6455 section 7.1.7), but first
+    /// let the application answer what came before.
     fn fail(&mut self, now: Time, violation: &Violation) {
-        if !matches!(self.phase, Phase::Open | Phase::Closing { .. }) {
+        if matches!(self.phase, Phase::Open) {
+            // With `Outlet::consumed`: either we see nothing waiting or it sees us paused.
+            self.outlet.paused.store(true, Ordering::SeqCst);
+            self.phase = Phase::Failing { until: now + LINGER, violation: violation.clone() };
+        } else {
+            self.fail_now(now, violation);
+        }
+    }
+
+    /// Ends a failing connection once the application has nothing of it left and its answers are sent.
+    fn fail_when_answered(&mut self, now: Time, task: &mut TaskContext<'_>) {
+        if self.outlet.inbound.load(Ordering::SeqCst) > 0 {
+            return;
+        }
+        self.write(now, task);
+        if let Phase::Failing { violation, .. } = &self.phase
+            && !self.writer.is_blocked()
+        {
+            let violation = violation.clone();
+            self.fail_now(now, &violation);
+        }
+    }
+
+    fn fail_now(&mut self, now: Time, violation: &Violation) {
+        if !matches!(self.phase, Phase::Open | Phase::Failing { .. } | Phase::Closing { .. }) {
             return;
         }
         let kind = if matches!(violation.code, 1008 | 1009) { FailureKind::Limit } else { FailureKind::Protocol };
-        if matches!(self.phase, Phase::Open) {
+        if matches!(self.phase, Phase::Open | Phase::Failing { .. }) {
             let failure = Failure { kind, message: violation.reason.to_owned(), code: violation.code };
             emit(
                 &self.outlet,
@@ -431,6 +464,10 @@ impl Connection {
     fn lost(&mut self, now: Time, reason: &str) {
         match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Open => self.finish(now, End { code: close::ABNORMAL, reason: reason.to_owned(), clean: false }),
+            Phase::Failing { violation, .. } => {
+                self.phase = Phase::Failing { until: now, violation: violation.clone() };
+                self.fail_now(now, &violation);
+            }
             Phase::Closing { end, .. } => self.finish(now, End { clean: false, ..end }),
             Phase::Lingering { .. } | Phase::Done => {}
         }
@@ -446,7 +483,7 @@ impl Connection {
         let ending = self.outlet.queue.lock().ending.clone();
         match ending {
             Some(Ending::Abort { code, reason }) => {
-                if matches!(self.phase, Phase::Open | Phase::Closing { .. }) {
+                if matches!(self.phase, Phase::Open | Phase::Failing { .. } | Phase::Closing { .. }) {
                     self.cut(now, End { code, reason, clean: false });
                 } else {
                     self.phase = Phase::Done;
@@ -482,6 +519,13 @@ impl Connection {
     fn handle_deadlines(&mut self, now: Time) {
         match &self.phase {
             Phase::Open => {}
+            Phase::Failing { until, violation } => {
+                if now >= *until {
+                    let violation = violation.clone();
+                    self.fail_now(now, &violation);
+                }
+                return;
+            }
             Phase::Closing { until, end } => {
                 if now >= *until {
                     let end = end.clone();
@@ -624,7 +668,7 @@ impl Connection {
         let mut next = match &self.phase {
             Phase::Open => self.heartbeat.poll_timeout(),
             Phase::Closing { until, .. } => Some(self.heartbeat.poll_timeout().map_or(*until, |at| at.min(*until))),
-            Phase::Lingering { until, .. } => Some(*until),
+            Phase::Failing { until, .. } | Phase::Lingering { until, .. } => Some(*until),
             Phase::Done => None,
         };
         let mut consider = |at: Time| next = Some(next.map_or(at, |next| next.min(at)));

@@ -21,6 +21,8 @@ const BATCH: usize = 64 * 1024;
 const COPY: usize = 2048;
 /// A shared frame up to this size is copied when it is not alone.
 const COPY_SHARED: usize = 512;
+/// Pings that are answered each; of more in one turn, the latest.
+const PONGS: usize = 16;
 /// Slices a system call.
 const SLICES: usize = 32;
 
@@ -81,8 +83,9 @@ pub struct Writer {
     queued: u64,
     /// Bytes written since the beginning.
     written: u64,
-    /// The latest ping's answer (RFC 6455 section 5.5.3 allows to answer only that).
-    pong: Option<Bytes>,
+    /// Answers to pings. RFC 6455 section 5.5.3 allows to answer only the latest: so of many, the
+    /// oldest go unanswered.
+    pongs: VecDeque<Bytes>,
     /// A beat to be sent: a ping's payload or an application's text.
     beat: Option<(Opcode, Bytes)>,
     /// Answers to the peer's own beats.
@@ -93,8 +96,11 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn set_pong(&mut self, payload: Bytes) {
-        self.pong = Some(payload);
+    pub fn add_pong(&mut self, payload: Bytes) {
+        if self.pongs.len() >= PONGS {
+            self.pongs.pop_front();
+        }
+        self.pongs.push_back(payload);
     }
 
     pub fn set_beat(&mut self, opcode: Opcode, payload: Bytes) {
@@ -181,11 +187,11 @@ impl Writer {
     fn fill(&mut self, outlet: &Outlet, role: Role) {
         SCRATCH.with_borrow_mut(|scratch| {
             let mask = || (role == Role::Client).then(rand::random::<[u8; 4]>);
-            if let Some(payload) = self.pong.take()
-                && !self.close_queued
-            {
-                put_frame(scratch, Opcode::Pong, &payload, mask());
-                self.mark(scratch, 0, 0, 0, Kind::Control, None);
+            for payload in std::mem::take(&mut self.pongs) {
+                if !self.close_queued {
+                    put_frame(scratch, Opcode::Pong, &payload, mask());
+                    self.mark(scratch, 0, 0, 0, Kind::Control, None);
+                }
             }
             if let Some((opcode, payload)) = self.beat.take()
                 && !self.close_queued
