@@ -182,13 +182,17 @@ impl Dispatcher {
         }
     }
 
-    /// Adds a timer under `id` or a new number; returns the number.
-    pub(crate) fn schedule(&self, due: Instant, id: Option<i64>, owner: Weak<dyn Endpoint>) -> i64 {
-        let id = self.schedule.borrow_mut().add(due, id, owner);
+    /// A number for a new timer.
+    pub(crate) fn timer_id(&self) -> i64 {
+        self.schedule.borrow_mut().id()
+    }
+
+    /// Lets timer `id` of `owner`, which knows it, fire at `due`.
+    pub(crate) fn schedule(&self, due: Instant, id: i64, owner: Weak<dyn Endpoint>) {
+        self.schedule.borrow_mut().add(due, id, owner);
         if self.depth.get() == 0 {
             self.arm();
         }
-        id
     }
 
     /// Sleeps until there is something to do, at most until `deadline`.

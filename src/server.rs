@@ -206,19 +206,37 @@ impl Core {
     }
 
     /// Calls `on` for `conn`, reports what it throws; returns how many callbacks were run.
-    fn run(self: &Rc<Self>, on: On, conn: ConnId, arguments: &mut [Zval]) -> Result<usize, Pending> {
+    fn run(&self, on: On, conn: ConnId, object: &Zval, arguments: &mut [Zval]) -> Result<usize, Pending> {
         match self.call(on, arguments) {
             None => Ok(0),
             Some(Ok(_)) => Ok(1),
+            Some(Err(_)) => self.report(on.method(), Some((conn, object))).map(|()| 1),
+        }
+    }
+
+    /// Deals with the exception that a callback has thrown: onError, else a warning. `conn` is closed.
+    fn report(&self, context: &str, conn: Option<(ConnId, &Zval)>) -> Result<(), Pending> {
+        let caught = failure::take()?;
+        if let Some((conn, _)) = conn {
+            close_quietly(conn, close::INTERNAL_ERROR, "");
+        }
+        if context == On::Error.method() {
+            return caught.warn("WsServer: onError");
+        }
+        let object = conn.map_or_else(null, |(_, object)| object.shallow_clone());
+        match self.call(On::Error, &mut [caught.zval(), object]) {
+            Some(Ok(_)) => Ok(()),
+            None => caught.warn(&format!("WsServer: {context}")),
             Some(Err(_)) => {
-                Rc::clone(self).failed(on.method(), Some(conn))?;
-                Ok(1)
+                let second = failure::take()?;
+                caught.warn(&format!("WsServer: {context}"))?;
+                second.warn("WsServer: onError")
             }
         }
     }
 
     /// `onHandshake`.
-    fn handshake(self: &Rc<Self>, request: &Arc<RequestHead>) -> Result<(usize, HandshakeAnswer), Pending> {
+    fn handshake(&self, request: &Arc<RequestHead>) -> Result<(usize, HandshakeAnswer), Pending> {
         const REFUSED: u16 = 403;
         const BROKEN: u16 = 500;
         let Some(result) = self.call(On::Handshake, &mut [request::build(request)]) else {
@@ -234,12 +252,12 @@ impl Core {
         if let Ok(answer) = answer {
             return Ok((1, answer));
         }
-        Rc::clone(self).failed("onHandshake", None)?;
+        self.report("onHandshake", None)?;
         Ok((1, HandshakeAnswer { status: BROKEN, ..HandshakeAnswer::default() }))
     }
 
     /// Events of one connection, whose turn it is.
-    fn serve(self: &Rc<Self>, conn: &Rc<Conn>, object: Zval, event: Event) -> Result<usize, Pending> {
+    fn serve(&self, conn: &Rc<Conn>, object: &Zval, event: Event) -> Result<usize, Pending> {
         let id = conn.id;
         match event {
             Event::Message { data, binary, .. } => self.message(conn, object, &data, binary),
@@ -247,29 +265,34 @@ impl Core {
                 conn.closed();
                 // Kept until the callback has returned, then released if nobody else holds it.
                 let _entry = self.connections.borrow_mut().remove(&id);
-                self.run(On::Close, id, &mut [object, int(code.into()), text(&reason), boolean(clean)])
+                let (code, reason, clean) = (int(code.into()), text(&reason), boolean(clean));
+                self.run(On::Close, id, object, &mut [object.shallow_clone(), code, reason, clean])
             }
             Event::Failure { failure, .. } => {
                 if !self.callbacks.is_set(On::Error as usize) {
                     return Ok(0);
                 }
                 let Some(caught) = failure::object(from_failure(&failure)) else { return Ok(0) };
-                self.run(On::Error, id, &mut [caught.zval(), object])
+                self.run(On::Error, id, object, &mut [caught.zval(), object.shallow_clone()])
             }
-            Event::Drain { .. } => self.run(On::Drain, id, &mut [object]),
-            Event::Join { channel, .. } => self.run(On::Join, id, &mut [text(&channel), object]),
-            Event::Leave { channel, .. } => self.run(On::Leave, id, &mut [text(&channel), object]),
+            Event::Drain { .. } => self.run(On::Drain, id, object, &mut [object.shallow_clone()]),
+            Event::Join { channel, .. } => {
+                self.run(On::Join, id, object, &mut [text(&channel), object.shallow_clone()])
+            }
+            Event::Leave { channel, .. } => {
+                self.run(On::Leave, id, object, &mut [text(&channel), object.shallow_clone()])
+            }
             _ => Ok(0),
         }
     }
 
-    fn message(self: &Rc<Self>, conn: &Rc<Conn>, object: Zval, data: &Bytes, binary: bool) -> Result<usize, Pending> {
+    fn message(&self, conn: &Rc<Conn>, object: &Zval, data: &Bytes, binary: bool) -> Result<usize, Pending> {
         let Some(callback) = self.callbacks.get(On::Message as usize) else {
             dispatcher().consume(conn.id, data.len());
             return Ok(0);
         };
         let wanted = callback.wanted();
-        let mut arguments = [object, Zval::new(), Zval::new(), Zval::new()];
+        let mut arguments = [object.shallow_clone(), Zval::new(), Zval::new(), Zval::new()];
         if wanted > 1 {
             arguments[1] = bytes(data);
         }
@@ -287,7 +310,7 @@ impl Core {
             (None, _) => dispatcher().consume(conn.id, data.len()),
         }
         if result.is_err() {
-            Rc::clone(self).failed("onMessage", Some(conn.id))?;
+            self.report("onMessage", Some((conn.id, object)))?;
         }
         Ok(1)
     }
@@ -308,7 +331,7 @@ impl Endpoint for Core {
                 let Some(callback) = self.callbacks.get(On::Open as usize) else { return Ok(0) };
                 conn.serial.enter();
                 let wanted = callback.wanted().min(2);
-                let mut arguments = [object, Zval::new()];
+                let mut arguments = [object.shallow_clone(), Zval::new()];
                 if wanted > 1
                     && let Some(request) = &info.request
                 {
@@ -317,7 +340,7 @@ impl Endpoint for Core {
                 let result = callback.call(&mut arguments[..wanted]);
                 conn.serial.end();
                 if result.is_err() {
-                    self.failed("onOpen", Some(id))?;
+                    self.report("onOpen", Some((id, &object)))?;
                 }
                 Ok(1)
             }
@@ -334,7 +357,7 @@ impl Endpoint for Core {
                     return Ok(0);
                 };
                 let Some(event) = conn.serial.begin(event) else { return Ok(0) };
-                let result = self.serve(&conn, object, event);
+                let result = self.serve(&conn, &object, event);
                 conn.serial.end();
                 result
             }
@@ -343,7 +366,7 @@ impl Endpoint for Core {
                 match self.call(On::Error, &mut [caught.zval(), null()]) {
                     None => caught.warn("WsServer").map(|()| 0),
                     Some(Ok(_)) => Ok(1),
-                    Some(Err(_)) => self.failed("onError", None).map(|()| 1),
+                    Some(Err(_)) => self.report("onError", None).map(|()| 1),
                 }
             }
             Event::Stopped { endpoint } => {
@@ -357,7 +380,7 @@ impl Endpoint for Core {
                 match &self.logger {
                     Some(logger) => {
                         if logger.log(&record).is_err() {
-                            self.failed("logger", None)?;
+                            self.report("logger", None)?;
                         }
                     }
                     None => logger::to_error_log(&record),
@@ -374,23 +397,8 @@ impl Endpoint for Core {
     }
 
     fn failed(self: Rc<Self>, context: &str, conn: Option<ConnId>) -> Result<(), Pending> {
-        let caught = failure::take()?;
-        if let Some(conn) = conn {
-            close_quietly(conn, close::INTERNAL_ERROR, "");
-        }
-        if context == On::Error.method() {
-            return caught.warn("WsServer: onError");
-        }
-        let object = conn.and_then(|conn| self.connection(conn)).map_or_else(null, |(_, object)| object);
-        match self.call(On::Error, &mut [caught.zval(), object]) {
-            Some(Ok(_)) => Ok(()),
-            None => caught.warn(&format!("WsServer: {context}")),
-            Some(Err(_)) => {
-                let second = failure::take()?;
-                caught.warn(&format!("WsServer: {context}"))?;
-                second.warn("WsServer: onError")
-            }
-        }
+        let entry = conn.and_then(|conn| self.connection(conn));
+        self.report(context, entry.as_ref().map(|(conn, object)| (conn.id, object)))
     }
 
     fn timers(&self) -> &Timers {

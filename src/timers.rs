@@ -36,9 +36,11 @@ impl Timers {
             Ok(delay) if delay.as_secs() < 100 * 365 * 86_400 => delay,
             _ => return Err(argument_value_error(1, "must be between 0 and 100 years, in seconds")),
         };
-        let id = dispatcher().schedule(Instant::now() + delay, None, owner);
+        let id = dispatcher().timer_id();
         let interval = repeat.then_some(delay);
+        // Known before it is scheduled: what the schedule does not find here is dropped.
         self.timers.borrow_mut().insert(id, Rc::new(Timer { callback, interval, running: Cell::new(false) }));
+        dispatcher().schedule(Instant::now() + delay, id, owner);
         Ok(id)
     }
 
@@ -69,7 +71,7 @@ impl Timers {
             // A late timer does not run once for every interval it missed.
             Some(interval) => {
                 let next = (due + interval).max(Instant::now());
-                dispatcher().schedule(next, Some(id), Rc::downgrade(owner));
+                dispatcher().schedule(next, id, Rc::downgrade(owner));
             }
             None => owner.timers().cancel(id),
         }
@@ -119,14 +121,15 @@ impl Ord for Entry {
 }
 
 impl Schedule {
-    /// Adds an entry under `id`, or under a new number.
-    pub(crate) fn add(&mut self, due: Instant, id: Option<i64>, owner: Weak<dyn Endpoint>) -> i64 {
-        let id = id.unwrap_or_else(|| {
-            self.last_id += 1;
-            self.last_id
-        });
+    /// A number that no timer has had.
+    pub(crate) fn id(&mut self) -> i64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Adds an entry.
+    pub(crate) fn add(&mut self, due: Instant, id: i64, owner: Weak<dyn Endpoint>) {
         self.heap.push(Reverse(Entry { due, id, owner }));
-        id
     }
 
     /// When the next one that still counts is due.

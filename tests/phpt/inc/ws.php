@@ -232,7 +232,7 @@ function php(string $code, array $ini = []): array
 {
     $file = tempnam(sys_get_temp_dir(), 'lifeline');
     file_put_contents($file, "<?php require '" . __FILE__ . "';\n" . $code);
-    $command = [PHP_BINARY, '-d', 'display_errors=1', '-d', 'error_log=/dev/stdout', '-d', 'html_errors=0'];
+    $command = [PHP_BINARY, '-d', 'display_errors=1', '-d', 'log_errors=0', '-d', 'html_errors=0'];
     $extension = getenv('LIFELINE_EXTENSION') ?: extension_path();
     array_push($command, '-d', "extension=$extension");
     foreach ($ini as $key => $value) {
