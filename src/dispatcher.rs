@@ -18,7 +18,7 @@ use ext_php_rs::types::Zval;
 use lifeline_engine::bridge::{Bridge, Command, ConnId, EndpointId, Event};
 
 use crate::exceptions::{Pending, exception, pending};
-use crate::lifecycle::with_bridge;
+use crate::lifecycle::{self, with_bridge};
 use crate::shim;
 use crate::stream::Wakeup;
 use crate::timers::{Schedule, Timers};
@@ -65,6 +65,8 @@ pub(crate) struct Dispatcher {
     /// Bytes that handlers are through with, not yet told to the engine.
     consumed: RefCell<Vec<(ConnId, usize, usize)>>,
     wakeup: RefCell<Option<Wakeup>>,
+    /// The process that all of this belongs to.
+    generation: Cell<u32>,
     /// A coroutine scheduler that Zend does not announce switches of: never wait with a flush.
     eager: Cell<bool>,
 }
@@ -132,7 +134,7 @@ impl Dispatcher {
             match endpoint {
                 Some(endpoint) => {
                     ran += endpoint.deliver(event)?;
-                    interrupts()?;
+                    self.check()?;
                 }
                 None => self.orphan(&event),
             }
@@ -178,7 +180,7 @@ impl Dispatcher {
             let due = self.schedule.borrow_mut().pop(now);
             let Some((owner, id, due)) = due else { return Ok(ran) };
             ran += Timers::fire(&owner, id, due)?;
-            interrupts()?;
+            self.check()?;
         }
     }
 
@@ -223,12 +225,22 @@ impl Dispatcher {
         let nanoseconds = limit.map_or(-1, |limit| i64::try_from(limit.as_nanos()).unwrap_or(i64::MAX));
         // SAFETY: the descriptor lives as long as the engine, which only this thread ends.
         if unsafe { shim::lifeline_wait(descriptor, nanoseconds) } < 0 {
-            interrupts()?;
+            self.check()?;
             // SAFETY: as above.
             unsafe { shim::lifeline_dispatch_signals() };
             pending()?;
         }
-        interrupts()
+        self.check()
+    }
+
+    /// After a callback: serves interrupts, and ends the loop of a process that was forked in it.
+    fn check(&self) -> Result<(), Pending> {
+        interrupts()?;
+        if self.generation.get() == lifecycle::generation() {
+            return Ok(());
+        }
+        lifecycle::forget_inherited();
+        Err(lifecycle::inherited("event loop").into())
     }
 
     /// A command was given to the engine: it is woken at the end of the batch, or now.
@@ -302,6 +314,10 @@ impl Dispatcher {
     fn arm(&self) {
         let wakeup = self.wakeup.borrow();
         let Some(wakeup) = &*wakeup else { return };
+        // A forked child shares the descriptors with its parent.
+        if self.generation.get() != lifecycle::generation() {
+            return;
+        }
         let left_over = !self.queue.borrow().is_empty();
         if left_over {
             wakeup.arm(Some(Duration::ZERO));
@@ -327,6 +343,11 @@ impl Dispatcher {
         alive
     }
 
+    /// It was filled by the parent process.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.generation.get() != lifecycle::generation()
+    }
+
     /// After a fork, in the child: what the parent's engine said is not for us, and its descriptors
     /// are shared with the parent.
     pub(crate) fn forget(&self) {
@@ -339,6 +360,7 @@ impl Dispatcher {
         self.dirty.set(false);
         // Closing our copies does not change the parent's epoll set.
         *self.wakeup.borrow_mut() = None;
+        self.generation.set(lifecycle::generation());
     }
 
     /// At both ends of a request: a fatal error may have left anything behind.
@@ -354,6 +376,7 @@ impl Dispatcher {
         self.dirty.set(false);
         self.consumed.borrow_mut().clear();
         *self.wakeup.borrow_mut() = None;
+        self.generation.set(lifecycle::generation());
     }
 }
 

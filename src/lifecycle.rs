@@ -100,6 +100,8 @@ pub(crate) fn forget_inherited() {
     if let Some(engine) = inherited {
         mem::forget(engine);
         dispatcher().forget();
+    } else if dispatcher().is_inherited() {
+        dispatcher().forget();
     }
 }
 

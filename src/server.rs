@@ -418,6 +418,8 @@ impl Endpoint for Core {
             for (conn, _) in connections.values() {
                 conn.closed();
             }
+        } else {
+            self.timers.clear();
         }
         drop(connections);
     }

@@ -24,5 +24,5 @@ try {
 }
 ?>
 --EXPECT--
-this WsServer was started before the process forked and belongs to the parent process; create a new one after the fork
+this event loop was started before the process forked and belongs to the parent process; create a new one after the fork
 text child ended with 4

@@ -10,8 +10,7 @@ $server->start();
 $peer = Peer::open($server);
 [$c] = $server->connections();
 $c->trace(true);
-$c->send('traced');
-$peer->next($server);
+$peer->text('traced');
 pump($server, function () use (&$records) { return $records !== []; }, 'a record');
 var_dump(array_unique($records) === array_filter(array_unique($records), fn ($l) => in_array($l, ['debug', 'info', 'notice', 'warning', 'error'])));
 $server = new WsServer('ws://127.0.0.1:0', ['logger' => fn ($level, $message, $context) => throw new Exception('logger failed'), 'logLevel' => 'debug']);
@@ -20,7 +19,7 @@ $server->start();
 $peer = Peer::open($server);
 [$c] = $server->connections();
 $c->trace(true);
-$c->send('traced');
+$peer->text('traced');
 pump($server, function () use (&$failed) { return $failed !== null; }, 'the failure');
 echo $failed, "\n";
 ?>
