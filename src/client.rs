@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ffi::c_void;
 use std::ptr;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
@@ -14,10 +15,10 @@ use ext_php_rs::convert::IntoZval;
 use ext_php_rs::exception::{PhpException, PhpResult};
 use ext_php_rs::flags::ClassFlags;
 use ext_php_rs::prelude::*;
-use ext_php_rs::types::{ZendClassObject, ZendObject, Zval};
+use ext_php_rs::types::{ZendClassObject, ZendObject, ZendStr, Zval};
 use ext_php_rs::zend::ce;
 use lifeline_engine::bridge::{
-    Command, ConnId, EndpointId, Event, Failure, FailureKind, OverflowReason, Reply, State, Ticket,
+    Command, ConnId, EndpointId, Event, Failure, FailureKind, OverflowReason, Reply, State, Stats, Ticket,
 };
 use lifeline_engine::close;
 use lifeline_engine::config::ClientConfig;
@@ -55,16 +56,16 @@ enum Slot {
     Overflow,
 }
 
-/// Name and number of arguments, in the order of `Slot`.
-const SLOTS: [(Slot, &str, usize); 8] = [
-    (Slot::Open, "open", 2),
-    (Slot::Message, "message", 4),
-    (Slot::Close, "close", 4),
-    (Slot::StateChange, "stateChange", 1),
-    (Slot::Connecting, "connecting", 2),
-    (Slot::Error, "error", 1),
-    (Slot::Drain, "drain", 1),
-    (Slot::Overflow, "overflow", 3),
+/// Name, method and number of arguments, in the order of `Slot`.
+const SLOTS: [(Slot, &str, &str, usize); 8] = [
+    (Slot::Open, "open", "onOpen", 2),
+    (Slot::Message, "message", "onMessage", 4),
+    (Slot::Close, "close", "onClose", 4),
+    (Slot::StateChange, "stateChange", "onStateChange", 1),
+    (Slot::Connecting, "connecting", "onConnecting", 2),
+    (Slot::Error, "error", "onError", 1),
+    (Slot::Drain, "drain", "onDrain", 1),
+    (Slot::Overflow, "overflow", "onOverflow", 3),
 ];
 
 /// A message that waits for `receive()`; its bytes count against `limits.inbound` until then.
@@ -97,6 +98,8 @@ pub(crate) struct Core {
     ended: Cell<bool>,
     /// A terminal failure that nobody was told of yet.
     failure: RefCell<Option<Box<Failure>>>,
+    /// The end came with messages unsent.
+    lost: Cell<bool>,
     /// The full outbox has room again.
     room: Cell<bool>,
     last_sequence: Cell<u64>,
@@ -125,6 +128,7 @@ impl Core {
             closing: Cell::new(false),
             ended: Cell::new(false),
             failure: RefCell::default(),
+            lost: Cell::new(false),
             room: Cell::new(false),
             last_sequence: Cell::new(0),
         })
@@ -135,8 +139,8 @@ impl Core {
     }
 
     fn set(&self, slot: Slot, callback: Callback) -> PhpResult<()> {
-        let (_, name, offered) = SLOTS[slot as usize];
-        let method = format!("WsClient::on{}{}()", name[..1].to_uppercase(), &name[1..]);
+        let (_, _, method, offered) = SLOTS[slot as usize];
+        let method = format!("WsClient::{method}()");
         if slot == Slot::Connecting && self.id.get().is_some() {
             return Err(exception(format!("{method} must be called before connect() and before the first send()")));
         }
@@ -218,7 +222,7 @@ impl Core {
         }
     }
 
-    fn send(self: &Rc<Self>, data: Bytes, binary: bool, ttl: Option<Duration>) -> PhpResult<u64> {
+    fn send(self: &Rc<Self>, data: &Bytes, binary: bool, ttl: Option<Duration>) -> PhpResult<u64> {
         let client = self.endpoint()?;
         let mut until = None;
         loop {
@@ -266,25 +270,28 @@ impl Core {
         // At least one batch, so that a caller who always finds a message starves nobody.
         let waiting = || !core.inbox.borrow().is_empty() || core.ended.get();
         let deadline = if waiting() { Some(Instant::now()) } else { deadline(timeout) };
-        self.serve(deadline, |_| waiting())?;
+        dispatcher().serve(deadline, &|_| waiting() || core.failed_for_good())?;
+        // What has come before the end is not lost to it.
         let next = self.inbox.borrow_mut().pop_front();
-        Ok(next.map(|Waiting { conn, data, binary }| {
-            let message = message::build(&bytes(&data), binary, None);
-            dispatcher().consume(conn, data.len());
-            message
-        }))
+        let Some(Waiting { conn, data, binary }) = next else { return self.throw_failure().map(|()| None) };
+        let message = message::build(&bytes(&data), binary, None);
+        dispatcher().consume(conn, data.len());
+        Ok(Some(message))
     }
 
     fn flush(self: &Rc<Self>, timeout: Option<f64>) -> PhpResult<bool> {
         self.usable()?;
-        self.throw_failure()?;
-        if self.unacknowledged() == 0 {
-            return Ok(true);
-        }
-        self.connect_unless_closed()?;
+        // A client that has given up has nothing unacknowledged either: the events that say so count.
         let core = Rc::clone(self);
-        self.serve(deadline(timeout), |_| core.ended.get() || core.unacknowledged() == 0)?;
-        Ok(!self.ended.get() && self.unacknowledged() == 0)
+        let settled = || core.ended.get() || core.unacknowledged() == 0 && core.state() != State::Closed;
+        let deadline = if settled() {
+            Some(Instant::now())
+        } else {
+            self.connect_unless_closed()?;
+            deadline(timeout)
+        };
+        self.serve(deadline, |_| settled())?;
+        Ok(self.unacknowledged() == 0 && !self.lost.get())
     }
 
     fn state(&self) -> State {
@@ -303,13 +310,11 @@ impl Core {
         if self.closing.replace(true) || self.ended.get() {
             return Ok(());
         }
-        match self.id.get() {
-            Some(client) => submit(Command::CloseClient { client, code, reason }).map(drop),
-            None => {
-                self.ended.set(true);
-                Ok(())
-            }
+        if let Some(client) = self.id.get() {
+            return submit(Command::CloseClient { client, code, reason }).map(drop);
         }
+        self.ended.set(true);
+        Ok(())
     }
 
     /// The object is being destroyed: what it would be told of is no longer told to anyone.
@@ -381,13 +386,12 @@ impl Core {
         let answered = callback
             .call(&mut arguments[..wanted])
             .and_then(|given| options::headers(&given, "WsClient: what onConnecting returns").map_err(Pending::from));
-        match answered {
-            Ok(headers) => answer(Command::AnswerHeaders { ticket, headers }),
-            Err(Pending) => {
-                answer(Command::FailAttempt { ticket, reason: "onConnecting has thrown".to_owned() });
-                Rc::clone(self).failed("onConnecting", None)?;
-            }
-        }
+        let Ok(headers) = answered else {
+            answer(Command::FailAttempt { ticket, reason: "onConnecting has thrown".to_owned() });
+            Rc::clone(self).failed("onConnecting", None)?;
+            return Ok(1);
+        };
+        answer(Command::AnswerHeaders { ticket, headers });
         Ok(1)
     }
 
@@ -450,6 +454,9 @@ impl Endpoint for Core {
             }
             Event::HeadersWanted { ticket, attempt, .. } => self.handle_headers_wanted(ticket, attempt),
             Event::Overflow { sequence, data, why, .. } => {
+                if why == OverflowReason::Closed {
+                    self.lost.set(true);
+                }
                 let Some(callback) = self.callback(Slot::Overflow) else { return Ok(0) };
                 let why = match why {
                     OverflowReason::Limit => "limit",
@@ -460,16 +467,16 @@ impl Endpoint for Core {
             }
             Event::GaveUp { failure, .. } => self.handle_gave_up(failure),
             Event::Failure { failure, .. } => self.handle_failure(&failure),
-            Event::Log { record, .. } => match &self.logger {
-                Some(logger) => match logger.log(&record) {
-                    Ok(()) => Ok(0),
-                    Err(Pending) => self.failed("the logger", None).map(|()| 0),
-                },
-                None => {
+            Event::Log { record, .. } => {
+                let Some(logger) = &self.logger else {
                     to_error_log(&record);
-                    Ok(0)
+                    return Ok(0);
+                };
+                if logger.log(&record).is_err() {
+                    self.failed("the logger", None)?;
                 }
-            },
+                Ok(0)
+            }
             Event::Stopped { endpoint } => {
                 self.ended.set(true);
                 dispatcher().unregister(endpoint);
@@ -568,8 +575,8 @@ impl WsClient {
 
     /// Sets the callback of that name, as the method `on<Event>` does.
     pub fn on(&self, event: PhpBytes, callback: Callback) -> PhpResult<This> {
-        let Some((slot, ..)) = SLOTS.iter().find(|(_, name, _)| name.as_bytes() == event.0) else {
-            let names: Vec<_> = SLOTS.iter().map(|(_, name, _)| format!("'{name}'")).collect();
+        let Some((slot, ..)) = SLOTS.iter().find(|(_, name, ..)| name.as_bytes() == event.0) else {
+            let names: Vec<_> = SLOTS.iter().map(|(_, name, ..)| format!("'{name}'")).collect();
             let given = event.text();
             return Err(argument_value_error(1, &format!("must be one of {}, '{given}' given", names.join(", "))));
         };
@@ -678,7 +685,7 @@ impl WsClient {
             }
         };
         let data = payload(1, data, binary)?;
-        core.send(data, binary.0, ttl).map(u64::cast_signed)
+        core.send(&data, binary.0, ttl).map(u64::cast_signed)
     }
 
     /// Into the outbox, in order; the last one's sequence number.
@@ -694,7 +701,7 @@ impl WsClient {
             payloads.push(payload(1, PhpBytes(data.as_bytes()), binary)?);
         }
         for data in payloads {
-            core.send(data, binary.0, None)?;
+            core.send(&data, binary.0, None)?;
         }
         Ok(core.last_sequence.get().cast_signed())
     }
@@ -738,13 +745,8 @@ impl WsClient {
     /// Counters; empty before `connect()`.
     pub fn stats(&self) -> PhpResult<ArrayZval> {
         self.core.usable()?;
-        let stats = match self.core.id.get() {
-            Some(endpoint) => match query(Command::EndpointStats { endpoint })? {
-                Reply::Stats(stats) => stats,
-                _ => Default::default(),
-            },
-            None => Default::default(),
-        };
+        let reply = self.core.id.get().map(|endpoint| query(Command::EndpointStats { endpoint })).transpose()?;
+        let stats = if let Some(Reply::Stats(stats)) = reply { stats } else { Stats::default() };
         Ok(ArrayZval(crate::convert::stats(&stats)))
     }
 
@@ -837,7 +839,27 @@ impl WsMessageIterator {
     }
 
     /// Does nothing: what was received is gone.
+    #[expect(clippy::unused_self, reason = "Iterator has it as a method")]
     pub fn rewind(&self) {}
+}
+
+/// Writing `$client->onMessage = …` looks right in other libraries; it must not fail in silence.
+unsafe extern "C" fn write_property(
+    object: *mut ZendObject,
+    member: *mut ZendStr,
+    value: *mut Zval,
+    cache_slot: *mut *mut c_void,
+) -> *mut Zval {
+    // SAFETY: Zend passes a live name.
+    let name = unsafe { (*member).as_bytes() };
+    if let Some((_, _, method, _)) = SLOTS.iter().find(|(_, _, method, _)| method.as_bytes() == name) {
+        let wrong =
+            error(format!("Cannot assign WsClient::${method}: set the callback with $client->{method}(callable)"));
+        wrong.throw();
+        return value;
+    }
+    // SAFETY: the arguments are passed on as they came.
+    unsafe { ext_php_rs::ffi::zend_std_write_property(object, member, value, cache_slot) }
 }
 
 static INTERFACE: classes::Entry = classes::Entry::new();
@@ -863,6 +885,8 @@ pub(crate) fn register() -> ext_php_rs::error::Result<()> {
     }
     classes::set_type(class, c"__construct", 1, mask::STRING | mask::ARRAY);
     gc::patch::<WsClient>();
+    // SAFETY: in MINIT, before any object exists; the class has no properties of its own.
+    unsafe { (*gc::handlers::<WsClient>()).write_property = Some(write_property) };
     classes::register::<WsMessageIterator>(&[])?;
     gc::patch::<WsMessageIterator>();
     Ok(())
