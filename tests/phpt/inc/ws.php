@@ -256,3 +256,15 @@ function extension_path(): string
     }
     throw new RuntimeException('the extension is not loaded');
 }
+
+/** A php-cgi of this version, or null. LIFELINE_PHP_CGI names one. */
+function cgi(): ?string
+{
+    $version = PHP_MAJOR_VERSION . '.' . PHP_MINOR_VERSION;
+    foreach ([getenv('LIFELINE_PHP_CGI') ?: '', "/usr/bin/php-cgi$version", PHP_BINDIR . '/php-cgi'] as $path) {
+        if ($path !== '' && is_executable($path)) {
+            return $path;
+        }
+    }
+    return null;
+}
