@@ -560,7 +560,8 @@ mod tests {
         assert_eq!(what, format!("cannot accept on ws://127.0.0.1:{port}: Too many open files"));
         for client in &mut clients {
             let mut answer = Vec::new();
-            client.read_to_end(&mut answer).await.unwrap();
+            let read = client.read_to_end(&mut answer);
+            tokio::time::timeout(Duration::from_secs(30), read).await.expect("turned away").unwrap();
             assert!(answer.starts_with(b"HTTP/1.1 503 Service Unavailable\r\n"));
         }
         // Told once only, and well again as soon as there is a descriptor.
