@@ -349,9 +349,11 @@ mod tests {
             }
             let mut socket = TcpStream::connect(&address).await.unwrap();
             socket.write_all(get("/healthz").as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            let early = tokio::time::timeout(Duration::from_millis(200), socket.read_to_string(&mut answer)).await;
+            assert!(early.is_err(), "answered beyond the bound");
             // A place is free as soon as one of them goes.
             silent.pop();
-            let mut answer = String::new();
             socket.read_to_string(&mut answer).await.unwrap();
             answer
         };

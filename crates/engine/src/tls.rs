@@ -430,9 +430,9 @@ mod tests {
             let shown = connect(&server, ca.client(None), name).await.unwrap();
             assert_eq!(shown, read_certificates(&ca.path(&format!("{file}.pem"))).unwrap()[0], "{name}");
         }
-        // Two labels under the wildcard, and its parent: the fallback, which does not bear the name.
-        for name in ["c.b.wild.test", "wild.test"] {
-            assert!(connect(&server, ca.client(None), name).await.is_err(), "{name}");
+        // Two labels under the wildcard, its parent, another name, none: the fallback.
+        for name in [Some("c.b.wild.test"), Some("wild.test"), Some(".wild.test"), Some("two.test"), None] {
+            assert_eq!(server.certificates.entry(name).name, "", "{name:?}");
         }
     }
 
