@@ -651,8 +651,9 @@ impl WsClient {
         Ok(i64::try_from(ran).unwrap_or(i64::MAX))
     }
 
-    /// `poll(0)` that returns nothing.
-    pub fn tick(&self) -> PhpResult<()> {
+    /// `poll(0)` that returns nothing and takes whatever an event loop passes: `$loop->onReadable($s->stream(), $s->tick(...))`.
+    pub fn tick(&self, ignored: &[&Zval]) -> PhpResult<()> {
+        let _ = ignored;
         let core = Rc::clone(&self.core);
         core.usable()?;
         core.serve(Some(Instant::now()), |_| true).map(drop)

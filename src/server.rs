@@ -694,8 +694,9 @@ impl WsServer {
         Ok(i64::try_from(ran).unwrap_or(i64::MAX))
     }
 
-    /// poll(0) that returns nothing, for event loops that mind.
-    pub fn tick(&self) -> PhpResult<()> {
+    /// `poll(0)` that returns nothing and takes whatever an event loop passes: `$loop->onReadable($s->stream(), $s->tick(...))`.
+    pub fn tick(&self, ignored: &[&Zval]) -> PhpResult<()> {
+        let _ = ignored;
         self.core.running("tick")?;
         dispatcher().serve(Some(Instant::now()), &|_| true)?;
         Ok(())

@@ -4,7 +4,14 @@
  * Stubs of the extension `lifeline` for editors, PHPStan and Psalm. Not to be loaded at run time.
  *
  * Durations are seconds (int|float), sizes are bytes. Callbacks get only the arguments that they declare.
+ */
+
+/**
+ * What {@see WsServer} does; for tests that need a double of it.
  *
+ * @phpstan-type Stats array<string, int|float|bool|string|null|array<string, mixed>>
+ * @phpstan-type Headers array<string, string|list<string>>
+ * @phpstan-type HandshakeAnswer array{status?: int<100, 599>, headers?: Headers, body?: string, protocol?: string}
  * @phpstan-type Heartbeat array{
  *   interval?: int|float, timeout?: int|float, missedLimit?: int<1, 1000>,
  *   mode?: 'auto'|'fixed'|'keepalive'|'passive'|'off',
@@ -14,55 +21,7 @@
  * }
  * @phpstan-type Logger object|callable(string $level, string $message, array<string, string> $context): mixed
  * @phpstan-type LogLevel 'debug'|'info'|'notice'|'warning'|'error'|'critical'|'alert'|'emergency'
- * @phpstan-type Stats array<string, int|float|bool|string|null|array<string, mixed>>
- * @phpstan-type Headers array<string, string|list<string>>
- * @phpstan-type ServerOptions array{
- *   heartbeat?: Heartbeat,
- *   idle?: array{timeout?: int|float|null, evict?: bool},
- *   limits?: array{
- *     memory?: positive-int, maxMessage?: positive-int, maxFrame?: positive-int, maxFragments?: positive-int,
- *     inbound?: positive-int, maxConnections?: int<0, max>, perIp?: int<0, max>, maxChannels?: positive-int,
- *     maxSubscriptions?: positive-int, handshakeTimeout?: int|float, authTimeout?: int|float,
- *     maxHeaderBytes?: int<256, 1048576>, messageRate?: int|float|null, byteRate?: int|float|null,
- *     rateAction?: 'pause'|'close',
- *   },
- *   send?: array{limit?: positive-int, policy?: 'close'|'dropOldest'|'dropNewest'},
- *   origins?: 'same-host'|'any'|non-empty-list<string>,
- *   protocols?: list<string>, path?: string|null, healthPath?: string|null,
- *   trustedProxies?: list<string>, proxyProtocol?: bool,
- *   tls?: array{
- *     cert?: string|null, key?: string|null, clientCa?: string|null,
- *     sni?: array<string, array{cert: string, key?: string}>|null,
- *   }|null,
- *   watchdog?: array{lag?: int|float, action?: 'log'|'unready'|'drain'},
- *   admin?: string|null, logger?: Logger|null, logLevel?: LogLevel,
- *   ioThreads?: int<1, 64>|null, reusePort?: bool, backlog?: int<1, 65535>,
- * }
- * @phpstan-type ClientOptions array{
- *   heartbeat?: Heartbeat,
- *   reconnect?: array{
- *     base?: int|float, max?: int|float, factor?: int|float, floor?: int|float,
- *     jitter?: 'full'|'equal'|'decorrelated'|'none', first?: int|float|null, maxAttempts?: positive-int|null,
- *     stableAfter?: int|float, mode?: 'eager'|'lazy',
- *     terminalCodes?: list<int<1000, 4999>>, terminalStatuses?: list<int<300, 599>>,
- *   },
- *   connect?: array{timeout?: int|float, headers?: Headers, proxy?: string|false|null},
- *   outbox?: array{
- *     limit?: positive-int, bytes?: positive-int, overflow?: 'error'|'block'|'dropOldest'|'dropNewest',
- *     blockTimeout?: int|float|null, ttl?: int|float|null,
- *   },
- *   limits?: array{
- *     memory?: positive-int, maxMessage?: positive-int, maxFrame?: positive-int, maxFragments?: positive-int,
- *     inbound?: positive-int,
- *   },
- *   protocols?: list<string>,
- *   tls?: array{ca?: string|null, verify?: bool, cert?: string|null, key?: string|null}|null,
- *   logger?: Logger|null, logLevel?: LogLevel,
- * }
- * @phpstan-type HandshakeAnswer array{status?: int<100, 599>, headers?: Headers, body?: string, protocol?: string}
  */
-
-/** What {@see WsServer} does; for tests that need a double of it. */
 interface WsServerInterface
 {
     /**
@@ -147,8 +106,10 @@ interface WsServerInterface
      */
     public function poll(float $timeout = 0.0): int;
 
-    /** poll(0) that returns nothing: for event loops. */
-    public function tick(): void;
+    /**
+     * poll(0) that returns nothing and takes whatever an event loop passes: `$client->tick(...)` is a callback for one.
+     */
+    public function tick(mixed ...$ignored): void;
 
     /**
      * Readable when there is something to poll: for stream_select() and event loops. Do not read from it.
@@ -248,7 +209,11 @@ interface WsServerInterface
     public function stats(): array;
 }
 
-/** What {@see WsConnection} does; for tests that need a double of it. */
+/**
+ * What {@see WsConnection} does; for tests that need a double of it.
+ *
+ * @phpstan-import-type Stats from WsServerInterface
+ */
 interface WsConnectionInterface
 {
     /**
@@ -315,7 +280,12 @@ interface WsConnectionInterface
     public function trace(bool $on): void;
 }
 
-/** What {@see WsClient} does; for tests that need a double of it. */
+/**
+ * What {@see WsClient} does; for tests that need a double of it.
+ *
+ * @phpstan-import-type Stats from WsServerInterface
+ * @phpstan-import-type Headers from WsServerInterface
+ */
 interface WsClientInterface
 {
     /**
@@ -397,8 +367,10 @@ interface WsClientInterface
      */
     public function poll(float $timeout = 0.0): int;
 
-    /** poll(0) that returns nothing: for event loops. */
-    public function tick(): void;
+    /**
+     * poll(0) that returns nothing and takes whatever an event loop passes: `$client->tick(...)` is a callback for one.
+     */
+    public function tick(mixed ...$ignored): void;
 
     /**
      * Readable when there is something to poll: for stream_select() and event loops. Do not read from it.
@@ -492,6 +464,35 @@ interface WsClientInterface
     public function cancel(int $timer): void;
 }
 
+/**
+ * A WebSocket server. The object owns its sockets: when its last reference goes, they are closed with 1001.
+ *
+ * @phpstan-type ServerOptions array{
+ *   heartbeat?: Heartbeat,
+ *   idle?: array{timeout?: int|float|null, evict?: bool},
+ *   limits?: array{
+ *     memory?: positive-int, maxMessage?: positive-int, maxFrame?: positive-int, maxFragments?: positive-int,
+ *     inbound?: positive-int, maxConnections?: int<0, max>, perIp?: int<0, max>, maxChannels?: positive-int,
+ *     maxSubscriptions?: positive-int, handshakeTimeout?: int|float, authTimeout?: int|float,
+ *     maxHeaderBytes?: int<256, 1048576>, messageRate?: int|float|null, byteRate?: int|float|null,
+ *     rateAction?: 'pause'|'close',
+ *   },
+ *   send?: array{limit?: positive-int, policy?: 'close'|'dropOldest'|'dropNewest'},
+ *   origins?: 'same-host'|'any'|non-empty-list<string>,
+ *   protocols?: list<string>, path?: string|null, healthPath?: string|null,
+ *   trustedProxies?: list<string>, proxyProtocol?: bool,
+ *   tls?: array{
+ *     cert?: string|null, key?: string|null, clientCa?: string|null,
+ *     sni?: array<string, array{cert: string, key?: string}>|null,
+ *   }|null,
+ *   watchdog?: array{lag?: int|float, action?: 'log'|'unready'|'drain'},
+ *   admin?: string|null, logger?: Logger|null, logLevel?: LogLevel,
+ *   ioThreads?: int<1, 64>|null, reusePort?: bool, backlog?: int<1, 65535>,
+ * }
+ * @phpstan-import-type Heartbeat from WsServerInterface
+ * @phpstan-import-type Logger from WsServerInterface
+ * @phpstan-import-type LogLevel from WsServerInterface
+ */
 final class WsServer implements WsServerInterface, \Countable
 {
     /**
@@ -528,7 +529,7 @@ final class WsServer implements WsServerInterface, \Countable
 
     public function poll(float $timeout = 0.0): int {}
 
-    public function tick(): void {}
+    public function tick(mixed ...$ignored): void {}
 
     public function stream(): mixed {}
 
@@ -675,7 +676,35 @@ final class WsRequest
     public function header(string $name): ?string {}
 }
 
-/** A client whose connection comes back by itself. */
+/**
+ * A client whose connection comes back by itself.
+ *
+ * @phpstan-type ClientOptions array{
+ *   heartbeat?: Heartbeat,
+ *   reconnect?: array{
+ *     base?: int|float, max?: int|float, factor?: int|float, floor?: int|float,
+ *     jitter?: 'full'|'equal'|'decorrelated'|'none', first?: int|float|null, maxAttempts?: positive-int|null,
+ *     stableAfter?: int|float, mode?: 'eager'|'lazy',
+ *     terminalCodes?: list<int<1000, 4999>>, terminalStatuses?: list<int<300, 599>>,
+ *   },
+ *   connect?: array{timeout?: int|float, headers?: Headers, proxy?: string|false|null},
+ *   outbox?: array{
+ *     limit?: positive-int, bytes?: positive-int, overflow?: 'error'|'block'|'dropOldest'|'dropNewest',
+ *     blockTimeout?: int|float|null, ttl?: int|float|null,
+ *   },
+ *   limits?: array{
+ *     memory?: positive-int, maxMessage?: positive-int, maxFrame?: positive-int, maxFragments?: positive-int,
+ *     inbound?: positive-int,
+ *   },
+ *   protocols?: list<string>,
+ *   tls?: array{ca?: string|null, verify?: bool, cert?: string|null, key?: string|null}|null,
+ *   logger?: Logger|null, logLevel?: LogLevel,
+ * }
+ * @phpstan-import-type Heartbeat from WsServerInterface
+ * @phpstan-import-type Logger from WsServerInterface
+ * @phpstan-import-type LogLevel from WsServerInterface
+ * @phpstan-import-type Headers from WsServerInterface
+ */
 final class WsClient implements WsClientInterface
 {
     /**
@@ -711,7 +740,7 @@ final class WsClient implements WsClientInterface
 
     public function poll(float $timeout = 0.0): int {}
 
-    public function tick(): void {}
+    public function tick(mixed ...$ignored): void {}
 
     public function stream(): mixed {}
 
@@ -742,7 +771,11 @@ final class WsClient implements WsClientInterface
     public function cancel(int $timer): void {}
 }
 
-/** What {@see WsClient::messages()} returns. @implements \Iterator<int, WsMessage> */
+/**
+ * What {@see WsClient::messages()} returns.
+ *
+ * @implements \Iterator<int, WsMessage>
+ */
 final class WsMessageIterator implements \Iterator
 {
     private function __construct() {}

@@ -38,9 +38,15 @@ while (!$timer && microtime(true) < $end) {
     }
 }
 var_dump($timer);
+$tick = $client->tick(...);
+var_dump($tick('callback id', $stream)); // as Revolt and ReactPHP call it
+$tick = $server->tick(...);
+var_dump($tick($stream));
 $client->close();
 $client->run();
 --EXPECT--
 bool(true)
 100
 bool(true)
+NULL
+NULL

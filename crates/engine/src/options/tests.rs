@@ -644,3 +644,31 @@ fn proxies() {
     let error = proxy("ftp://me:hunter2@a:1").unwrap_err().to_string();
     assert!(!error.contains("hunter2") && error.contains("'ftp'"), "{error}");
 }
+
+#[test]
+fn the_documentation_lists_every_option_and_no_other() {
+    let mut listed: Vec<(String, &str)> = Vec::new();
+    for line in include_str!("../../../../docs/options.md").lines() {
+        let Some(cells) = line.strip_prefix("| `") else { continue };
+        let cells: Vec<&str> = cells.split(" | ").collect();
+        let group = cells[0].split_once('.').map_or("", |(group, _)| group);
+        for name in cells[0].split(" / ").map(|name| name.trim_matches('`')) {
+            let path = if name.starts_with('.') { format!("{group}{name}") } else { name.to_owned() };
+            listed.push((path, cells[1].trim()));
+        }
+    }
+    let mut known: Vec<(String, &str)> = KEYS
+        .iter()
+        .map(|key| {
+            let roles = match (key.server, key.client) {
+                (true, true) => "SC",
+                (true, false) => "S",
+                _ => "C",
+            };
+            (key.path.to_owned(), roles)
+        })
+        .collect();
+    listed.sort();
+    known.sort();
+    assert_eq!(listed, known);
+}
