@@ -7,7 +7,7 @@ set -uo pipefail
 . "$(dirname "$0")/common.sh"
 use_php
 [ -f "$MODULE" ] || fail "$MODULE is not there; run make build"
-options=(-q -g "FAIL,BORK,LEAK,XFAIL,WARN" --set-timeout 120)
+options=(-q --no-color --show-diff -g "FAIL,BORK,LEAK,XFAIL,WARN" --set-timeout 120)
 memory=
 while getopts m option; do
     case $option in m) memory=1 ;; *) exit 2 ;; esac
@@ -38,4 +38,6 @@ done
 # More to load, for tests that want what is not on every machine.
 for file in ${PHPT_EXTENSIONS:-}; do extensions+=(-d "extension=$file"); done
 NO_INTERACTION=1 TEST_PHP_EXECUTABLE=$PHP TEST_PHP_SRCDIR=$ROOT \
-    "$PHP" -n "$runner" -p "$PHP" -n "${extensions[@]}" -d extension="$MODULE" "${options[@]}" "$@"
+    "$PHP" -n "$runner" -p "$PHP" -n "${extensions[@]}" -d extension="$MODULE" "${options[@]}" "$@" |
+    tr '\r' '\n' | grep -vE '^TEST [0-9]+/[0-9]+ |^ *$'
+exit "${PIPESTATUS[0]}"

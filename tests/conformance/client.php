@@ -14,9 +14,8 @@ function visit(string $url, callable $onMessage): void
     $client->onMessage($onMessage);
     // One connection a case: whatever ends it, this client does not come back.
     $client->onClose(fn (WsClient $c) => $c->close());
-    $client->onError(function (Throwable $e) use ($url): void {
-        fwrite(STDERR, "$url: {$e->getMessage()}\n");
-    });
+    // Broken frames are what most cases are about; the suite judges what was made of them.
+    $client->onError(function (): void {});
     $client->connect();
     $client->run();
 }
