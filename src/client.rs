@@ -96,6 +96,8 @@ pub(crate) struct Core {
     closing: Cell<bool>,
     /// The engine's client has ended, or will never be made.
     ended: Cell<bool>,
+    /// The last state that the application was told of.
+    told: Cell<State>,
     /// A terminal failure that nobody was told of yet.
     failure: RefCell<Option<Box<Failure>>>,
     /// The end came with messages unsent.
@@ -127,6 +129,7 @@ impl Core {
             connect_called: Cell::new(false),
             closing: Cell::new(false),
             ended: Cell::new(false),
+            told: Cell::new(State::Disconnected),
             failure: RefCell::default(),
             lost: Cell::new(false),
             room: Cell::new(false),
@@ -299,6 +302,8 @@ impl Core {
             _ if self.ended.get() => State::Closed,
             None => State::Disconnected,
             Some(client) => match query(Command::ClientState { client }) {
+                // Closed only when its callbacks have run: loops end at it.
+                Ok(Reply::State(State::Closed)) => self.told.get(),
                 Ok(Reply::State(state)) => state,
                 _ => State::Closed,
             },
@@ -448,6 +453,7 @@ impl Endpoint for Core {
                 result
             }
             Event::Transition { transition: change, .. } => {
+                self.told.set(change.to);
                 let Some(callback) = self.callback(Slot::StateChange) else { return Ok(0) };
                 let change = transition(&change).map_err(Pending::from)?;
                 self.call(&callback, "onStateChange", &mut [change])

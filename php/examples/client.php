@@ -37,3 +37,5 @@ while ($client->state() !== WsState::Closed) {
     }
     $client->tick();
 }
+// What follows the last transition, such as the error that ended it; returns at once.
+$client->run();

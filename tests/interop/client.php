@@ -78,4 +78,8 @@ while ($client->state() !== WsState::Closed) {
         }
     }
 }
+if ($client->state() === WsState::Closed) {
+    // What follows the last transition.
+    $client->run();
+}
 emit('end');

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import re
 import shutil
@@ -14,6 +15,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 # How long anything may take before a test calls it missing. Ten times what is expected and more.
 PATIENCE = 20.0
+# Broken links are what is tested; the tests say what they expected of them.
+logging.getLogger("websockets").setLevel(logging.CRITICAL)
 
 
 class Peer:

@@ -110,7 +110,7 @@ class ClientWithPythonServer(InteropCase):
             return None
 
         _, url = await self.listen(process_request=refuse)
-        client = await self.client(url, {"reconnect": {"base": 0.01, "max": 0.05}})
+        client = await self.client(url, {"reconnect": {"base": 0.05, "max": 0.1}})
         await client.expect("open")
         self.assertGreaterEqual(times[1] - times[0], 0.9)
 

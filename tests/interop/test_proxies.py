@@ -223,7 +223,7 @@ class ForwardProxy(InteropCase):
         proxy, asked = await self.proxy("Basic never")
         client = await self.client(
             "ws://127.0.0.1:9",
-            {"connect": {"proxy": f"http://127.0.0.1:{proxy}"}, "reconnect": {"base": 0.01, "max": 0.02, "maxAttempts": 3}},
+            {"connect": {"proxy": f"http://127.0.0.1:{proxy}"}, "reconnect": {"base": 0.05, "max": 0.1, "maxAttempts": 3}},
         )
         await client.expect("end")
         self.assertIn("407", client.seen("error")[-1]["message"] + str(client.seen("state")))

@@ -125,7 +125,7 @@ class Tls(InteropCase):
 
     async def test_client_refuses_what_it_cannot_verify(self):
         port = await self.far_side()
-        few = {"reconnect": {"base": 0.01, "max": 0.02, "maxAttempts": 2}}
+        few = {"reconnect": {"base": 0.05, "max": 0.1, "maxAttempts": 2}}
         client = await self.client(f"wss://127.0.0.1:{port}", few)
         await client.expect("end")
         self.assertEqual(client.seen("open"), [])
@@ -137,7 +137,7 @@ class Tls(InteropCase):
         cert, key = self.authority.issue("somebody", client=True)
         tls = {"ca": str(self.authority.cert), "cert": str(cert), "key": str(key)}
         await self.through(await self.client(f"wss://127.0.0.1:{port}", {"tls": tls}))
-        few = {"reconnect": {"base": 0.01, "max": 0.02, "maxAttempts": 2}}
+        few = {"reconnect": {"base": 0.05, "max": 0.1, "maxAttempts": 2}}
         client = await self.client(f"wss://127.0.0.1:{port}", {"tls": {"ca": str(self.authority.cert)}} | few)
         await client.expect("end")
         self.assertEqual([e for e in client.seen("message")], [])

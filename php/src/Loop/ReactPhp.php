@@ -32,6 +32,8 @@ final class ReactPhp
         $loop->addReadStream($stream, static function () use ($endpoint, $detach): void {
             $endpoint->tick();
             if ($endpoint instanceof WsClient && $endpoint->state() === WsState::Closed) {
+                // What follows the last transition is there at once; then run() returns.
+                $endpoint->run();
                 $detach();
             }
         });

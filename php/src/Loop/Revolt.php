@@ -30,6 +30,8 @@ final class Revolt
         $id = EventLoop::onReadable($stream, static function (string $id) use ($endpoint): void {
             $endpoint->tick();
             if ($endpoint instanceof WsClient && $endpoint->state() === WsState::Closed) {
+                // What follows the last transition is there at once; then run() returns.
+                $endpoint->run();
                 EventLoop::cancel($id);
             }
         });

@@ -46,5 +46,9 @@ final class Select
                 $endpoint->tick();
             }
         } while (!$until());
+        if ($endpoint instanceof WsClient && $endpoint->state() === WsState::Closed) {
+            // What follows the last transition is there at once; then run() returns.
+            $endpoint->run();
+        }
     }
 }
