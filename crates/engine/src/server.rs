@@ -518,8 +518,8 @@ impl Server {
         };
         // A peer that no proxy speaks for is what it is: it is counted before it can take its time.
         let trusted = &self.config.trusted_proxies;
-        let direct = !forwarded::is_trusted(&peer, trusted) && !(self.config.proxy_protocol && trusted.is_empty());
-        let crowded = !refuse && direct && !self.admit_ip(peer.ip(), &mut admission);
+        let spoken_for = forwarded::is_trusted(&peer, trusted) || (self.config.proxy_protocol && trusted.is_empty());
+        let crowded = !refuse && !spoken_for && !self.admit_ip(peer.ip(), &mut admission);
         if refuse || crowded {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             // Its place is free for another while this one reads its answer.
