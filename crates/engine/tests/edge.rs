@@ -307,13 +307,13 @@ fn each_address_has_only_so_many_connections() {
         config.server_limits.per_ip = 1;
         config.trusted_proxies = networks(&["127.0.0.0/8"]);
     });
-    let mut held = Vec::new();
+    let mut open = Vec::new();
     for (client, expected) in [("198.51.100.1", "101"), ("198.51.100.2", "101"), ("198.51.100.1", "503")] {
         let mut stream = connect(&address);
         stream.write_all(handshake(&format!("X-Forwarded-For: {client}\r\n")).as_bytes()).expect("write");
         let head = read_head(&mut stream);
         assert!(head.starts_with(&format!("HTTP/1.1 {expected} ")), "{client}: {head}");
-        held.push(stream);
+        open.push(stream);
     }
 }
 
