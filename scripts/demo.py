@@ -10,6 +10,7 @@ After the time is over a verdict with counts is printed; the exit code is 0 when
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -83,7 +84,7 @@ class Demo:
         self.peers = {name: Peer(name, "lifeline") for name in CLIENTS}
         self.peers["python"] = Peer("python", "websockets")
         self.links: dict[str, list[asyncio.StreamWriter]] = {}
-        self.log: deque[str] = deque(maxlen=12)
+        self.log: deque[tuple[str, str]] = deque(maxlen=12)
         self.server: asyncio.subprocess.Process | None = None
         self.server_note = "starting"
         self.server_port = 0
@@ -101,22 +102,23 @@ class Demo:
 
     def say(self, text: str, color: str = "") -> None:
         line = f"{self.now():6.2f} s  {text}"
-        self.log.append(f"{color}{line}{PLAIN}" if self.live and color else line)
+        self.log.append((color, line))
         if not self.live:
             print(line, flush=True)
 
     def draw(self) -> None:
+        width = shutil.get_terminal_size().columns
         lines = [f"{BOLD}lifeline{PLAIN}  {self.now():5.1f} of {self.duration:.0f} s   server: {self.server_note}", ""]
-        lines.append(f"{DIM}{'peer':9}{'make':12}{'state':14}{'beats':>6}{'last beat':>11}{'rtt':>10}{'connects':>10}"
-                     f"{'back-off':>10}{'sent':>6}{'back':>6}{'queued':>8}{PLAIN}")
+        lines.append(f"{DIM}{'peer':8}{'make':11}{'state':13}{'beats':>5}{'last':>7}{'rtt':>9}{'conn':>5}{'back-off':>9}"
+                     f"{'sent':>5}{'back':>5}{'wait':>5}{PLAIN}"[: width + 8])
         for peer in self.peers.values():
-            color = GREEN if peer.state == "Connected" else YELLOW
-            ago = f"{self.now() - peer.beats[-1]:.1f} s ago" if peer.beats else "-"
-            rtt = f"{peer.rtt * 1000:.2f} ms" if peer.rtt is not None else "-"
+            color = RED if peer.note else GREEN if peer.state == "Connected" else YELLOW
+            last = f"{self.now() - peer.beats[-1]:.1f} s" if peer.beats else "-"
+            rtt = f"{peer.rtt * 1000:.1f} ms" if peer.rtt is not None else "-"
             delay = f"{peer.delay:.2f} s" if peer.delay is not None else "-"
-            lines.append(f"{peer.name:9}{peer.make:12}{color}{peer.state:14}{PLAIN}{len(peer.beats):>6}{ago:>11}{rtt:>10}"
-                         f"{peer.connects:>10}{delay:>10}{peer.sent:>6}{peer.received:>6}{peer.waiting:>8}  {RED}{peer.note}{PLAIN}")
-        lines += ["", *self.log]
+            lines.append(f"{peer.name:8}{peer.make:11}{color}{peer.note or peer.state:13}{PLAIN}{len(peer.beats):>5}{last:>7}{rtt:>9}"
+                         f"{peer.connects:>5}{delay:>9}{peer.sent:>5}{peer.received:>5}{peer.waiting:>5}")
+        lines += ["", *(f"{color}{text[:width]}{PLAIN}" for color, text in self.log)]
         sys.stdout.write("\033[H" + "".join(f"{line}\033[K\n" for line in lines) + "\033[J")
         sys.stdout.flush()
 
@@ -422,7 +424,8 @@ class Demo:
                 await self.settle()
         finally:
             self.over = True
-            for process in [self.server, *(p.process for p in self.peers.values())]:
+            # Clients first: without them the server's end is a quiet one.
+            for process in [*(p.process for p in self.peers.values()), self.server]:
                 if process and process.returncode is None:
                     process.terminate()
                     try:
