@@ -57,17 +57,21 @@ pub(crate) fn register<T: RegisteredClass>(interfaces: &[ClassEntryInfo]) -> Res
 /// Holds a class entry that no Rust type stands for. Stored again at every MINIT: a SAPI may shut
 /// the module down and start it again.
 #[derive(Debug)]
-pub(crate) struct Entry(AtomicPtr<ClassEntry>);
+pub(crate) struct Entry {
+    class: AtomicPtr<ClassEntry>,
+    /// The engine refers to them until the process ends; kept in sight of leak checkers.
+    functions: AtomicPtr<FunctionEntry>,
+}
 
 impl Entry {
     pub(crate) const fn new() -> Self {
-        Self(AtomicPtr::new(ptr::null_mut()))
+        Self { class: AtomicPtr::new(ptr::null_mut()), functions: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// The registered class.
     pub(crate) fn entry(&self) -> &'static ClassEntry {
         // SAFETY: stored at MINIT before anything refers to it, and alive until the module shuts down.
-        unsafe { &*self.0.load(Ordering::Acquire) }
+        unsafe { &*self.class.load(Ordering::Acquire) }
     }
 }
 
@@ -97,7 +101,8 @@ pub(crate) fn register_interface<T: RegisteredClass>(name: &str, store: &Entry) 
         if registered.is_null() {
             return Err(Error::InvalidPointer);
         }
-        store.0.store(registered, Ordering::Release);
+        store.class.store(registered, Ordering::Release);
+        store.functions.store(entries.as_mut_ptr(), Ordering::Release);
         Ok(registered)
     }
 }
