@@ -19,7 +19,7 @@ use lifeline_proto::heartbeat::{Action, Heartbeat, Link};
 use lifeline_proto::rate::TokenBucket;
 use tokio::io::ReadBuf;
 
-use crate::bridge::{Event, Failure, FailureKind, LogLevel, LogRecord, MESSAGE_COST, OpenInfo};
+use crate::bridge::{Event, Failure, FailureKind, MESSAGE_COST, OpenInfo};
 use crate::clock;
 use crate::config::RateAction;
 use crate::context::{End, Owner};
@@ -319,11 +319,13 @@ impl Connection {
         match item {
             Received::Message { data, binary } => self.receive_message(now, data, binary),
             Received::Ping(payload) => {
+                self.outlet.trace(|| format!("received ping of {} bytes", payload.len()));
                 if matches!(self.phase, Phase::Open) {
                     self.writer.add_pong(payload);
                 }
             }
             Received::Pong(payload) => {
+                self.outlet.trace(|| format!("received pong of {} bytes", payload.len()));
                 if payload[..] == self.beat_number.to_be_bytes() {
                     self.handle_answer(now);
                 }
@@ -343,9 +345,7 @@ impl Connection {
         outlet.counters.messages_in.fetch_add(1, Ordering::Relaxed);
         outlet.last_message.store(now.as_micros(), Ordering::Relaxed);
         self.heartbeat.handle_traffic();
-        if outlet.trace.load(Ordering::Relaxed) {
-            trace(outlet, &format!("received {} of {} bytes", if binary { "binary" } else { "text" }, data.len()));
-        }
+        outlet.trace(|| format!("received {} of {} bytes", if binary { "binary" } else { "text" }, data.len()));
         let size = data.len();
         let waiting = outlet.add_inbound(size + MESSAGE_COST);
         emit(outlet, Event::Message { endpoint: outlet.endpoint, conn: outlet.id, data, binary });
@@ -402,6 +402,10 @@ impl Connection {
     }
 
     fn receive_close(&mut self, now: Time, received: Option<(u16, String)>) {
+        self.outlet.trace(|| match &received {
+            Some((code, reason)) => format!("received close {code} {reason:?}"),
+            None => "received close without a status".to_owned(),
+        });
         match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Open => {
                 // RFC 6455 section 5.5.1: answer with the status received.
@@ -641,6 +645,7 @@ impl Connection {
             return;
         }
         self.outlet.set_closed();
+        self.outlet.trace(|| format!("ended: {} {:?}, clean: {}", end.code, end.reason, end.clean));
         {
             let mut queue = self.outlet.queue.lock();
             for item in std::mem::take(&mut queue.items) {
@@ -710,18 +715,4 @@ impl Drop for Connection {
 
 fn emit(outlet: &Outlet, event: Event) {
     outlet.context.events.push(event);
-}
-
-fn trace(outlet: &Outlet, message: &str) {
-    emit(
-        outlet,
-        Event::Log {
-            endpoint: Some(outlet.endpoint),
-            record: Box::new(LogRecord {
-                level: LogLevel::Debug,
-                message: message.to_owned(),
-                context: vec![("connection", outlet.id.0.to_string())],
-            }),
-        },
-    );
 }

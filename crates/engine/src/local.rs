@@ -210,7 +210,7 @@ impl Bridge for Local {
             }
             Command::Trace { conn, on } => {
                 if let Some(outlet) = self.outlet(conn) {
-                    outlet.trace.store(on, Ordering::Relaxed);
+                    outlet.tracing.store(on, Ordering::Relaxed);
                 }
                 Reply::Done
             }

@@ -12,7 +12,7 @@ use futures_util::task::AtomicWaker;
 use lifeline_proto::{Time, close};
 use parking_lot::Mutex;
 
-use crate::bridge::{ConnId, EndpointId, Sent};
+use crate::bridge::{ConnId, EndpointId, Event, LogLevel, LogRecord, Sent};
 use crate::clock;
 use crate::config::SlowConsumer;
 use crate::context::Context;
@@ -126,7 +126,7 @@ pub struct Outlet {
     pub opened: Time,
     /// Smoothed round-trip time in microseconds; 0: not measured.
     pub rtt: AtomicU64,
-    pub trace: AtomicBool,
+    pub tracing: AtomicBool,
     state: AtomicU8,
     waker: AtomicWaker,
     /// Already in the list of the next flush.
@@ -165,7 +165,7 @@ impl Outlet {
             last_message: AtomicU64::new(now.as_micros()),
             opened: now,
             rtt: AtomicU64::new(0),
-            trace: AtomicBool::new(false),
+            tracing: AtomicBool::new(false),
             state: AtomicU8::new(OPEN),
             waker: AtomicWaker::new(),
             posted: AtomicBool::new(false),
@@ -322,6 +322,15 @@ impl Outlet {
         match self.rtt.load(Ordering::Relaxed) {
             0 => None,
             micros => Some(Duration::from_micros(micros)),
+        }
+    }
+
+    /// Tells the application's logger, at level debug and whatever `logLevel` is, when tracing is on.
+    pub fn trace(&self, message: impl FnOnce() -> String) {
+        if self.tracing.load(Ordering::Relaxed) {
+            let context = vec![("connection", self.id.0.to_string())];
+            let record = LogRecord { level: LogLevel::Debug, message: message(), context };
+            self.context.events.push(Event::Log { endpoint: Some(self.endpoint), record: Box::new(record) });
         }
     }
 

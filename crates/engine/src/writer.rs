@@ -189,6 +189,7 @@ impl Writer {
             let mask = || (role == Role::Client).then(rand::random::<[u8; 4]>);
             for payload in std::mem::take(&mut self.pongs) {
                 if !self.close_queued {
+                    outlet.trace(|| format!("sending pong of {} bytes", payload.len()));
                     put_frame(scratch, Opcode::Pong, &payload, mask());
                     self.mark(scratch, 0, 0, 0, Kind::Control, None);
                 }
@@ -196,6 +197,7 @@ impl Writer {
             if let Some((opcode, payload)) = self.beat.take()
                 && !self.close_queued
             {
+                outlet.trace(|| "sending a heartbeat".to_owned());
                 put_frame(scratch, opcode, &payload, mask());
                 self.mark(scratch, 0, 0, 0, Kind::Beat, None);
             }
@@ -210,6 +212,7 @@ impl Writer {
                     match item {
                         Item::Message { data, binary, sequence } => {
                             let opcode = if binary { Opcode::Binary } else { Opcode::Text };
+                            outlet.trace(|| format!("sending {opcode:?} of {size} bytes").to_lowercase());
                             if role == Role::Client || data.len() <= COPY {
                                 put_frame(scratch, opcode, &data, mask());
                             } else {
@@ -221,6 +224,7 @@ impl Writer {
                             self.mark(scratch, size, charge, sequence, Kind::Data, None);
                         }
                         Item::Shared(frame) => {
+                            outlet.trace(|| format!("sending a shared frame of {size} bytes"));
                             if frame.wire.len() <= COPY_SHARED && !only {
                                 scratch.extend_from_slice(&frame.wire);
                             } else {
@@ -231,6 +235,7 @@ impl Writer {
                             self.mark(scratch, size, charge, 0, Kind::Data, Some(frame));
                         }
                         Item::Ping(payload) => {
+                            outlet.trace(|| format!("sending ping of {size} bytes"));
                             put_frame(scratch, Opcode::Ping, &payload, mask());
                             self.mark(scratch, size, charge, 0, Kind::Data, None);
                         }
@@ -246,6 +251,7 @@ impl Writer {
                 }
             }
             if let Some(payload) = self.close.take() {
+                outlet.trace(|| "sending close".to_owned());
                 put_frame(scratch, Opcode::Close, &payload, mask());
                 self.mark(scratch, 0, 0, 0, Kind::Close, None);
                 self.close_queued = true;

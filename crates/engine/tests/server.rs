@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{App, PATIENCE};
-use lifeline_engine::bridge::{Bridge, Command, Event, HandshakeAnswer, Reply, Sent};
+use lifeline_engine::bridge::{Bridge, Command, Event, HandshakeAnswer, LogLevel, Reply, Sent};
 use lifeline_engine::config::SlowConsumer;
 use lifeline_proto::heartbeat::Mode;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -548,6 +548,42 @@ fn a_flood_over_the_rate_is_slowed_not_lost() {
     assert_eq!(app.wait_message().1, "after");
     // A burst of a second's worth passes at once; the debt of the other 50 takes half a second.
     assert!(started.elapsed() >= Duration::from_millis(450), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_traced_connection_tells_what_passes() {
+    let mut app = App::new();
+    // Errors only: tracing is asked for by name and heard all the same.
+    let (_, address) = app.serve(|config| config.log_level = LogLevel::Error);
+    let mut peer = connect(&address);
+    let conn = app.wait_open();
+    app.submit(Command::Trace { conn, on: true });
+    peer.send(Message::Ping(Bytes::from_static(b"abc"))).expect("ping");
+    peer.send(Message::text("hello")).expect("text");
+    let mut lines = Vec::new();
+    let mut tell = |event: &Event| {
+        if let Event::Log { record, .. } = event {
+            assert_eq!((record.level, record.context[0].1.as_str()), (LogLevel::Debug, conn.0.to_string().as_str()));
+            lines.push(record.message.clone());
+        }
+    };
+    while !matches!(app.event(), ref event if { tell(event); matches!(event, Event::Message { .. }) }) {}
+    app.send(conn, "world!");
+    assert!(peer.read().expect("pong").is_pong());
+    assert!(peer.read().expect("text").is_text());
+    peer.close(None).expect("close");
+    let _ = peer.read();
+    while !matches!(app.event(), ref event if { tell(event); matches!(event, Event::Close { .. }) }) {}
+    for line in [
+        "received ping of 3 bytes",
+        "sending pong of 3 bytes",
+        "received text of 5 bytes",
+        "sending text of 6 bytes",
+        "received close without a status",
+        "ended: 1005 \"\", clean: true",
+    ] {
+        assert!(lines.iter().any(|seen| seen == line), "{line} is not among {lines:#?}");
+    }
 }
 
 #[test]
