@@ -109,15 +109,15 @@ class Demo:
     def draw(self) -> None:
         width = shutil.get_terminal_size().columns
         lines = [f"{BOLD}lifeline{PLAIN}  {self.now():5.1f} of {self.duration:.0f} s   server: {self.server_note}", ""]
-        lines.append(f"{DIM}{'peer':8}{'make':11}{'state':13}{'beats':>5}{'last':>7}{'rtt':>9}{'conn':>5}{'back-off':>9}"
-                     f"{'sent':>5}{'back':>5}{'wait':>5}{PLAIN}"[: width + 8])
+        lines.append(f"{DIM}{'peer':8}{'make':11}{'state':13}{'beats':>5}{'last':>6}{'rtt':>9}{'conn':>5}{'delay':>8}"
+                     f"{'sent':>5}{'back':>5}{'wait':>5}{PLAIN}")
         for peer in self.peers.values():
             color = RED if peer.note else GREEN if peer.state == "Connected" else YELLOW
             last = f"{self.now() - peer.beats[-1]:.1f} s" if peer.beats else "-"
             rtt = f"{peer.rtt * 1000:.1f} ms" if peer.rtt is not None else "-"
             delay = f"{peer.delay:.2f} s" if peer.delay is not None else "-"
-            lines.append(f"{peer.name:8}{peer.make:11}{color}{peer.note or peer.state:13}{PLAIN}{len(peer.beats):>5}{last:>7}{rtt:>9}"
-                         f"{peer.connects:>5}{delay:>9}{peer.sent:>5}{peer.received:>5}{peer.waiting:>5}")
+            lines.append(f"{peer.name:8}{peer.make:11}{color}{peer.note or peer.state:13}{PLAIN}{len(peer.beats):>5}{last:>6}{rtt:>9}"
+                         f"{peer.connects:>5}{delay:>8}{peer.sent:>5}{peer.received:>5}{peer.waiting:>5}")
         lines += ["", *(f"{color}{text[:width]}{PLAIN}" for color, text in self.log)]
         sys.stdout.write("\033[H" + "".join(f"{line}\033[K\n" for line in lines) + "\033[J")
         sys.stdout.flush()
