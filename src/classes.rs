@@ -1,10 +1,11 @@
 //! Registration of the classes, in an order and with types that ext-php-rs' module macro cannot
 //! express: real typed properties, `static` and union types, interfaces with the classes' signatures.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::mem;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use ext_php_rs::args::ArgInfo;
 use ext_php_rs::builders::ClassBuilder;
@@ -56,16 +57,23 @@ pub(crate) fn register<T: RegisteredClass>(interfaces: &[ClassEntryInfo]) -> Res
 
 /// Holds a class entry that no Rust type stands for. Stored again at every MINIT: a SAPI may shut
 /// the module down and start it again.
-#[derive(Debug)]
 pub(crate) struct Entry {
     class: AtomicPtr<ClassEntry>,
-    /// The engine refers to them until the process ends; kept in sight of leak checkers.
-    functions: AtomicPtr<FunctionEntry>,
+    /// The methods' signatures, which the engine goes on referring to.
+    signatures: Mutex<Vec<Signature>>,
 }
+
+struct Signature {
+    #[expect(dead_code, reason = "held for the engine")]
+    arguments: Box<[ArgInfo]>,
+}
+
+// SAFETY: written in MINIT, which runs on one thread, and only read by the engine.
+unsafe impl Send for Signature {}
 
 impl Entry {
     pub(crate) const fn new() -> Self {
-        Self { class: AtomicPtr::new(ptr::null_mut()), functions: AtomicPtr::new(ptr::null_mut()) }
+        Self { class: AtomicPtr::new(ptr::null_mut()), signatures: Mutex::new(Vec::new()) }
     }
 
     /// The registered class.
@@ -78,21 +86,21 @@ impl Entry {
 /// Registers an interface named `name` with the public instance methods of `T`, constructor left out.
 pub(crate) fn register_interface<T: RegisteredClass>(name: &str, store: &Entry) -> Result<*mut ClassEntry> {
     let mut entries = Vec::new();
+    let mut signatures = store.signatures.lock().unwrap_or_else(PoisonError::into_inner);
     for (method, flags) in T::method_builders() {
         if flags.intersects(MethodFlags::Private | MethodFlags::Protected | MethodFlags::Static) {
             continue;
         }
-        let (mut entry, arg_info): (FunctionEntry, Box<[ArgInfo]>) = method.build()?;
-        // The engine refers to it until the process ends.
-        Box::leak(arg_info);
+        let (mut entry, arguments): (FunctionEntry, Box<[ArgInfo]>) = method.build()?;
+        signatures.push(Signature { arguments });
         entry.handler = None;
         entry.flags = (MethodFlags::Public | MethodFlags::Abstract).bits();
         entries.push(entry);
     }
     entries.push(FunctionEntry::end());
-    let entries = Box::leak(entries.into_boxed_slice());
-    // SAFETY: an all-zero class entry is the state that Zend's own INIT_CLASS_ENTRY starts from; name
-    // and functions live until the process ends.
+    let entries = entries.into_boxed_slice();
+    // SAFETY: an all-zero class entry is the state that Zend's own INIT_CLASS_ENTRY starts from; the
+    // functions' names were made by `CString::into_raw` in `FunctionBuilder::build`.
     unsafe {
         let mut entry: ClassEntry = mem::zeroed();
         entry.name = ZendStr::new_interned(name, true).into_raw();
@@ -101,8 +109,14 @@ pub(crate) fn register_interface<T: RegisteredClass>(name: &str, store: &Entry) 
         if registered.is_null() {
             return Err(Error::InvalidPointer);
         }
+        (*registered).info.internal.builtin_functions = ptr::null();
+        // The engine has interned the names and read the table for the last time.
+        for entry in &entries {
+            if !entry.fname.is_null() {
+                drop(CString::from_raw(entry.fname.cast_mut()));
+            }
+        }
         store.class.store(registered, Ordering::Release);
-        store.functions.store(entries.as_mut_ptr(), Ordering::Release);
         Ok(registered)
     }
 }
