@@ -18,7 +18,8 @@ use ext_php_rs::prelude::*;
 use ext_php_rs::types::{ZendClassObject, ZendObject, ZendStr, Zval};
 use ext_php_rs::zend::ce;
 use lifeline_engine::bridge::{
-    Command, ConnId, EndpointId, Event, Failure, FailureKind, OverflowReason, Reply, State, Stats, Ticket,
+    Command, ConnId, EndpointId, Event, Failure, FailureKind, LogLevel, LogRecord, OverflowReason, Reply, State, Stats,
+    Ticket,
 };
 use lifeline_engine::close;
 use lifeline_engine::config::ClientConfig;
@@ -327,6 +328,10 @@ impl Core {
         self.object.set(ptr::null_mut());
         if self.generation.get() != generation() {
             return;
+        }
+        if let Some(failure) = self.failure.borrow_mut().take() {
+            let message = format!("a WsClient gave up and nobody asked it: {}", failure.message);
+            to_error_log(&LogRecord { level: LogLevel::Error, message, context: Vec::new() });
         }
         for Waiting { conn, data, .. } in std::mem::take(&mut *self.inbox.borrow_mut()) {
             dispatcher().consume(conn, data.len());

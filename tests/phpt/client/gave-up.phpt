@@ -9,6 +9,7 @@ $refuse = new RawServer();
 function refused(RawServer $refuse, array $options = []): WsClient
 {
     $client = new WsClient($refuse->url(), $options);
+    $client->send('never sent');
     $client->connect();
     fclose($refuse->answer('403 Forbidden', ['Content-Length: 0', 'Connection: close'])[0]);
     return $client;
@@ -27,7 +28,7 @@ $ways = [
     'poll' => fn ($c) => until($c, fn () => false),
     'receive' => fn ($c) => $c->receive(10),
     'messages' => fn ($c) => iterator_to_array($c->messages()),
-    'flush' => function ($c) { $c->send('x'); $c->flush(10); },
+    'flush' => fn ($c) => $c->flush(10),
 ];
 foreach ($ways as $name => $way) {
     $client = refused($refuse);
@@ -52,9 +53,9 @@ echo implode(' ', $states), "\n";
 echo "-- another object's run() is not the place\n";
 $server = serve();
 $client = refused($refuse);
-$server->after(0.2, fn () => $server->stop(0));
+$server->every(0.01, fn () => $client->state() === WsState::Closed && $server->after(0.05, fn () => $server->stop(0)));
 echo told(fn () => $server->run()), "\n";
-echo told(fn () => $client->poll()), "\n";
+echo told(fn () => until($client, fn () => false)), "\n";
 --EXPECT--
 run: WsConnectException 403, then nothing thrown
 enum(WsState::Closed)
