@@ -334,7 +334,12 @@ impl Dispatcher {
         let endpoints: Vec<_> =
             self.endpoints.borrow().iter().map(|(id, endpoint)| (*id, endpoint.upgrade())).collect();
         let mut alive = 0;
+        let queue = self.queue.borrow();
         for (id, endpoint) in endpoints {
+            // Its end has come already and only waits to be dispatched.
+            if queue.iter().any(|event| matches!(event, Event::Stopped { endpoint } if *endpoint == id)) {
+                continue;
+            }
             // An object that is gone has said farewell itself; its end is still to be waited for.
             if endpoint.is_none_or(|endpoint| bridge.submit(endpoint.farewell(id)).is_ok()) {
                 alive += 1;

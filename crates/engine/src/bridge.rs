@@ -322,7 +322,8 @@ pub trait Bridge: fmt::Debug + Send + Sync {
     /// Carries out `command`. Messages queued by it leave at the next [`Bridge::flush`].
     ///
     /// # Errors
-    /// [`CommandError`] when the command cannot be carried out; nothing has changed then.
+    /// [`CommandError`] when the command cannot be carried out; nothing has changed then. Asking an
+    /// endpoint that has ended is no error, but for those that start or send: it has nothing.
     fn submit(&self, command: Command) -> Result<Reply, CommandError>;
 
     /// Wakes each connection that got something to do since the last call, once.

@@ -97,8 +97,10 @@ pub struct Connection {
     last_received: Time,
     /// Since when bytes have waited for the socket without progress.
     stalled_since: Option<Time>,
-    /// The deadline that the wheel holds for us.
+    /// The next moment at which the wheel wakes us.
     armed: Option<Time>,
+    /// The one after that, from before `armed` was asked for; zero: none.
+    armed_behind: Time,
     beat_number: u32,
     /// Bytes of an unfinished message that are charged to the process.
     partial: usize,
@@ -121,6 +123,7 @@ impl Connection {
                 })
             })
         });
+        outlet.shard.enter(&outlet);
         context.events.push(Event::Open { endpoint: outlet.endpoint, conn: outlet.id, info: Box::new(info) });
         let limits = FrameLimits {
             max_message: context.limits.max_message,
@@ -138,6 +141,7 @@ impl Connection {
             last_received: now,
             stalled_since: None,
             armed: None,
+            armed_behind: Time::ZERO,
             beat_number: 0,
             partial: 0,
             rates,
@@ -167,7 +171,11 @@ impl Connection {
             self.beat_if_due(now);
         }
         if self.outlet.take_timer() {
-            self.armed = None;
+            // What is in the wheel cannot be taken out: an entry that is still to come serves again, or
+            // each would leave another behind.
+            while self.armed.is_some_and(|armed| armed <= now) {
+                self.armed = Some(std::mem::take(&mut self.armed_behind)).filter(|at| *at > Time::ZERO);
+            }
             self.handle_deadlines(now);
         }
         if matches!(self.phase, Phase::Failing { .. }) {
@@ -259,29 +267,42 @@ impl Connection {
         }
         let context = &self.outlet.context;
         match self.rest {
-            Rest::Inbound => {
-                // With `Outlet::consumed`: either we see its bytes gone or it sees us paused.
-                if self.outlet.inbound.load(Ordering::SeqCst) > context.limits.inbound / 2 {
-                    return false;
-                }
-                self.outlet.paused.store(false, Ordering::SeqCst);
-            }
+            Rest::Inbound if !self.has_room() => return false,
             Rest::Rate(until) if now < until => return false,
             Rest::Memory(until, _) if now < until => return false,
-            Rest::No | Rest::Rate(_) | Rest::Memory(..) => {}
+            Rest::No | Rest::Inbound | Rest::Rate(_) | Rest::Memory(..) => {}
         }
         if context.memory.is_over() && self.held() > context.memory.share() {
             let since = if let Rest::Memory(_, since) = self.rest { since } else { now };
+            self.rest = Rest::Memory(now + MEMORY_RECHECK, since);
             if now - since > context.limits.handshake_timeout {
                 self.end_open(now, close::TRY_AGAIN_LATER, "out of memory: limits.memory");
+            }
+            return false;
+        }
+        // A rest for another reason has ended; this one may have come about meanwhile.
+        if matches!(self.rest, Rest::Rate(_) | Rest::Memory(..))
+            && self.outlet.inbound.load(Ordering::SeqCst) >= context.limits.inbound
+        {
+            self.rest = Rest::Inbound;
+            self.outlet.paused.store(true, Ordering::SeqCst);
+            if !self.has_room() {
                 return false;
             }
-            self.rest = Rest::Memory(now + MEMORY_RECHECK, since);
-            return false;
         }
         if std::mem::replace(&mut self.rest, Rest::No) != Rest::No {
             self.heartbeat.handle_reads_resumed(now);
         }
+        true
+    }
+
+    /// Paused at `limits.inbound`: whether the application has consumed enough to read on.
+    fn has_room(&self) -> bool {
+        // With `Outlet::consumed`: either we see its bytes gone or it sees us paused.
+        if self.outlet.inbound.load(Ordering::SeqCst) > self.outlet.context.limits.inbound / 2 {
+            return false;
+        }
+        self.outlet.paused.store(false, Ordering::SeqCst);
         true
     }
 
@@ -602,7 +623,8 @@ impl Connection {
                 if written.sequence > 0 {
                     self.owner.handle_written(written.sequence);
                 }
-                if written.progress && self.outlet.congested.load(Ordering::Relaxed) {
+                // Without progress too: what was refused while the last bytes left would wait for ever.
+                if (written.progress || !written.blocked) && self.outlet.congested.load(Ordering::Relaxed) {
                     self.report_drain();
                 }
             }
@@ -687,6 +709,7 @@ impl Connection {
             && self.armed.is_none_or(|armed| next < armed || armed < now)
         {
             self.outlet.shard.arm(&self.outlet, next);
+            self.armed_behind = self.armed.filter(|armed| next < *armed).unwrap_or_default();
             self.armed = Some(next);
         }
     }
@@ -709,7 +732,7 @@ impl Drop for Connection {
         }
         self.writer.clear(&self.outlet);
         self.outlet.context.memory.release(self.partial);
-        self.outlet.shard.population.fetch_sub(1, Ordering::Relaxed);
+        self.outlet.shard.leave(&self.outlet);
     }
 }
 

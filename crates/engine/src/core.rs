@@ -183,16 +183,6 @@ impl Core {
         }
     }
 
-    /// Deadlines of these connections have come.
-    pub fn wake_timers(&self, ids: &[u64]) {
-        let connections = self.connections.read();
-        for id in ids {
-            if let Some(outlet) = connections.get(&ConnId(*id)) {
-                outlet.wake_timer();
-            }
-        }
-    }
-
     /// The process was frozen or the machine slept: what the sockets say of their peers is old news.
     pub fn handle_clock_jump(&self, shard: &Shard) {
         let connections = self.connections.read();

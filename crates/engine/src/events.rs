@@ -72,7 +72,7 @@ impl EventQueue {
     pub fn prepare_sleep(&self) -> bool {
         if self.signalled.swap(false, Ordering::AcqRel) {
             let mut counter = [0; 8];
-            // Non-blocking; nothing to read means that another wake is already on its way.
+            // Non-blocking; another wake's bytes may have been read along with the last.
             let _ = rustix::io::read(&self.descriptor, &mut counter);
         }
         self.asleep.store(true, Ordering::Relaxed);
@@ -105,8 +105,10 @@ impl EventQueue {
     }
 
     fn signal(&self) {
-        self.signalled.store(true, Ordering::Release);
         // Fails only when the counter is full, and then the descriptor is readable anyway.
         let _ = rustix::io::write(&self.descriptor, &1_u64.to_ne_bytes());
+        // After the write: who sees it finds something to read. The other way round a reader in between
+        // would leave the descriptor readable with nobody to know it, and never sleep again.
+        self.signalled.store(true, Ordering::Release);
     }
 }

@@ -155,8 +155,8 @@ impl Local {
     }
 }
 
-impl Bridge for Local {
-    fn submit(&self, command: Command) -> Result<Reply, CommandError> {
+impl Local {
+    fn carry_out(&self, command: Command) -> Result<Reply, CommandError> {
         Ok(match command {
             Command::StartServer(config) => Reply::Endpoint(Server::start(&self.core, *config)?),
             Command::StopServer { server, drain } => {
@@ -323,6 +323,40 @@ impl Bridge for Local {
             }
         })
     }
+}
+
+/// The answer of an endpoint that has ended, where that is no error: the application hears of the end
+/// after the events before it, and what it does on those must not fail.
+fn of_nothing(command: &Command) -> Option<Reply> {
+    Some(match command {
+        Command::StopServer { .. }
+        | Command::Bind { .. }
+        | Command::Connect { .. }
+        | Command::Wake { .. }
+        | Command::CloseClient { .. } => Reply::Done,
+        Command::Subscribe { .. } | Command::Unsubscribe { .. } => Reply::Flag(false),
+        Command::Broadcast { .. }
+        | Command::Publish { .. }
+        | Command::SendToUser { .. }
+        | Command::DisconnectUser { .. }
+        | Command::CountConnections { .. }
+        | Command::Unacknowledged { .. } => Reply::Count(0),
+        Command::Channels { .. } => Reply::Names(Vec::new()),
+        Command::Members { .. } | Command::ConnectionsOf { .. } | Command::Connections { .. } => {
+            Reply::Conns(Vec::new())
+        }
+        _ => return None,
+    })
+}
+
+impl Bridge for Local {
+    fn submit(&self, command: Command) -> Result<Reply, CommandError> {
+        let of_nothing = of_nothing(&command);
+        match (self.carry_out(command), of_nothing) {
+            (Err(CommandError::Gone(_)), Some(reply)) => Ok(reply),
+            (result, _) => result,
+        }
+    }
 
     fn flush(&self) {
         self.core.flush();
@@ -376,4 +410,51 @@ fn connection_stats(outlet: &Outlet) -> Stats {
         ("rtt".into(), outlet.round_trip().map_or(Stat::None, |rtt| Stat::Float(rtt.as_secs_f64()))),
         ("uptime".into(), Stat::Float((crate::clock::now() - outlet.opened).as_secs_f64())),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::time::Instant;
+
+    use super::*;
+    use crate::config::{ListenAddress, ServerConfig};
+
+    #[test]
+    fn rests_leave_no_timers_behind() {
+        let config = RuntimeConfig { io_threads: 1, on_thread_start: Arc::new(|| {}) };
+        let local = Local::start(&config).unwrap();
+        let mut config = ServerConfig {
+            listen: vec![ListenAddress::Tcp { host: "127.0.0.1".into(), port: 0, tls: false }],
+            ..ServerConfig::default()
+        };
+        config.server_limits.message_rate = Some(200.0);
+        config.limits.inbound = 64 << 20;
+        let Reply::Endpoint(server) = local.submit(Command::StartServer(Box::new(config))).unwrap() else { panic!() };
+        let Reply::Names(names) = local.submit(Command::Addresses { server }).unwrap() else { panic!() };
+        let mut peer = std::net::TcpStream::connect(names[0].trim_start_matches("ws://")).unwrap();
+        peer.write_all(
+            b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        )
+        .unwrap();
+        assert!(peer.read(&mut [0; 4096]).unwrap() > 0);
+        // Each crowd after the first makes the connection rest for a moment; then it waits for a beat.
+        let mut events = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        for size in std::iter::once(260).chain(std::iter::repeat_n(60, 10)) {
+            peer.write_all(&[0x81, 0x80, 0, 0, 0, 0].repeat(size)).unwrap();
+            let mut left = size;
+            while left > 0 {
+                assert!(Instant::now() < deadline);
+                events.clear();
+                local.receive(&mut events, 1024);
+                left -= events.iter().filter(|event| matches!(event, Event::Message { .. })).count();
+                std::thread::yield_now();
+            }
+            std::thread::sleep(Duration::from_millis(320));
+        }
+        assert!(local.core.shards[0].timers() < 6, "{} timers", local.core.shards[0].timers());
+        assert!(local.shutdown(Duration::from_secs(5)));
+    }
 }

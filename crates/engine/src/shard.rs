@@ -18,8 +18,9 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 
+use crate::bridge::ConnId;
 use crate::clock;
-use crate::core::Core;
+use crate::core::{Core, IdMap};
 use crate::outlet::Outlet;
 
 /// The pump wakes at least this often, to see clock jumps.
@@ -36,6 +37,8 @@ pub struct Shard {
     pub population: AtomicUsize,
     mailbox: Mutex<Vec<Arc<Outlet>>>,
     wheel: Mutex<Wheel>,
+    /// Of the tasks that live here: a task outlives what the application knows of its connection.
+    tasks: Mutex<IdMap<ConnId, Arc<Outlet>>>,
     /// What the pump sleeps towards, in microseconds.
     sleeping_until: AtomicU64,
     pump: AtomicWaker,
@@ -50,6 +53,7 @@ impl Shard {
             population: AtomicUsize::new(0),
             mailbox: Mutex::new(Vec::new()),
             wheel: Mutex::new(Wheel::default()),
+            tasks: Mutex::default(),
             sleeping_until: AtomicU64::new(u64::MAX),
             pump: AtomicWaker::new(),
             stopping: AtomicBool::new(false),
@@ -65,6 +69,17 @@ impl Shard {
         self.pump.wake();
     }
 
+    /// A connection's task begins: [`Shard::arm`] finds it until [`Shard::leave`].
+    pub fn enter(&self, outlet: &Arc<Outlet>) {
+        self.tasks.lock().insert(outlet.id, outlet.clone());
+    }
+
+    /// The task has ended.
+    pub fn leave(&self, outlet: &Outlet) {
+        self.tasks.lock().remove(&outlet.id);
+        self.population.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Has the connection looked at by [`Outlet::wake_timer`] at `at`.
     pub fn arm(&self, outlet: &Outlet, at: Time) {
         let mut wheel = self.wheel.lock();
@@ -73,6 +88,12 @@ impl Shard {
         if at.as_micros() < self.sleeping_until.load(Ordering::Relaxed) {
             self.pump.wake();
         }
+    }
+
+    /// Entries in the wheel.
+    #[cfg(test)]
+    pub fn timers(&self) -> usize {
+        self.wheel.lock().len()
     }
 
     pub fn stop(&self) {
@@ -111,10 +132,12 @@ impl Shard {
 
                 self.wheel.lock().expire(now, &mut due);
                 if !due.is_empty() {
-                    if let Some(core) = core.upgrade() {
-                        core.wake_timers(&due);
+                    let tasks = self.tasks.lock();
+                    for id in due.drain(..) {
+                        if let Some(outlet) = tasks.get(&ConnId(id)) {
+                            outlet.wake_timer();
+                        }
                     }
-                    due.clear();
                 }
                 if self.index == 0
                     && let Some(core) = core.upgrade()

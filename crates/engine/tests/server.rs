@@ -488,7 +488,7 @@ fn stop_says_goodbye_and_ends() {
     }
     assert_eq!(closed, 6, "each connection is reported before the end");
     assert!(TcpStream::connect(&address).is_err(), "still listening");
-    assert!(app.local.submit(Command::Connections { server }).is_err());
+    assert!(matches!(app.submit(Command::Connections { server }), Reply::Conns(ids) if ids.is_empty()));
 }
 
 #[test]
@@ -590,4 +590,77 @@ fn a_traced_connection_tells_what_passes() {
 fn an_idle_task_stays_small() {
     // Part of what each idle connection costs; raise it only with a reason.
     assert!(lifeline_engine::idle_task_size() <= 800, "{} bytes", lifeline_engine::idle_task_size());
+}
+
+/// Whether this process still holds its end of the connection that `peer` is the other end of.
+fn is_held(peer: &TcpStream) -> bool {
+    let (own, other) = (peer.local_addr().expect("address").port(), peer.peer_addr().expect("address").port());
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("sockets");
+    table.lines().skip(1).any(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let port = |field: &str| u16::from_str_radix(field.rsplit(':').next().unwrap_or_default(), 16).unwrap_or(0);
+        port(fields[1]) == other && port(fields[2]) == own && fields[9] != "0"
+    })
+}
+
+#[test]
+fn a_peer_that_never_hangs_up_is_let_go() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|_| {});
+    let mut peer = connect_raw(&address);
+    app.wait_open();
+    peer.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xE8]).expect("close frame");
+    let mut answer = Vec::new();
+    peer.read_to_end(&mut answer).expect("close frame and end");
+    assert_eq!(answer, [0x88, 0x02, 0x03, 0xE8]);
+    assert_eq!(app.wait_close(), (1000, String::new(), true));
+    let deadline = Instant::now() + PATIENCE / 3;
+    while is_held(&peer) {
+        assert!(Instant::now() < deadline, "the socket is still open");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_rate_limit_does_not_lift_the_inbound_limit() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| {
+        config.limits.inbound = 4096;
+        config.server_limits.message_rate = Some(50.0);
+    });
+    let mut peer = connect_raw(&address);
+    app.wait_open();
+    let mut frame = vec![0x82, 0xFE, 0x04, 0x00, 0, 0, 0, 0];
+    frame.resize(8 + 1024, 7);
+    std::thread::spawn(move || while peer.write_all(&frame).is_ok() {});
+    app.wait_message();
+    // Long enough for several rests of the rate limit; one read's worth may pass the limit.
+    let deadline = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < deadline {
+        let waiting = app.stat(server, &["bytes", "inboundWaiting"]);
+        assert!(waiting < 100_000, "{waiting} bytes wait");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn commands_for_a_server_that_has_ended_do_nothing() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|_| {});
+    let _peer = connect(&address);
+    let conn = app.wait_open();
+    app.submit(Command::StopServer { server, drain: Duration::ZERO });
+    app.wait(|event| matches!(event, Event::Stopped { .. }).then_some(()));
+    // The application learns of the end later than the engine: what it does until then is no error.
+    let data = Bytes::from_static(b"left");
+    let except = Vec::new();
+    let reply = app.submit(Command::Broadcast { server, data: data.clone(), binary: false, except });
+    assert!(matches!(reply, Reply::Count(0)), "{reply:?}");
+    let reply = app.submit(Command::SendToUser { server, user: "u".into(), data, binary: false });
+    assert!(matches!(reply, Reply::Count(0)), "{reply:?}");
+    assert!(
+        matches!(app.submit(Command::Members { server, channel: "c".into() }), Reply::Conns(ids) if ids.is_empty())
+    );
+    assert!(matches!(app.submit(Command::Subscribe { conn, channel: "c".into() }), Reply::Flag(false)));
+    assert!(matches!(app.submit(Command::StopServer { server, drain: Duration::ZERO }), Reply::Done));
 }
