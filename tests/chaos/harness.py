@@ -115,7 +115,8 @@ class Process:
                 if self.ended or left <= 0:
                     break
                 self.news.wait(left)
-        raise AssertionError(f"no {what} within {timeout} s from {self.describe()}")
+        when = "before its end" if self.ended else f"within {timeout} s"
+        raise AssertionError(f"no {what} {when} from {self.describe()}")
 
     def wait(self, timeout=LIMIT):
         try:
@@ -187,9 +188,8 @@ class Php(Process):
                     break
                 if len(self.lines) == seen:
                     self.news.wait(left)
-        raise AssertionError(
-            f"{len(found)} of {count} '{event}' {fields or ''} within {timeout} s from {self.describe()}"
-        )
+        when = "before its end" if self.ended else f"within {timeout} s"
+        raise AssertionError(f"{len(found)} of {count} '{event}' {fields or ''} {when} from {self.describe()}")
 
     def url(self):
         return self.wait_event("listening")[0]["address"]
