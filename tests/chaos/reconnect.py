@@ -23,13 +23,13 @@ FACTOR = 2
 EXACT = 1e-6
 
 
-def follows_policy(attempts, first):
-    """Checks the delays of one outage, in order."""
+def follows_policy(attempts, first, stable=True):
+    """Checks the delays of one outage, in order. Dials are counted since the last stable connection."""
     for number, event in enumerate(attempts, 1):
         low, high = (0, first) if number == 1 else (FLOOR, min(MAX, BASE * FACTOR ** (number - 2)))
         check(event["delay"] is not None, f"no delay in {event}")
         check(low - EXACT <= event["delay"] <= high + EXACT, f"delay {number} is not in {low}..{high}: {event}")
-        equal(event["attempt"], number, f"attempt of {event}")
+        equal(event["attempt"], number if stable else number + 1, f"attempt of {event}")
 
 
 def outages(states):
@@ -44,44 +44,51 @@ def outages(states):
 
 
 def test_server_killed_again_and_again(binary):
+    """Clients that know nothing of each other; more than one only to learn more from each restart."""
     restarts = 50 if harness.FULL else 5
+    clients = 20
     longest = 0.3
     # How long a link must live for the count of attempts to start anew; the default takes 5 s.
     stable = 5.0 if harness.FULL else 0.3
     dice = random.Random(4711)
+    lengths = [longest * (number + 0.5) / restarts for number in range(restarts)]
+    dice.shuffle(lengths)
     php = server()
     listen = f"ws://{host_port(php.url())}"
     options = {} if harness.FULL else {"reconnect": {"stableAfter": stable}}
-    peer = client(url=f"{listen}/", options=options)
-    peer.wait_event("state", to="Connected")
-    php.wait_event("open", count=1)
+    peer = client(url=f"{listen}/", count=clients, options=options)
+    peer.wait_event("state", count=clients, to="Connected")
+    php.wait_event("open", count=clients)
     back = []
-    for restart in range(1, restarts + 1):
+    for restart, length in enumerate(lengths, 1):
         # Started before the kill: the length of the outage is not PHP's start-up.
         following = server(listen=listen, wait=True)
         following.wait_event("waiting")
         time.sleep(stable * 1.1)
         php.kill()
-        time.sleep(dice.uniform(0, longest))
+        time.sleep(length)
         following.go()
         opened = following.wait_event("listening")[0]["t"]
-        connected = peer.wait_event("state", count=restart + 1, to="Connected")[-1]["t"]
-        following.wait_event("open", count=1)
-        back.append(connected - opened)
+        connected = peer.wait_event("state", count=clients * (restart + 1), to="Connected")[-clients:]
+        following.wait_event("open", count=clients)
+        back += [event["t"] - opened for event in connected]
         php = following
     states = peer.events("state")
-    lost = outages(states)[1:-1]
-    equal(len(lost), restarts, "outages seen by the client")
-    for attempts in lost:
-        check(attempts, "an outage without a Reconnecting transition")
-        follows_policy(attempts, FIRST)
-    # One socket at a time: the last server saw the client once, and still has it.
-    equal(len(php.events("open")), 1, "connections to the last server")
+    for number in range(clients):
+        own = [event for event in states if event["client"] == number]
+        lost = outages(own)[1:-1]
+        equal(len(lost), restarts, f"outages seen by client {number}")
+        for attempts in lost:
+            check(attempts, f"client {number}: an outage without a Reconnecting transition")
+            follows_policy(attempts, FIRST)
+    # One socket at a time: the last server saw each client once, and still has it.
+    equal(len(php.events("open")), clients, "connections to the last server")
+    equal(len({event["client"] for event in php.events("open")}), clients, "different clients")
+    equal(php.events("close"), [], "connections closed by the last server")
     equal(php.events("double"), [], "double connections")
-    equal(len([event for event in states if event["to"] == "Connected"]), restarts + 1, "times connected")
     median = statistics.median(back)
     check(median <= 0.25, f"back after {median * 1000:.0f} ms in the median")
-    return f"{restarts} restarts: back after {median * 1000:.0f} ms in the median, {max(back) * 1000:.0f} ms at most"
+    return f"{restarts} restarts, {clients} clients: back after {median * 1000:.0f} ms in the median, {max(back) * 1000:.0f} ms at most"
 
 
 class Doomed:
@@ -180,7 +187,7 @@ def test_crowd_comes_back_spread(binary):
         for number in {event["client"] for event in states}:
             first, *rest = outages([event for event in states if event["client"] == number])[1:]
             check(first, f"client {number} lost nothing")
-            follows_policy(first, spread)
+            follows_policy(first, spread, stable=False)
             check(not any(rest), f"client {number} was lost again: {rest}")
             planned.append(first[0]["t"] + first[0]["delay"])
     equal(len(planned), count, "schedules logged")

@@ -15,8 +15,8 @@ for ($n = $first; $n < $first + ($config['count'] ?? 1); $n++) {
     $client->onStateChange(static function (WsTransition $t) use ($n): void {
         say('state', [
             'client' => $n,
-            'from' => $t->from->value,
-            'to' => $t->to->value,
+            'from' => $t->from->name,
+            'to' => $t->to->name,
             'code' => $t->code,
             'reason' => $t->reason,
             'attempt' => $t->attempt,
