@@ -118,6 +118,8 @@ pub struct Outlet {
     pub membership: Mutex<Option<Box<Membership>>>,
     /// Bytes queued and not yet given to the kernel.
     pub buffered: AtomicUsize,
+    /// What of them counts against `limits.memory`: less, where many share them.
+    charged: AtomicUsize,
     /// Bytes of messages that the application has not finished with.
     pub inbound: AtomicUsize,
     pub counters: Counters,
@@ -160,6 +162,7 @@ impl Outlet {
             queue: Mutex::default(),
             membership: Mutex::default(),
             buffered: AtomicUsize::new(0),
+            charged: AtomicUsize::new(0),
             inbound: AtomicUsize::new(0),
             counters: Counters::default(),
             last_message: AtomicU64::new(now.as_micros()),
@@ -191,10 +194,8 @@ impl Outlet {
         if queue.ending.is_some() {
             return Sent::Closed;
         }
-        let limit = self.send_limit();
-        let mut buffered = self.buffered.load(Ordering::Relaxed);
-        // One message larger than the limit still passes when nothing waits before it.
-        if buffered > 0 && buffered + size > limit {
+        let charge = item.charge();
+        if let Some(limit) = self.broken_limit(size, charge) {
             self.congested.store(true, Ordering::Relaxed);
             match send.policy {
                 SlowConsumer::DropNewest => {
@@ -202,13 +203,12 @@ impl Outlet {
                     return Sent::Dropped;
                 }
                 SlowConsumer::DropOldest => {
-                    while buffered > 0 && buffered + size > limit {
+                    while self.broken_limit(size, charge).is_some() {
                         let Some(oldest) = queue.items.pop_front() else { break };
                         self.release(&oldest);
                         self.counters.dropped.fetch_add(1, Ordering::Relaxed);
-                        buffered = self.buffered.load(Ordering::Relaxed);
                     }
-                    if buffered > 0 && buffered + size > limit {
+                    if self.broken_limit(size, charge).is_some() {
                         // What is left is already being written.
                         self.counters.dropped.fetch_add(1, Ordering::Relaxed);
                         return Sent::Dropped;
@@ -229,7 +229,8 @@ impl Outlet {
                 }
             }
         }
-        self.context.memory.charge(item.charge());
+        self.context.memory.charge(charge);
+        self.charged.fetch_add(charge, Ordering::Relaxed);
         let buffered = self.buffered.fetch_add(size, Ordering::Relaxed) + size;
         if buffered > send.limit / 2 {
             self.congested.store(true, Ordering::Relaxed);
@@ -269,6 +270,7 @@ impl Outlet {
     /// As [`Outlet::release`], for an item that was written.
     pub fn release_sizes(&self, size: usize, charge: usize) {
         self.buffered.fetch_sub(size, Ordering::Relaxed);
+        self.charged.fetch_sub(charge, Ordering::Relaxed);
         self.context.memory.release(charge);
     }
 
@@ -286,20 +288,22 @@ impl Outlet {
         left <= self.context.limits.inbound / 2 && self.paused.load(Ordering::SeqCst)
     }
 
-    /// `send.limit`, or less while the process is over `limits.memory`.
-    fn send_limit(&self) -> usize {
-        let memory = &self.context.memory;
+    /// The limit that one more item would break. One item larger than the limit still passes when
+    /// nothing waits before it.
+    fn broken_limit(&self, size: usize, charge: usize) -> Option<usize> {
+        let buffered = self.buffered.load(Ordering::Relaxed);
         let limit = self.context.send.limit;
-        if limit == usize::MAX {
-            // A client's: its outbox is the limit.
-            limit
-        } else if memory.is_over() {
-            limit.min(memory.share())
-        } else if self.blocked.load(Ordering::Relaxed) {
-            limit
-        } else {
-            limit.saturating_mul(BURST)
+        // A client's: its outbox is the limit.
+        if buffered == 0 || limit == usize::MAX {
+            return None;
         }
+        let limit = if self.blocked.load(Ordering::Relaxed) { limit } else { limit.saturating_mul(BURST) };
+        if buffered + size > limit {
+            return Some(limit);
+        }
+        let memory = &self.context.memory;
+        // By what it costs: news for all must not cost those their place who read them a little later.
+        (memory.is_over() && self.charged.load(Ordering::Relaxed) + charge > memory.share()).then(|| memory.share())
     }
 
     pub fn is_open(&self) -> bool {
