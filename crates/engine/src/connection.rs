@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use lifeline_proto::Time;
 use lifeline_proto::close;
-use lifeline_proto::frame::{Decoder, FrameLimits, Item as Received, Opcode, Violation};
+use lifeline_proto::frame::{Decoder, FrameLimits, Item as Received, Opcode, Role, Violation};
 use lifeline_proto::heartbeat::{Action, Heartbeat, Link};
 use lifeline_proto::rate::TokenBucket;
 use tokio::io::ReadBuf;
@@ -25,7 +25,7 @@ use crate::config::RateAction;
 use crate::context::{End, Owner};
 use crate::outlet::{Ending, Outlet};
 use crate::stream::Stream;
-use crate::writer::{Writer, close_payload};
+use crate::writer::close_payload;
 
 /// What one read may bring.
 const READ: usize = 64 * 1024;
@@ -91,7 +91,6 @@ pub struct Connection {
     owner: Arc<dyn Owner>,
     decoder: Decoder,
     heartbeat: Heartbeat,
-    writer: Writer,
     phase: Phase,
     rest: Rest,
     last_received: Time,
@@ -124,6 +123,11 @@ impl Connection {
             })
         });
         outlet.shard.enter(&outlet);
+        let (stream, direct) = stream.share();
+        // Clients' writes are acknowledged to their outbox, which only the task does.
+        if context.role == Role::Server {
+            outlet.writer.lock().direct = direct;
+        }
         context.events.push(Event::Open { endpoint: outlet.endpoint, conn: outlet.id, info: Box::new(info) });
         let limits = FrameLimits {
             max_message: context.limits.max_message,
@@ -135,7 +139,6 @@ impl Connection {
             heartbeat: Heartbeat::new(context.beats.rules, now, rand::random::<f64>()),
             stream,
             owner,
-            writer: Writer::default(),
             phase: Phase::Open,
             rest: Rest::No,
             last_received: now,
@@ -342,7 +345,7 @@ impl Connection {
             Received::Ping(payload) => {
                 self.outlet.trace(|| format!("received ping of {} bytes", payload.len()));
                 if matches!(self.phase, Phase::Open) {
-                    self.writer.add_pong(payload);
+                    self.outlet.writer.lock().add_pong(payload);
                 }
             }
             Received::Pong(payload) => {
@@ -387,7 +390,7 @@ impl Connection {
         }
         for (question, answer) in &beats.accept {
             if question.as_bytes() == data {
-                self.writer.reply(&self.outlet, answer);
+                self.outlet.writer.lock().reply(&self.outlet, answer);
                 return true;
             }
         }
@@ -430,7 +433,10 @@ impl Connection {
         match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Open => {
                 // RFC 6455 section 5.5.1: answer with the status received.
-                self.writer.set_close(received.as_ref().map_or_else(Bytes::new, |(code, _)| close_payload(*code, "")));
+                self.outlet
+                    .writer
+                    .lock()
+                    .set_close(received.as_ref().map_or_else(Bytes::new, |(code, _)| close_payload(*code, "")));
                 let (code, reason) = received.unwrap_or((close::NO_STATUS, String::new()));
                 self.finish(now, End { code, reason, clean: true });
             }
@@ -458,7 +464,7 @@ impl Connection {
         }
         self.write(now, task);
         if let Phase::Failing { violation, .. } = &self.phase
-            && !self.writer.is_blocked()
+            && !self.outlet.writer.lock().is_blocked()
         {
             let violation = violation.clone();
             self.fail_now(now, &violation);
@@ -481,7 +487,7 @@ impl Connection {
                 },
             );
         }
-        self.writer.set_close(close_payload(violation.code, violation.reason));
+        self.outlet.writer.lock().set_close(close_payload(violation.code, violation.reason));
         self.finish(now, End { code: violation.code, reason: violation.reason.to_owned(), clean: false });
     }
 
@@ -554,7 +560,7 @@ impl Connection {
             Phase::Closing { until, end } => {
                 if now >= *until {
                     let end = end.clone();
-                    if self.writer.is_blocked() {
+                    if self.outlet.writer.lock().is_blocked() {
                         return self.cut(now, end);
                     }
                     // It has our close frame and does not answer: a reset could still take that away.
@@ -587,9 +593,14 @@ impl Connection {
                     self.outlet.counters.beats.fetch_add(1, Ordering::Relaxed);
                     match &self.outlet.context.beats.message {
                         None => {
-                            self.writer.set_beat(Opcode::Ping, Bytes::copy_from_slice(&self.beat_number.to_be_bytes()));
+                            self.outlet
+                                .writer
+                                .lock()
+                                .set_beat(Opcode::Ping, Bytes::copy_from_slice(&self.beat_number.to_be_bytes()));
                         }
-                        Some(text) => self.writer.set_beat(Opcode::Text, Bytes::copy_from_slice(text.as_bytes())),
+                        Some(text) => {
+                            self.outlet.writer.lock().set_beat(Opcode::Text, Bytes::copy_from_slice(text.as_bytes()))
+                        }
                     }
                 }
                 Action::Dead => {
@@ -606,7 +617,9 @@ impl Connection {
 
     fn write(&mut self, now: Time, task: &mut TaskContext<'_>) {
         let role = self.outlet.context.role;
-        match self.writer.poll(&mut self.stream, &self.outlet, role, task) {
+        // The lock ends with the statement: what follows may want it.
+        let written = self.outlet.writer.lock().poll(&mut self.stream, &self.outlet, role, task);
+        match written {
             Ok(written) => {
                 self.outlet.counters.bytes_out.fetch_add(written.bytes, Ordering::Relaxed);
                 if written.blocked != self.stalled_since.is_some() {
@@ -649,7 +662,7 @@ impl Connection {
             self.phase = Phase::Done;
             return;
         }
-        if self.writer.is_blocked() {
+        if self.outlet.writer.lock().is_blocked() {
             return;
         }
         if let Phase::Lingering { shut: shut @ false, .. } = &mut self.phase {
@@ -730,7 +743,7 @@ impl Drop for Connection {
             let end = End { code: close::ABNORMAL, reason: "the runtime stopped".to_owned(), clean: false };
             self.finish(clock::now(), end);
         }
-        self.writer.clear(&self.outlet);
+        self.outlet.writer.lock().clear(&self.outlet);
         self.outlet.context.memory.release(self.partial);
         self.outlet.shard.leave(&self.outlet);
     }

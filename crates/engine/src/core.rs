@@ -21,6 +21,9 @@ use crate::shard::Shard;
 /// Bytes queued after which a batch is flushed before its end.
 const EARLY_FLUSH: usize = 256 * 1024;
 
+/// Connections of one batch up to which the calling thread writes to the sockets itself.
+const DIRECT: usize = 16;
+
 /// Ids are consecutive numbers: no hash is better than themselves, spread over the table.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct IdHasher(u64);
@@ -140,6 +143,12 @@ impl Core {
 
     /// Has the outlet's task woken at the next [`Core::flush`].
     pub fn mark(&self, outlet: &Arc<Outlet>) {
+        outlet.want_task();
+        self.mark_queued(outlet);
+    }
+
+    /// Has what was queued written by the next [`Core::flush`].
+    pub fn mark_queued(&self, outlet: &Arc<Outlet>) {
         if outlet.mark() {
             self.dirty.lock().push(outlet.clone());
         }
@@ -159,6 +168,13 @@ impl Core {
         let mut dirty = std::mem::take(&mut *self.dirty.lock());
         if dirty.is_empty() {
             return;
+        }
+        // A few writes cost less than waking another thread to make them.
+        if dirty.len() <= DIRECT {
+            dirty.retain(|outlet| !outlet.write_now());
+            if dirty.is_empty() {
+                return;
+            }
         }
         if self.shards.len() == 1 {
             self.shards[0].post(&mut dirty);

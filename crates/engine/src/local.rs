@@ -148,7 +148,7 @@ impl Local {
         let size = item.size();
         let sent = outlet.push(item);
         if sent != Sent::Closed {
-            self.core.mark(&outlet);
+            self.core.mark_queued(&outlet);
             self.core.count_queued(size);
         }
         sent

@@ -18,6 +18,7 @@ use crate::config::SlowConsumer;
 use crate::context::Context;
 use crate::memory::SharedFrame;
 use crate::shard::Shard;
+use crate::writer::Writer;
 
 /// What a queued item costs beside its payload, in bytes.
 const ITEM: usize = 64;
@@ -115,6 +116,8 @@ pub struct Outlet {
     pub shard: Arc<Shard>,
     pub context: Arc<Context>,
     pub queue: Mutex<Queue>,
+    /// What is being written. Locked before the queue.
+    pub writer: Mutex<Writer>,
     pub membership: Mutex<Option<Box<Membership>>>,
     /// Bytes queued and not yet given to the kernel.
     pub buffered: AtomicUsize,
@@ -133,6 +136,7 @@ pub struct Outlet {
     waker: AtomicWaker,
     /// Already in the list of the next flush.
     posted: AtomicBool,
+    task_wanted: AtomicBool,
     timer: AtomicBool,
     probe: AtomicBool,
     /// Reads stopped at `limits.inbound`.
@@ -160,6 +164,7 @@ impl Outlet {
             shard,
             context,
             queue: Mutex::default(),
+            writer: Mutex::default(),
             membership: Mutex::default(),
             buffered: AtomicUsize::new(0),
             charged: AtomicUsize::new(0),
@@ -172,6 +177,7 @@ impl Outlet {
             state: AtomicU8::new(OPEN),
             waker: AtomicWaker::new(),
             posted: AtomicBool::new(false),
+            task_wanted: AtomicBool::new(false),
             timer: AtomicBool::new(false),
             probe: AtomicBool::new(false),
             paused: AtomicBool::new(false),
@@ -343,8 +349,32 @@ impl Outlet {
         !self.posted.swap(true, Ordering::AcqRel)
     }
 
+    /// The task has more to do than to write.
+    pub fn want_task(&self) {
+        self.task_wanted.store(true, Ordering::Release);
+    }
+
+    /// Writes what is queued from the calling thread, if that takes no waiting and nothing else is to be
+    /// done; false: wake the task.
+    pub fn write_now(&self) -> bool {
+        if self.task_wanted.load(Ordering::Acquire) {
+            return false;
+        }
+        // Busy with the task's own writing: it takes our items along, or finds them when woken.
+        let Some(mut writer) = self.writer.try_lock() else { return false };
+        // From here on a new mark posts it again.
+        self.posted.store(false, Ordering::Release);
+        let done = writer.write_now(self);
+        drop(writer);
+        done || {
+            self.posted.store(true, Ordering::Release);
+            false
+        }
+    }
+
     /// Called by the pump: there is mail.
     pub fn wake_mail(&self) {
+        self.task_wanted.store(false, Ordering::Release);
         self.posted.store(false, Ordering::Release);
         self.waker.wake();
     }

@@ -1,12 +1,15 @@
 //! One socket of any kind, both roles: plain TCP, Unix, or TLS over TCP.
 
 use std::io::{self, IoSlice};
+use std::net::Shutdown;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
@@ -14,6 +17,8 @@ use tokio_rustls::TlsStream;
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
+    /// TCP whose writing side another thread may use too, see [`Stream::share`].
+    Shared(OwnedReadHalf, Arc<OwnedWriteHalf>),
     Unix(UnixStream),
     /// Boxed: a TLS session is a hundred times larger than a socket.
     Tls(Box<TlsStream<TcpStream>>),
@@ -24,6 +29,7 @@ impl Stream {
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buffer),
+            Self::Shared(reader, _) => AsyncRead::poll_read(Pin::new(reader), cx, buffer),
             Self::Unix(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buffer),
             Self::Tls(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buffer),
         }
@@ -33,6 +39,7 @@ impl Stream {
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, bytes),
+            Self::Shared(_, writer) => poll_shared(writer, cx, || writer.try_write(bytes)),
             Self::Unix(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, bytes),
             Self::Tls(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, bytes),
         }
@@ -42,6 +49,7 @@ impl Stream {
     pub fn poll_write_vectored(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_write_vectored(Pin::new(stream), cx, slices),
+            Self::Shared(_, writer) => poll_shared(writer, cx, || writer.try_write_vectored(slices)),
             Self::Unix(stream) => AsyncWrite::poll_write_vectored(Pin::new(stream), cx, slices),
             Self::Tls(stream) => AsyncWrite::poll_write_vectored(Pin::new(stream), cx, slices),
         }
@@ -52,6 +60,7 @@ impl Stream {
     pub fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(stream) => AsyncWrite::is_write_vectored(stream),
+            Self::Shared(..) => true,
             Self::Unix(stream) => AsyncWrite::is_write_vectored(stream),
             Self::Tls(stream) => AsyncWrite::is_write_vectored(stream),
         }
@@ -61,6 +70,7 @@ impl Stream {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_flush(Pin::new(stream), cx),
+            Self::Shared(..) => Poll::Ready(Ok(())),
             Self::Unix(stream) => AsyncWrite::poll_flush(Pin::new(stream), cx),
             Self::Tls(stream) => AsyncWrite::poll_flush(Pin::new(stream), cx),
         }
@@ -70,8 +80,25 @@ impl Stream {
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_shutdown(Pin::new(stream), cx),
+            Self::Shared(_, writer) => {
+                Poll::Ready(SockRef::from(AsRef::<TcpStream>::as_ref(&**writer)).shutdown(Shutdown::Write))
+            }
             Self::Unix(stream) => AsyncWrite::poll_shutdown(Pin::new(stream), cx),
             Self::Tls(stream) => AsyncWrite::poll_shutdown(Pin::new(stream), cx),
+        }
+    }
+
+    /// Lets another thread write to a plain TCP socket without waiting ([`OwnedWriteHalf::try_write_vectored`]);
+    /// nothing for other kinds. Who writes when is the callers' matter.
+    #[must_use]
+    pub fn share(self) -> (Self, Option<Arc<OwnedWriteHalf>>) {
+        match self {
+            Self::Tcp(stream) => {
+                let (reader, writer) = stream.into_split();
+                let writer = Arc::new(writer);
+                (Self::Shared(reader, writer.clone()), Some(writer))
+            }
+            other => (other, None),
         }
     }
 
@@ -101,8 +128,26 @@ impl Stream {
     fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
+            Self::Shared(reader, _) => Some(reader.as_ref()),
             Self::Unix(_) => None,
             Self::Tls(stream) => Some(stream.get_ref().0),
+        }
+    }
+}
+
+/// Tries `write` until it takes something or the socket has to be waited for.
+fn poll_shared(
+    writer: &OwnedWriteHalf,
+    cx: &mut Context<'_>,
+    mut write: impl FnMut() -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        match write() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let stream: &TcpStream = writer.as_ref();
+                std::task::ready!(stream.poll_write_ready(cx))?;
+            }
+            result => return Poll::Ready(result),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -13,6 +14,7 @@ use lifeline_proto::frame::{Opcode, Role, put_frame, put_header};
 use crate::memory::SharedFrame;
 use crate::outlet::{Ending, Item, Outlet};
 use crate::stream::Stream;
+use tokio::net::tcp::OwnedWriteHalf;
 
 /// A batch taken from the queue at a time, in bytes: what a slow peer holds here and can no longer be
 /// dropped by the slow-consumer policy.
@@ -77,6 +79,8 @@ pub struct Written {
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Writer {
+    /// The socket, where the application's thread may write to it.
+    pub direct: Option<Arc<OwnedWriteHalf>>,
     backlog: VecDeque<Chunk>,
     marks: VecDeque<Mark>,
     /// Bytes put into the backlog since the beginning.
@@ -173,8 +177,47 @@ impl Writer {
         }
     }
 
+    /// Writes from a thread that is not the task's: data only, on a plain socket that has taken everything
+    /// so far. False: the task has something to do.
+    pub fn write_now(&mut self, outlet: &Outlet) -> bool {
+        if !self.backlog.is_empty() || self.beat.is_some() || self.close.is_some() || self.close_queued {
+            return false;
+        }
+        let Some(direct) = self.direct.clone() else { return false };
+        if outlet.queue.lock().ending.is_some() || outlet.congested.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut result = Written::default();
+        let done = loop {
+            self.fill(outlet, Role::Server);
+            // An ending that came meanwhile is the task's to finish.
+            if self.backlog.is_empty() {
+                break !self.close_queued;
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let mut used = 0;
+            for (slice, chunk) in slices.iter_mut().zip(&self.backlog) {
+                *slice = IoSlice::new(&chunk.bytes);
+                used += 1;
+            }
+            match direct.try_write_vectored(&slices[..used]) {
+                Ok(count) if count > 0 => self.advance(count, outlet, &mut result),
+                // The task meets the error or waits for the socket.
+                _ => break false,
+            }
+            if !self.backlog.is_empty() {
+                break false;
+            }
+        };
+        self.unpin_scratch();
+        self.replies = 0;
+        outlet.counters.bytes_out.fetch_add(result.bytes, Ordering::Relaxed);
+        done
+    }
+
     /// Forgets everything that was not written.
     pub fn clear(&mut self, outlet: &Outlet) {
+        self.direct = None;
         self.backlog.clear();
         for mark in self.marks.drain(..) {
             if mark.kind == Kind::Data {
