@@ -133,8 +133,8 @@ impl Dispatcher {
             let endpoint = self.endpoints.borrow().get(&id).and_then(Weak::upgrade);
             match endpoint {
                 Some(endpoint) => {
-                    ran += endpoint.deliver(event)?;
-                    self.check()?;
+                    ran += Rc::clone(&endpoint).deliver(event)?;
+                    self.settle(endpoint)?;
                 }
                 None => self.orphan(&event),
             }
@@ -180,7 +180,7 @@ impl Dispatcher {
             let due = self.schedule.borrow_mut().pop(now);
             let Some((owner, id, due)) = due else { return Ok(ran) };
             ran += Timers::fire(&owner, id, due)?;
-            self.check()?;
+            self.settle(owner)?;
         }
     }
 
@@ -233,7 +233,16 @@ impl Dispatcher {
         self.check()
     }
 
-    /// After a callback: serves interrupts, and ends the loop of a process that was forked in it.
+    /// After a callback of `endpoint`.
+    fn settle(&self, endpoint: Rc<dyn Endpoint>) -> Result<(), Pending> {
+        // Thrown when the callback's arguments or result were released.
+        if pending().is_err() {
+            endpoint.failed("a destructor", None)?;
+        }
+        self.check()
+    }
+
+    /// Before going on: serves interrupts, and ends the loop of a process that was forked in it.
     fn check(&self) -> Result<(), Pending> {
         interrupts()?;
         if self.generation.get() == lifecycle::generation() {

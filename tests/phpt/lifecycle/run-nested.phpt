@@ -13,17 +13,18 @@ $pa = Peer::open($a);
 $pb = Peer::open($b);
 $pa->text('1');
 $pb->text('2');
+echo $pa->next($b), "\n", $pb->next($a), "\n";
 $pb->text('stop a');
 $a->run();
-echo $pa->next(), "\n", $pa->next(), "\n", $pb->next(), "\n", $pb->next(), "\n";
+echo $pa->next(), "\n", $pb->next(), "\n";
 $pb->text('stop b');
 $b->run();
 echo $pb->next(), "\n", $pb->next(), "\n";
 ?>
 --EXPECTF--
 text a 1
-close 1001%S
 text b 2
+close 1001%S
 text b stop a
 text b stop b
 close 1001%S
