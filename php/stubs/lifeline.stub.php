@@ -330,7 +330,7 @@ interface WsClientInterface
     public function onError(callable $callback): static;
 
     /**
-     * The send buffer fell below its low mark.
+     * The outbox was more than half full (outbox.limit, outbox.bytes) and has fallen to a quarter.
      *
      * @param callable(WsClient $client): mixed $callback
      */

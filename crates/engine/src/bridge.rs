@@ -41,6 +41,7 @@ pub enum Event {
     /// What went wrong; for a connection it comes before its `Close`.
     Failure { endpoint: EndpointId, conn: Option<ConnId>, failure: Box<Failure> },
     /// The send buffer fell below its low mark after it had been above the high mark.
+    /// A client's buffer is its outbox.
     Drain { endpoint: EndpointId, conn: ConnId },
     /// A connection entered or left a channel (announced only where [`ServerConfig::announce_members`]).
     Join { server: EndpointId, channel: Arc<str>, conn: ConnId },

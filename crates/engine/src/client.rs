@@ -94,6 +94,8 @@ struct Inner {
     flushing: bool,
     /// Somebody waits for room for so many bytes.
     wanting: Option<usize>,
+    /// The outbox was more than half full: tell when it has drained.
+    congested: bool,
     /// Cut without a word instead of closing.
     discarded: bool,
     ended: bool,
@@ -167,6 +169,7 @@ impl Client {
                 planned: Time::ZERO,
                 flushing: false,
                 wanting: None,
+                congested: false,
                 discarded: false,
                 ended: false,
             }),
@@ -288,6 +291,22 @@ impl Client {
         self.settle(&mut inner, now);
     }
 
+    /// High mark at a half of the outbox's limits, low mark at a quarter.
+    fn watch_congestion(&self, inner: &mut Inner) {
+        let limits = &self.config.outbox;
+        let (messages, bytes) = (inner.outbox.len(), inner.outbox.bytes());
+        if messages > limits.limit / 2 || bytes > limits.bytes / 2 {
+            inner.congested = true;
+        } else if inner.congested
+            && messages <= limits.limit / 4
+            && bytes <= limits.bytes / 4
+            && let Some(outlet) = &inner.outlet
+        {
+            self.emit(Event::Drain { endpoint: self.id, conn: outlet.id });
+            inner.congested = false;
+        }
+    }
+
     /// Carries out what follows from the inputs so far.
     fn settle(&self, inner: &mut Inner, now: Time) {
         self.report(OverflowReason::Expired, inner.expired(now));
@@ -302,6 +321,7 @@ impl Client {
             inner.wanting = None;
             self.emit(Event::Room { client: self.id });
         }
+        self.watch_congestion(inner);
         let held = inner.outbox.bytes() + inner.outbox.len() * KEPT;
         if held > inner.charged {
             self.context.memory.charge(held - inner.charged);
