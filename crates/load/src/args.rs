@@ -33,6 +33,11 @@ impl Args {
         Ok(Self { given, known: Vec::new() })
     }
 
+    /// True when `key` was given; does not take it.
+    pub fn has(&self, key: &str) -> bool {
+        self.given.contains_key(key)
+    }
+
     /// True when the flag was given.
     pub fn flag(&mut self, key: &'static str) -> bool {
         self.known.push(key);

@@ -1,6 +1,6 @@
 //! `lifeline-load`: see `lifeline-load help`.
 
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use lifeline_load::churn::{Churn, Ending};
 use lifeline_load::echo::Echo;
 use lifeline_load::hold::Hold;
 use lifeline_load::proxy::Proxy;
+use lifeline_load::{generator, say};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -70,16 +71,32 @@ fn run() -> Result<ExitCode> {
     let command = words.next().unwrap_or_default();
     if matches!(command.as_str(), "help" | "--help" | "-h") {
         say(HELP.trim_end());
+        say("");
+        say(generator::HELP.trim_end());
         return Ok(ExitCode::SUCCESS);
     }
+    let profile = if command == "run" { words.next() } else { None };
     let args = Args::parse(words)?;
+    match command.as_str() {
+        "blocked" => return generator::blocked(args),
+        "broadcast" => return generator::broadcast(args),
+        "echo" if args.has("secs") => return generator::echo(args),
+        "handshake" => return generator::handshake(args),
+        "idle" => return generator::idle(args),
+        "reconnect" => return generator::reconnect(args),
+        "run" => return generator::profile(profile, args),
+        _ => {}
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match command.as_str() {
         "churn" => runtime.block_on(churn(args)),
         "echo" => runtime.block_on(echo(args)),
         "hold" => runtime.block_on(hold(args)),
         "proxy" => runtime.block_on(proxy(args)),
-        _ => bail!("unknown sub-command '{command}'; known are churn, echo, hold, proxy; see 'lifeline-load help'"),
+        _ => bail!(
+            "unknown sub-command '{command}'; known are blocked, broadcast, churn, echo, handshake, hold, idle, \
+             proxy, reconnect, run; see 'lifeline-load help'"
+        ),
     }
 }
 
@@ -213,11 +230,4 @@ fn stdin_lines() -> mpsc::Receiver<String> {
         }
     });
     lines
-}
-
-/// One line to stdout, at once: a script waits for it.
-fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    // Nobody listens any more: nothing left to tell.
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

@@ -1,0 +1,308 @@
+//! Peers that send messages and check the echoes, answer pings and know how late those were.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::crew::{Phase, Sample};
+use crate::pool::{Handler, Link, Pool};
+use crate::train::{Train, parse};
+use crate::ws::opcode;
+
+/// Messages under way on one connection with a fixed rate, at most: a server that is too slow must
+/// not take the memory of the generator.
+const UNDER_WAY: usize = 100_000;
+/// How long ended connections may take.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// What each connection does.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// Messages.
+    pub train: Arc<Train>,
+    /// Under way on one connection; 0: silence. Without meaning at a fixed rate.
+    pub window: usize,
+    /// The server's `heartbeat.interval`, to know how late its pings are.
+    pub beat: Option<Duration>,
+    /// Text message that one connection sends first; its answer is not checked.
+    pub order: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Talker {
+    sent: u64,
+    received: u64,
+    /// When each message under way was sent, or should have been, in nanoseconds.
+    stamps: VecDeque<u64>,
+    /// A fragmented message so far.
+    fragments: Option<Vec<u8>>,
+    /// When the next ping is due, in nanoseconds.
+    beat: Option<u64>,
+    closing: bool,
+    ordered: bool,
+}
+
+/// The connections of one thread.
+#[derive(Debug)]
+pub struct Talk {
+    script: Script,
+    /// Handed over now and then.
+    pub counted: Sample,
+    talkers: Vec<Talker>,
+    phase: Phase,
+    start: Instant,
+    /// When the next message is due at a fixed rate.
+    due: u64,
+    turn: usize,
+    rate: f64,
+    orders: bool,
+}
+
+impl Talk {
+    /// Without connections yet; `orders`: this one sends the script's order.
+    pub fn new(script: Script, orders: bool) -> Self {
+        Self {
+            script,
+            counted: Sample::default(),
+            talkers: Vec::new(),
+            phase: Phase::Opening,
+            start: Instant::now(),
+            due: 0,
+            turn: 0,
+            rate: 0.0,
+            orders,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    /// Keeps the text of an error, if it is among the first.
+    pub fn note(&mut self, error: &str) {
+        if self.counted.errors.len() < 5 {
+            self.counted.errors.push(error.to_owned());
+        }
+    }
+
+    /// Starts the talk when the phase becomes [`Phase::Warm`].
+    pub fn enter(&mut self, phase: Phase, pool: &mut Pool) {
+        let before = std::mem::replace(&mut self.phase, phase);
+        if before != Phase::Opening || phase == Phase::Opening {
+            return;
+        }
+        for id in 0..pool.places() {
+            let Some(link) = pool.link(id).filter(|link| link.is_open()) else { continue };
+            if let Err(error) = self.begin(link) {
+                self.note(&format!("{error:#}"));
+            }
+        }
+    }
+
+    fn begin(&mut self, link: &mut Link) -> Result<()> {
+        if self.orders
+            && let Some(order) = self.script.order.take()
+        {
+            self.talkers[link.id].ordered = true;
+            return link.put(opcode::TEXT, order.as_bytes());
+        }
+        if self.rate == 0.0 { self.send(link, self.script.window, None) } else { Ok(()) }
+    }
+
+    /// Sends `count` messages, stamped with now or when they were due.
+    fn send(&mut self, link: &mut Link, mut count: usize, due: Option<u64>) -> Result<()> {
+        let stamp = due.unwrap_or_else(|| self.now());
+        let talker = &mut self.talkers[link.id];
+        while count > 0 {
+            let (frames, sent) = self.script.train.run(talker.sent, count);
+            talker.sent += sent as u64;
+            talker.stamps.extend(std::iter::repeat_n(stamp, sent));
+            count -= sent;
+            link.write(frames)?;
+        }
+        Ok(())
+    }
+
+    /// At a fixed rate: sends what is due; returns how long nothing more is.
+    pub fn pace(&mut self, rate: f64, pool: &mut Pool) -> Duration {
+        const FOREVER: Duration = Duration::from_secs(1);
+        let now = self.now();
+        if rate.to_bits() != self.rate.to_bits() {
+            self.rate = rate;
+            self.due = now;
+        }
+        if rate <= 0.0 || self.phase < Phase::Warm || pool.len() == pool.opening() {
+            self.due = now;
+            return FOREVER;
+        }
+        let interval = 1e9 / rate;
+        let mut step = 0.0;
+        while self.due as f64 + step <= now as f64 {
+            let due = self.due + step as u64;
+            step += interval;
+            // The next open connection in turn; there is one.
+            for _ in 0..pool.places() {
+                self.turn = (self.turn + 1) % pool.places();
+                let Some(link) = pool.link(self.turn).filter(|link| link.is_open()) else { continue };
+                if self.talkers[self.turn].closing {
+                    continue;
+                }
+                if self.talkers[self.turn].stamps.len() < UNDER_WAY
+                    && let Err(error) = self.send(link, 1, Some(due))
+                {
+                    self.note(&format!("{error:#}"));
+                }
+                break;
+            }
+        }
+        self.due += step as u64;
+        Duration::from_nanos(self.due.saturating_sub(self.now()))
+    }
+
+    /// Closes `count` connections.
+    pub fn retire(&mut self, count: usize, pool: &mut Pool) {
+        let mut closing = self.talkers.iter().filter(|talker| talker.closing).count();
+        for id in (0..pool.places()).rev() {
+            if closing >= count {
+                return;
+            }
+            let Some(link) = pool.link(id).filter(|link| link.is_open()) else { continue };
+            if !self.talkers[id].closing {
+                closing += 1;
+                self.close(link);
+            }
+        }
+    }
+
+    fn close(&mut self, link: &mut Link) {
+        self.talkers[link.id].closing = true;
+        if let Err(error) = link.put(opcode::CLOSE, &1000_u16.to_be_bytes()) {
+            self.note(&format!("{error:#}"));
+        }
+    }
+
+    /// Closes all connections and waits for the answers, but not long.
+    ///
+    /// # Errors
+    /// epoll's own.
+    pub fn close_all(&mut self, pool: &mut Pool) -> Result<()> {
+        self.retire(pool.len(), pool);
+        let until = Instant::now() + CLOSING;
+        while !pool.is_empty() && Instant::now() < until {
+            pool.turn(Duration::from_millis(20), self)?;
+        }
+        pool.reset_all();
+        Ok(())
+    }
+
+    fn came_back(&mut self, link: &Link, now: u64) -> Result<()> {
+        let talker = &mut self.talkers[link.id];
+        talker.received += 1;
+        let stamp = talker.stamps.pop_front().context("more came back than was sent")?;
+        if self.phase == Phase::Measure {
+            self.counted.messages += 1;
+            self.counted.delays.saturating_record(now.saturating_sub(stamp));
+        }
+        Ok(())
+    }
+
+    /// A frame that is not just the expected echo; true when it completed a message.
+    fn other(&mut self, link: &mut Link, fin: bool, kind: u8, payload: &[u8], now: u64) -> Result<bool> {
+        match kind {
+            opcode::PING => {
+                link.put(opcode::PONG, payload)?;
+                let talker = &mut self.talkers[link.id];
+                self.counted.beats += 1;
+                if let Some(interval) = self.script.beat {
+                    if let Some(due) = talker.beat {
+                        self.counted.lateness.saturating_record(now.saturating_sub(due));
+                    }
+                    talker.beat = Some(self.start.elapsed().as_nanos() as u64 + interval.as_nanos() as u64);
+                }
+                Ok(false)
+            }
+            opcode::PONG => Ok(false),
+            opcode::CLOSE => {
+                let talker = &mut self.talkers[link.id];
+                if !talker.closing {
+                    bail!("closed with {:?}", payload.first_chunk::<2>().map(|code| u16::from_be_bytes(*code)));
+                }
+                link.finish();
+                Ok(false)
+            }
+            _ => {
+                let talker = &mut self.talkers[link.id];
+                let train = &self.script.train;
+                ensure!(
+                    kind == if talker.fragments.is_some() { opcode::CONTINUATION } else { train.kind() },
+                    "unexpected opcode {kind}"
+                );
+                let message = talker.fragments.get_or_insert_default();
+                message.extend_from_slice(payload);
+                if !fin {
+                    return Ok(false);
+                }
+                ensure!(message == train.payload(talker.received), "message {} came back changed", talker.received);
+                talker.fragments = None;
+                self.came_back(link, now)?;
+                Ok(true)
+            }
+        }
+    }
+}
+
+impl Handler for Talk {
+    fn opened(&mut self, link: &mut Link) -> Result<()> {
+        if self.talkers.len() <= link.id {
+            self.talkers.resize_with(link.id + 1, Talker::default);
+        }
+        self.talkers[link.id] = Talker::default();
+        self.counted.open += 1;
+        if self.phase >= Phase::Warm { self.begin(link) } else { Ok(()) }
+    }
+
+    fn received(&mut self, link: &mut Link, bytes: &[u8]) -> Result<usize> {
+        let now = self.now();
+        let (mut at, mut done) = (0, 0);
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            let talker = &self.talkers[link.id];
+            if talker.ordered && rest[0] & 0x0F < opcode::CLOSE {
+                let Some(frame) = parse(rest)? else { break };
+                at += frame.length;
+                continue;
+            }
+            let expected = self.script.train.reply(talker.received);
+            if talker.fragments.is_none() && rest.starts_with(expected) {
+                at += expected.len();
+                self.came_back(link, now)?;
+                done += 1;
+                continue;
+            }
+            let Some(frame) = parse(rest)? else { break };
+            at += frame.length;
+            done += usize::from(self.other(link, frame.fin, frame.opcode, frame.payload, now)?);
+        }
+        let running = matches!(self.phase, Phase::Warm | Phase::Measure) && !self.talkers[link.id].closing;
+        if done > 0 && running && self.rate == 0.0 {
+            self.send(link, done, None)?;
+        }
+        Ok(at)
+    }
+
+    fn lost(&mut self, link: &Link, why: Option<anyhow::Error>) {
+        if link.is_open() {
+            self.counted.open -= 1;
+        }
+        let closing = self.talkers.get(link.id).is_some_and(|talker| talker.closing) && link.is_open();
+        if let Some(talker) = self.talkers.get_mut(link.id) {
+            *talker = Talker::default();
+        }
+        if let Some(why) = why.filter(|_| !closing) {
+            self.counted.failed += 1;
+            self.note(&format!("{why:#}"));
+        }
+    }
+}

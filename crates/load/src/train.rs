@@ -1,0 +1,147 @@
+//! Messages made and masked beforehand, and the frames that an echo server answers with.
+
+use anyhow::{Result, ensure};
+
+use crate::echo::payload;
+use crate::ws::{opcode, put_frame};
+
+/// Messages that differ; a connection sends them in turn.
+const VARIANTS: usize = 16;
+
+/// Client frames, ready to write by the run, and the replies that belong to them.
+#[derive(Debug)]
+pub struct Train {
+    frames: Vec<u8>,
+    /// Where each of twice [`VARIANTS`] frames starts, so that every run of up to `VARIANTS` is one slice.
+    starts: Vec<usize>,
+    replies: Vec<Vec<u8>>,
+    payloads: Vec<Vec<u8>>,
+    kind: u8,
+}
+
+impl Train {
+    /// Messages of `size` bytes.
+    pub fn new(size: usize, text: bool) -> Self {
+        let kind = if text { opcode::TEXT } else { opcode::BINARY };
+        let payloads: Vec<_> = (0..VARIANTS as u64).map(|number| payload(number, 7, size, text)).collect();
+        let (mut frames, mut starts) = (Vec::new(), vec![0]);
+        for (number, payload) in payloads.iter().chain(&payloads).enumerate() {
+            let mask = (0x9E37_79B9_u32.wrapping_mul(number as u32 + 1)).to_be_bytes();
+            put_frame(&mut frames, true, kind, payload, mask);
+            starts.push(frames.len());
+        }
+        let replies = payloads.iter().map(|payload| server_frame(kind, payload)).collect();
+        Self { frames, starts, replies, payloads, kind }
+    }
+
+    /// The next messages from number `from` on: up to `count`, as many as lie in one run.
+    pub fn run(&self, from: u64, count: usize) -> (&[u8], usize) {
+        let first = from as usize % VARIANTS;
+        let count = count.min(VARIANTS);
+        (&self.frames[self.starts[first]..self.starts[first + count]], count)
+    }
+
+    /// The frame that answers message `number` if the server does not cut it in fragments.
+    pub fn reply(&self, number: u64) -> &[u8] {
+        &self.replies[number as usize % VARIANTS]
+    }
+
+    /// The bytes of message `number`.
+    pub fn payload(&self, number: u64) -> &[u8] {
+        &self.payloads[number as usize % VARIANTS]
+    }
+
+    /// Opcode of the messages.
+    pub fn kind(&self) -> u8 {
+        self.kind
+    }
+}
+
+/// An unmasked frame.
+pub fn server_frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | kind];
+    match payload.len() {
+        length @ ..126 => frame.push(length as u8),
+        length @ ..=0xFFFF => {
+            frame.push(126);
+            frame.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        length => {
+            frame.push(127);
+            frame.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// A frame of the server, in place.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Seen<'a> {
+    /// Its FIN bit.
+    pub fin: bool,
+    /// Its opcode.
+    pub opcode: u8,
+    /// Its payload.
+    pub payload: &'a [u8],
+    /// Length of all of it.
+    pub length: usize,
+}
+
+/// The frame at the start of `bytes`, once whole.
+///
+/// # Errors
+/// A server frame that is masked or has reserved bits (RFC 6455 sections 5.1 and 5.2).
+pub fn parse(bytes: &[u8]) -> Result<Option<Seen<'_>>> {
+    let [first, second, rest @ ..] = bytes else { return Ok(None) };
+    ensure!(first & 0x70 == 0, "reserved bits are set: {first:#04x}");
+    ensure!(second & 0x80 == 0, "the server masked a frame");
+    let (length, head) = match second & 0x7F {
+        126 => match rest.first_chunk::<2>() {
+            Some(long) => (usize::from(u16::from_be_bytes(*long)), 4),
+            None => return Ok(None),
+        },
+        127 => match rest.first_chunk::<8>() {
+            Some(long) => (usize::try_from(u64::from_be_bytes(*long))?, 10),
+            None => return Ok(None),
+        },
+        short => (usize::from(short), 2),
+    };
+    let Some(payload) = bytes[head..].get(..length) else { return Ok(None) };
+    Ok(Some(Seen { fin: first & 0x80 != 0, opcode: first & 0x0F, payload, length: head + length }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_holds_the_messages_in_turn_and_wraps() {
+        let train = Train::new(32, false);
+        let (first, count) = train.run(14, 4);
+        assert_eq!(count, 4);
+        let (again, _) = train.run(14 + VARIANTS as u64, 4);
+        assert_eq!(first, again);
+        assert_eq!(first.len(), 4 * (2 + 4 + 32));
+        assert_eq!(train.run(0, 99).1, VARIANTS);
+        assert_ne!(train.payload(0), train.payload(1));
+    }
+
+    #[test]
+    fn replies_parse_to_their_payloads() {
+        for size in [0, 125, 126, 65_535, 65_536] {
+            let train = Train::new(size, false);
+            let reply = train.reply(3);
+            let seen = parse(reply).unwrap().unwrap();
+            assert_eq!((seen.fin, seen.opcode, seen.length), (true, opcode::BINARY, reply.len()));
+            assert_eq!(seen.payload, train.payload(3));
+            assert_eq!(parse(&reply[..reply.len() - 1]).unwrap(), None, "size {size}");
+        }
+    }
+
+    #[test]
+    fn refuses_masked_and_reserved() {
+        assert!(parse(&[0x82, 0x81, 0, 0, 0, 0, 1]).unwrap_err().to_string().contains("masked"));
+        assert!(parse(&[0xC2, 0]).unwrap_err().to_string().contains("reserved"));
+    }
+}
