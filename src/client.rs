@@ -370,18 +370,26 @@ impl Core {
             dispatcher().consume(conn, data.len());
             return Ok(0);
         };
-        let turn = Turn::new(&self.serial, conn, data.len());
-        let string = bytes(data);
-        let message =
-            if callback.wanted() >= 4 { message::build(&string, binary, Some(Rc::clone(&turn))) } else { null() };
-        let mut arguments = [object, string, boolean(binary), message];
-        let wanted = callback.wanted().min(arguments.len());
-        let result = callback.call(&mut arguments[..wanted]);
+        let wanted = callback.wanted();
+        let mut arguments = [object, Zval::new(), Zval::new(), Zval::new()];
+        if wanted > 1 {
+            arguments[1] = bytes(data);
+        }
+        if wanted > 2 {
+            arguments[2] = boolean(binary);
+        }
+        let turn = (wanted > 3).then(|| Turn::new(&self.serial, conn, data.len()));
+        if let Some(turn) = &turn {
+            arguments[3] = message::build(&arguments[1], binary, Some(Rc::clone(turn)));
+        }
+        let result = callback.call(&mut arguments[..wanted.min(4)]);
+        match (&turn, &result) {
+            (Some(turn), Ok(_)) => turn.returned(),
+            (Some(turn), Err(_)) => turn.end(),
+            (None, _) => dispatcher().consume(conn, data.len()),
+        }
         if result.is_err() {
-            turn.end();
             Rc::clone(self).failed("onMessage", Some(conn))?;
-        } else {
-            turn.returned();
         }
         Ok(1)
     }
