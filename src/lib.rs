@@ -41,6 +41,7 @@ static INI: IniEntryDefs<2> =
 
 unsafe extern "C" {
     fn zend_ini_long(name: *const c_char, length: usize, orig: c_int) -> i64;
+    fn zend_unregister_ini_entries(module_number: c_int);
     fn display_ini_entries(module: *mut ModuleEntry);
 }
 
@@ -72,6 +73,12 @@ fn register_classes() -> ext_php_rs::error::Result<()> {
     client::register()
 }
 
+unsafe extern "C" fn module_shutdown(_type: c_int, module_number: c_int) -> c_int {
+    // SAFETY: undoes what module_startup has registered.
+    unsafe { zend_unregister_ini_entries(module_number) };
+    SUCCESS
+}
+
 extern "C" fn request_startup(_type: c_int, _module_number: c_int) -> c_int {
     if catch_unwind(lifecycle::request_startup).is_ok() { SUCCESS } else { FAILURE }
 }
@@ -97,6 +104,7 @@ pub fn get_module(module: ModuleBuilder) -> ModuleBuilder {
     values::register_enum(module)
         .name("lifeline")
         .info_function(module_info)
+        .shutdown_function(module_shutdown)
         .request_startup_function(request_startup)
         .request_shutdown_function(request_shutdown)
 }
