@@ -1,6 +1,7 @@
 //! A server: listeners, admission, handshakes, and what all its connections share.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -110,6 +111,10 @@ pub struct Server {
     counters: Counters,
     /// True: listeners close.
     stopping: watch::Sender<bool>,
+    /// Set under the lock of `connections`: nothing opens any more.
+    cutting: AtomicBool,
+    /// `Event::Handshake`s that the application has not taken.
+    asked: AtomicUsize,
     stopped: AtomicBool,
     /// True: the application has not dispatched for `watchdog.lag`.
     stuck: AtomicBool,
@@ -178,6 +183,8 @@ impl Server {
             admin: admin.as_ref().map(admin::url),
             counters: Counters::default(),
             stopping: watch::Sender::new(false),
+            cutting: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
             stuck: AtomicBool::new(false),
             started: clock::now(),
@@ -220,6 +227,8 @@ impl Server {
         if self.stopping.send_replace(true) {
             return;
         }
+        // Who waits for the application's decision is refused; nobody is asked about after this.
+        self.waiting.lock().clear();
         let Some(core) = self.core.upgrade() else { return };
         let server = self.clone();
         core.shards[0].handle.spawn(async move { server.drain(drain).await });
@@ -228,6 +237,7 @@ impl Server {
     /// Ends at once: sockets are cut.
     pub fn discard(self: &Arc<Self>) {
         self.stopping.send_replace(true);
+        self.waiting.lock().clear();
         self.cut_all();
         self.report_stopped();
     }
@@ -268,11 +278,15 @@ impl Server {
     }
 
     fn cut_all(&self) {
-        for entry in self.connections.read().values() {
-            entry.outlet.end(Ending::Abort { code: close::GOING_AWAY, reason: "server shutdown".to_owned() });
-            Core::wake(&entry.outlet);
+        let outlets: Vec<_> = {
+            let connections = self.connections.write();
+            self.cutting.store(true, Ordering::Relaxed);
+            connections.values().map(|entry| entry.outlet.clone()).collect()
+        };
+        for outlet in outlets {
+            outlet.end(Ending::Abort { code: close::GOING_AWAY, reason: "server shutdown".to_owned() });
+            Core::wake(&outlet);
         }
-        self.waiting.lock().clear();
     }
 
     fn report_stopped(&self) {
@@ -340,6 +354,11 @@ impl Server {
         was
     }
 
+    /// The application has taken an `Event::Handshake`.
+    pub fn handle_asked(&self) {
+        self.asked.fetch_sub(1, Ordering::AcqRel);
+    }
+
     pub fn has_ticket(&self, ticket: Ticket) -> bool {
         self.waiting.lock().contains_key(&ticket)
     }
@@ -373,12 +392,16 @@ impl Server {
             if !self.stuck.swap(true, Ordering::AcqRel) {
                 self.counters.watchdog.fetch_add(1, Ordering::Relaxed);
                 // The application's own log is as stuck as the application.
-                eprintln!(
-                    "lifeline: watchdog: PHP has not dispatched for {:.1} s (watchdog.lag is {:.1} s), {} events wait",
+                let report = format!(
+                    "lifeline: watchdog: PHP has not dispatched for {:.1} s (watchdog.lag is {:.1} s), {} events wait\n",
                     lag.as_secs_f64(),
                     watchdog.lag.as_secs_f64(),
                     self.context.events.len()
                 );
+                // Whoever reads it may be as stuck, or gone: this thread must not wait for that.
+                tokio::task::spawn_blocking(move || {
+                    let _ = std::io::stderr().write_all(report.as_bytes());
+                });
                 if watchdog.action == WatchdogAction::Drain {
                     self.stop(Duration::from_secs(5));
                 }
@@ -627,13 +650,15 @@ impl Server {
             let _ = http::answer_and_close(stream, &response.encode(true), linger).await;
             return None;
         }
+        let unanswered = |why| Decision::Refuse(Response::text(503, why).with("Retry-After", "1"));
         let decision = if self.config.ask_handshake {
             match self.ask(&head).await {
                 Some(answer) => upgrade::decide(&head, accept, answer),
-                None => Decision::Refuse(
-                    Response::text(503, "the application did not answer in time").with("Retry-After", "1"),
-                ),
+                None if *self.stopping.borrow() => unanswered("the server is shutting down"),
+                None => unanswered("the application did not answer in time"),
             }
+        } else if *self.stopping.borrow() {
+            unanswered("the server is shutting down")
         } else {
             Decision::Accept { accept, headers: Vec::new() }
         };
@@ -659,12 +684,16 @@ impl Server {
         let (sender, receiver) = oneshot::channel();
         {
             let mut waiting = self.waiting.lock();
-            if waiting.len() >= WAITING {
+            // Questions that nobody waits for any more still lie in the queue while PHP is blocked.
+            let asked = self.asked.load(Ordering::Acquire);
+            if waiting.len().max(asked) >= WAITING || *self.stopping.borrow() {
                 return None;
             }
             waiting.insert(ticket, sender);
+            self.asked.fetch_add(1, Ordering::AcqRel);
+            // Under the lock, so that none follows a stop.
+            self.context.events.push(Event::Handshake { server: self.id, ticket, request: head.clone() });
         }
-        self.context.events.push(Event::Handshake { server: self.id, ticket, request: head.clone() });
         let answer = tokio::time::timeout(self.config.server_limits.auth_timeout, receiver).await;
         self.waiting.lock().remove(&ticket);
         answer.ok()?.ok()
@@ -697,9 +726,13 @@ impl Server {
             self.context.clone(),
             head.raw.len(),
         ));
-        core.add_connection(&outlet);
         {
             let mut connections = self.connections.write();
+            // Its end would be reported after the server's.
+            if self.cutting.load(Ordering::Relaxed) {
+                return;
+            }
+            core.add_connection(&outlet);
             // Asked under the lock: a stop that has begun must not miss this connection.
             if *self.stopping.borrow() {
                 outlet.end(Ending::Close {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{App, PATIENCE};
-use lifeline_engine::bridge::{Bridge, Command, Event, HandshakeAnswer, LogLevel, Reply, Sent};
+use lifeline_engine::bridge::{Command, Event, HandshakeAnswer, LogLevel, Reply, Sent};
 use lifeline_engine::config::SlowConsumer;
 use lifeline_proto::heartbeat::Mode;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -663,4 +663,98 @@ fn commands_for_a_server_that_has_ended_do_nothing() {
     );
     assert!(matches!(app.submit(Command::Subscribe { conn, channel: "c".into() }), Reply::Flag(false)));
     assert!(matches!(app.submit(Command::StopServer { server, drain: Duration::ZERO }), Reply::Done));
+}
+
+#[test]
+fn a_handshake_that_ends_after_the_server_is_refused() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| config.ask_handshake = true);
+    // Without the application's decision, and without the end of its request.
+    let mut asking = TcpStream::connect(&address).expect("connect");
+    let mut slow = TcpStream::connect(&address).expect("connect");
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    );
+    write!(asking, "{request}\r\n").expect("request");
+    write!(slow, "{request}").expect("request");
+    app.wait(|event| matches!(event, Event::Handshake { .. }).then_some(()));
+    while app.stat(server, &["connections", "handshaking"]) < 2 {
+        std::thread::yield_now();
+    }
+    app.submit(Command::StopServer { server, drain: Duration::ZERO });
+    app.wait(|event| matches!(event, Event::Stopped { .. }).then_some(()));
+    slow.write_all(b"\r\n").expect("end of the request");
+    for mut peer in [asking, slow] {
+        peer.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        let mut answer = String::new();
+        peer.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    }
+    let late = app.event_within(Duration::from_millis(200));
+    assert!(late.is_none(), "{late:?}");
+}
+
+#[test]
+fn questions_that_nobody_waits_for_are_bounded() {
+    const BOUND: usize = 4096;
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| {
+        config.ask_handshake = true;
+        config.server_limits.auth_timeout = Duration::from_millis(1);
+    });
+    let peers = (0..8).map(|_| {
+        let address = address.clone();
+        std::thread::spawn(move || {
+            for _ in 0..BOUND / 8 + 20 {
+                let mut peer = TcpStream::connect(&address).expect("connect");
+                peer.set_read_timeout(Some(PATIENCE)).expect("timeout");
+                write!(
+                    peer,
+                    "GET / HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+                )
+                .expect("request");
+                let mut status = [0; 12];
+                peer.read_exact(&mut status).expect("answer");
+                assert_eq!(&status, b"HTTP/1.1 503");
+            }
+        })
+    });
+    for peer in peers.collect::<Vec<_>>() {
+        peer.join().expect("peer");
+    }
+    let mut asked = 0;
+    while let Some(event) = app.event_within(Duration::from_millis(100)) {
+        asked += usize::from(matches!(event, Event::Handshake { .. }));
+    }
+    assert_eq!(asked, BOUND);
+}
+
+/// Runs [`watchdog_without_a_reader`] in a process whose error output nobody reads.
+#[test]
+fn a_watchdog_that_cannot_report_harms_nobody() {
+    let (reader, writer) = std::io::pipe().expect("pipe");
+    drop(reader);
+    let output = std::process::Command::new(std::env::current_exe().expect("program"))
+        .args(["--exact", "watchdog_without_a_reader", "--ignored", "--test-threads=1", "--nocapture"])
+        .stderr(writer)
+        .output()
+        .expect("run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+}
+
+#[test]
+#[ignore = "wants a broken error output: run by a_watchdog_that_cannot_report_harms_nobody"]
+fn watchdog_without_a_reader() {
+    let app = App::new();
+    let (server, address) = app.serve(|config| config.watchdog.lag = Duration::from_millis(10));
+    let _first = connect(&address);
+    let deadline = Instant::now() + PATIENCE;
+    while app.stat(server, &["watchdog", "fired"]) == 0 {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    let _second = connect(&address);
 }
