@@ -329,11 +329,11 @@ impl Dispatcher {
         }
         let left_over = !self.queue.borrow().is_empty();
         if left_over {
-            wakeup.arm(Some(Duration::ZERO));
+            wakeup.arm(Some(Instant::now()));
             return;
         }
         let timer = self.schedule.borrow_mut().next();
-        wakeup.arm(timer.map(|timer| timer.saturating_duration_since(Instant::now())));
+        wakeup.arm(timer);
         // False leaves the engine's descriptor readable, which is what is wanted then.
         with_bridge(|bridge| bridge.prepare_sleep());
     }

@@ -3,8 +3,9 @@
 //! PHP gets an epoll descriptor that contains the engine's descriptor and a timer, never these
 //! themselves: a script that reads from its stream would eat the engine's wake-up.
 
+use std::cell::Cell;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ext_php_rs::exception::PhpResult;
 use ext_php_rs::types::Zval;
@@ -21,6 +22,8 @@ use crate::shim;
 pub(crate) struct Wakeup {
     epoll: OwnedFd,
     timer: OwnedFd,
+    /// What the timer is set to, to spare the call that changes nothing.
+    armed: Cell<Option<Instant>>,
 }
 
 impl Wakeup {
@@ -28,7 +31,7 @@ impl Wakeup {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
-        Ok(Self { epoll, timer })
+        Ok(Self { epoll, timer, armed: Cell::new(None) })
     }
 
     /// Adds the engine's descriptor.
@@ -36,10 +39,14 @@ impl Wakeup {
         epoll::add(&self.epoll, descriptor, epoll::EventData::new_u64(1), epoll::EventFlags::IN)
     }
 
-    /// Becomes readable after `delay` (zero: now), or by events alone.
-    pub(crate) fn arm(&self, delay: Option<Duration>) {
+    /// Becomes readable at `due` (the past: now), or by events alone.
+    pub(crate) fn arm(&self, due: Option<Instant>) {
+        if self.armed.replace(due) == due {
+            return;
+        }
         // An it_value of zero would disarm the timer.
-        let value = delay.map_or(Duration::ZERO, |delay| delay.max(Duration::from_nanos(1)));
+        let value = due
+            .map_or(Duration::ZERO, |due| due.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1)));
         let it_value = Timespec {
             tv_sec: i64::try_from(value.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: value.subsec_nanos().into(),
