@@ -336,6 +336,7 @@ impl Core {
         for Waiting { conn, data, .. } in std::mem::take(&mut *self.inbox.borrow_mut()) {
             dispatcher().consume(conn, data.len());
         }
+        self.serial.discard();
         if let Some(client) = self.id.get()
             && !self.ended.get()
             && !self.closing.get()

@@ -197,6 +197,11 @@ impl Dispatcher {
         }
     }
 
+    /// `count` timers were cancelled.
+    pub(crate) fn unscheduled(&self, count: usize) {
+        self.schedule.borrow_mut().forget(count);
+    }
+
     /// Sleeps until there is something to do, at most until `deadline`.
     fn wait(&self, now: Instant, deadline: Option<Instant>) -> Result<(), Pending> {
         if !self.queue.borrow().is_empty() {
@@ -496,6 +501,16 @@ impl Serial {
     pub(crate) fn acknowledge(&self) {
         self.deferred.set(self.deferred.get().saturating_sub(1));
         self.resume();
+    }
+
+    /// The connection is gone: messages that waited for their turn are nobody's.
+    pub(crate) fn discard(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        for event in waiting {
+            if let Event::Message { conn, data, .. } = event {
+                dispatcher().consume(conn, data.len());
+            }
+        }
     }
 
     fn resume(&self) {

@@ -170,6 +170,7 @@ impl Core {
         let connections = std::mem::take(&mut *self.connections.borrow_mut());
         for (conn, _) in connections.values() {
             conn.closed();
+            conn.serial.discard();
         }
         drop(connections);
     }

@@ -47,12 +47,14 @@ impl Timers {
     /// Forgets a timer; nothing happens for an unknown number.
     pub(crate) fn cancel(&self, id: i64) {
         // Bound to a name: the callable is released after the borrow.
-        let _timer = self.timers.borrow_mut().remove(&id);
+        let timer = self.timers.borrow_mut().remove(&id);
+        dispatcher().unscheduled(usize::from(timer.is_some()));
     }
 
     /// Forgets all; returns them, to be released where PHP code may run.
     pub(crate) fn clear(&self) {
-        let _timers = std::mem::take(&mut *self.timers.borrow_mut());
+        let timers = std::mem::take(&mut *self.timers.borrow_mut());
+        dispatcher().unscheduled(timers.len());
     }
 
     /// For the collector.
@@ -92,12 +94,20 @@ impl Timers {
 pub(crate) struct Schedule {
     heap: BinaryHeap<Reverse<Entry>>,
     last_id: i64,
+    /// Entries that do not count any more, at most: timers were cancelled.
+    stale: usize,
 }
 
 struct Entry {
     due: Instant,
     id: i64,
     owner: Weak<dyn Endpoint>,
+}
+
+impl Entry {
+    fn is_alive(&self) -> bool {
+        self.owner.upgrade().is_some_and(|owner| owner.timers().timers.borrow().contains_key(&self.id))
+    }
 }
 
 impl PartialEq for Entry {
@@ -132,12 +142,21 @@ impl Schedule {
         self.heap.push(Reverse(Entry { due, id, owner }));
     }
 
+    /// `count` timers were cancelled. Their entries go when most are such: a timer far ahead that is
+    /// cancelled and set anew all the time must not fill memory until it is due.
+    pub(crate) fn forget(&mut self, count: usize) {
+        const FEW: usize = 64;
+        self.stale += count;
+        if self.stale > FEW && self.stale > self.heap.len() / 2 {
+            self.heap.retain(|Reverse(entry)| entry.is_alive());
+            self.stale = 0;
+        }
+    }
+
     /// When the next one that still counts is due.
     pub(crate) fn next(&mut self) -> Option<Instant> {
         while let Some(Reverse(entry)) = self.heap.peek() {
-            let alive =
-                entry.owner.upgrade().is_some_and(|owner| owner.timers().timers.borrow().contains_key(&entry.id));
-            if alive {
+            if entry.is_alive() {
                 return Some(entry.due);
             }
             self.heap.pop();

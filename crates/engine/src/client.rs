@@ -605,10 +605,11 @@ impl Owner for Client {
         inner.outbox.handle_written(sequence);
         // Refilled when half empty: one wake for many messages.
         let half_empty = |outlet: &Arc<Outlet>| outlet.buffered.load(Ordering::Relaxed) <= WINDOW / 2;
-        if inner.outlet.as_ref().is_some_and(half_empty) && inner.feed(now, WINDOW) {
-            if let Some(outlet) = &inner.outlet {
-                Core::wake(outlet);
-            }
+        if inner.outlet.as_ref().is_some_and(half_empty)
+            && inner.feed(now, WINDOW)
+            && let Some(outlet) = &inner.outlet
+        {
+            Core::wake(outlet);
         }
         self.settle(&mut inner, now);
     }

@@ -438,9 +438,9 @@ impl Connection {
                     .lock()
                     .set_close(received.as_ref().map_or_else(Bytes::new, |(code, _)| close_payload(*code, "")));
                 let (code, reason) = received.unwrap_or((close::NO_STATUS, String::new()));
-                self.finish(now, End { code, reason, clean: true });
+                self.finish(now, &End { code, reason, clean: true });
             }
-            Phase::Closing { end, .. } => self.finish(now, End { clean: true, ..end }),
+            Phase::Closing { end, .. } => self.finish(now, &End { clean: true, ..end }),
             other => self.phase = other,
         }
     }
@@ -488,18 +488,18 @@ impl Connection {
             );
         }
         self.outlet.writer.lock().set_close(close_payload(violation.code, violation.reason));
-        self.finish(now, End { code: violation.code, reason: violation.reason.to_owned(), clean: false });
+        self.finish(now, &End { code: violation.code, reason: violation.reason.to_owned(), clean: false });
     }
 
     /// End of stream or error without a close frame.
     fn lost(&mut self, now: Time, reason: &str) {
         match std::mem::replace(&mut self.phase, Phase::Done) {
-            Phase::Open => self.finish(now, End { code: close::ABNORMAL, reason: reason.to_owned(), clean: false }),
+            Phase::Open => self.finish(now, &End { code: close::ABNORMAL, reason: reason.to_owned(), clean: false }),
             Phase::Failing { violation, .. } => {
                 self.phase = Phase::Failing { until: now, violation: violation.clone() };
                 self.fail_now(now, &violation);
             }
-            Phase::Closing { end, .. } => self.finish(now, End { clean: false, ..end }),
+            Phase::Closing { end, .. } => self.finish(now, &End { clean: false, ..end }),
             Phase::Lingering { .. } | Phase::Done => {}
         }
         self.phase = Phase::Done;
@@ -515,7 +515,7 @@ impl Connection {
         match ending {
             Some(Ending::Abort { code, reason }) => {
                 if matches!(self.phase, Phase::Open | Phase::Failing { .. } | Phase::Closing { .. }) {
-                    self.cut(now, End { code, reason, clean: false });
+                    self.cut(now, &End { code, reason, clean: false });
                 } else {
                     self.phase = Phase::Done;
                 }
@@ -541,7 +541,7 @@ impl Connection {
     }
 
     /// Ends without a word: the link is dead or the application wants it gone.
-    fn cut(&mut self, now: Time, end: End) {
+    fn cut(&mut self, now: Time, end: &End) {
         self.stream.abort();
         self.finish(now, end);
         self.phase = Phase::Done;
@@ -561,10 +561,10 @@ impl Connection {
                 if now >= *until {
                     let end = end.clone();
                     if self.outlet.writer.lock().is_blocked() {
-                        return self.cut(now, end);
+                        return self.cut(now, &end);
                     }
                     // It has our close frame and does not answer: a reset could still take that away.
-                    self.finish(now, end);
+                    self.finish(now, &end);
                     self.phase = Phase::Done;
                     return;
                 }
@@ -599,7 +599,7 @@ impl Connection {
                                 .set_beat(Opcode::Ping, Bytes::copy_from_slice(&self.beat_number.to_be_bytes()));
                         }
                         Some(text) => {
-                            self.outlet.writer.lock().set_beat(Opcode::Text, Bytes::copy_from_slice(text.as_bytes()))
+                            self.outlet.writer.lock().set_beat(Opcode::Text, Bytes::copy_from_slice(text.as_bytes()));
                         }
                     }
                 }
@@ -608,7 +608,7 @@ impl Connection {
                         Phase::Closing { end, .. } => end,
                         _ => End { code: close::NO_PONG, reason: "no answer to heartbeats".to_owned(), clean: false },
                     };
-                    self.cut(now, end);
+                    self.cut(now, &end);
                     return;
                 }
             }
@@ -675,7 +675,7 @@ impl Connection {
     }
 
     /// Reports the end, once. Afterwards the task only lingers.
-    fn finish(&mut self, now: Time, end: End) {
+    fn finish(&mut self, now: Time, end: &End) {
         if self.outlet.is_closed() {
             return;
         }
@@ -689,7 +689,7 @@ impl Connection {
             // A close frame of the queue's own would come too late.
             queue.ending.get_or_insert(Ending::Abort { code: end.code, reason: String::new() });
         }
-        self.owner.handle_leaving(&self.outlet, &end);
+        self.owner.handle_leaving(&self.outlet, end);
         emit(
             &self.outlet,
             Event::Close {
@@ -700,7 +700,7 @@ impl Connection {
                 clean: end.clean,
             },
         );
-        self.owner.handle_closed(&self.outlet, &end);
+        self.owner.handle_closed(&self.outlet, end);
         self.phase = Phase::Lingering { until: now + LINGER, shut: false };
     }
 
@@ -741,7 +741,7 @@ impl Drop for Connection {
         // Dropped with its runtime: still say that it ended.
         if !self.outlet.is_closed() {
             let end = End { code: close::ABNORMAL, reason: "the runtime stopped".to_owned(), clean: false };
-            self.finish(clock::now(), end);
+            self.finish(clock::now(), &end);
         }
         self.outlet.writer.lock().clear(&self.outlet);
         self.outlet.context.memory.release(self.partial);

@@ -374,7 +374,8 @@ impl Outlet {
 
     /// Called by the pump: there is mail.
     pub fn wake_mail(&self) {
-        self.task_wanted.store(false, Ordering::Release);
+        // Acquires: the task that is woken sees why it was wanted.
+        self.task_wanted.swap(false, Ordering::AcqRel);
         self.posted.store(false, Ordering::Release);
         self.waker.wake();
     }
