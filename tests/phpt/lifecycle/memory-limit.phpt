@@ -1,5 +1,7 @@
 --TEST--
 Running out of memory in a callback is a fatal error like any other
+--SKIPIF--
+<?php if (getenv('USE_ZEND_ALLOC') === '0') die('skip without Zend\'s allocator nothing holds memory_limit'); ?>
 --FILE--
 <?php
 require __DIR__ . '/../inc/ws.php';
