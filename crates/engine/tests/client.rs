@@ -121,9 +121,8 @@ async fn messages_go_both_ways_and_close_is_clean() {
 
     app.close(id);
     loop {
-        match far.next().await.unwrap().unwrap() {
-            Message::Close(frame) => break assert_eq!(u16::from(frame.unwrap().code), 1000),
-            _ => {}
+        if let Message::Close(frame) = far.next().await.unwrap().unwrap() {
+            break assert_eq!(u16::from(frame.unwrap().code), 1000);
         }
     }
     while let Some(Ok(_)) = far.next().await {}
