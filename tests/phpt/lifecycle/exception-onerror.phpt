@@ -17,9 +17,9 @@ $peer = Peer::open($server);
 $peer->text('x');
 echo $peer->next($server), "\n";
 ?>
---EXPECT--
+--EXPECTF--
 Exception in open 1
 close 1011
 Exception in close 1
-TypeError {closure}(): Argument #1 ($wrong) must be of type string, WsConnection given 2
+TypeError {closure%S}(): Argument #1 ($wrong) must be of type string, WsConnection given 2
 close 1011
