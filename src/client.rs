@@ -527,6 +527,7 @@ impl Endpoint for Core {
     fn forgotten(&self) {
         self.ended.set(true);
         self.inbox.borrow_mut().clear();
+        self.timers.clear();
     }
 }
 
