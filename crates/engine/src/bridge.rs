@@ -50,6 +50,7 @@ pub enum Event {
     /// The client changed state.
     Transition { client: EndpointId, transition: Box<Transition> },
     /// The client asks for the headers of this attempt; only where [`ClientConfig::ask_headers`].
+    /// The attempt fails when there is no answer for 60 s.
     HeadersWanted { client: EndpointId, ticket: Ticket, attempt: u32 },
     /// A message that was accepted by `Command::ClientSend` will not be sent.
     Overflow { client: EndpointId, sequence: u64, data: Bytes, why: OverflowReason },

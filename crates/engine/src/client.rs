@@ -683,3 +683,74 @@ fn cut(outlet: &Arc<Outlet>) {
 
 /// Later than any deadline.
 const END_OF_TIME: Time = Time::from_micros(u64::MAX);
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::events::EventQueue;
+
+    async fn reach(core: &Core, state: State) -> Transition {
+        timeout(Duration::from_secs(30), async {
+            loop {
+                let mut events = Vec::new();
+                core.events.receive(&mut events, 1, usize::MAX);
+                match events.pop() {
+                    Some(Event::Transition { transition, .. }) if transition.to == state => return *transition,
+                    Some(_) => {}
+                    None => tokio::task::yield_now().await,
+                }
+            }
+        })
+        .await
+        .expect("the change of state must come")
+    }
+
+    /// One shard on the test's own runtime, without its pump.
+    fn core() -> Arc<Core> {
+        let shard = Arc::new(Shard::new(0, Handle::current()));
+        Arc::new(Core::new(vec![shard], Arc::new(EventQueue::new().unwrap())))
+    }
+
+    fn closed_port() -> ClientUrl {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        ClientUrl {
+            target: ListenAddress::Tcp { host: "127.0.0.1".into(), port, tls: false },
+            resource: "/".into(),
+            credentials: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clock_jump_ends_the_wait() {
+        let core = core();
+        let mut config = ClientConfig { urls: vec![closed_port()], ..ClientConfig::default() };
+        config.proxy = crate::config::Proxy::Direct;
+        config.reconnect.backoff.first = Some(Duration::from_secs(3600));
+        config.reconnect.backoff.floor = Duration::from_secs(3600);
+        let id = Client::create(&core, config).unwrap();
+        let Some(Endpoint::Client(client)) = core.endpoint(id) else { panic!() };
+        client.connect();
+        reach(&core, State::Connecting).await;
+        assert!(reach(&core, State::Reconnecting).await.delay.is_some());
+        core.handle_clock_jump(&core.shards[0]);
+        reach(&core, State::Connecting).await;
+        client.discard();
+        reach(&core, State::Closed).await;
+    }
+
+    #[tokio::test]
+    async fn the_outbox_counts_against_the_memory_of_the_process() {
+        let core = core();
+        let config = ClientConfig { urls: vec![closed_port()], ..ClientConfig::default() };
+        let id = Client::create(&core, config).unwrap();
+        let Some(Endpoint::Client(client)) = core.endpoint(id) else { panic!() };
+        client.send(Bytes::from(vec![0; 1000]), true, None).unwrap();
+        client.send(Bytes::from(vec![0; 1000]), true, None).unwrap();
+        assert_eq!(core.memory.used(), 2 * (1000 + KEPT));
+        client.close(1000, String::new());
+        assert_eq!(core.memory.used(), 0);
+    }
+}

@@ -619,29 +619,28 @@ impl Connection {
         let role = self.outlet.context.role;
         // The lock ends with the statement: what follows may want it.
         let written = self.outlet.writer.lock().poll(&mut self.stream, &self.outlet, role, task);
-        match written {
-            Ok(written) => {
-                self.outlet.counters.bytes_out.fetch_add(written.bytes, Ordering::Relaxed);
-                if written.blocked != self.stalled_since.is_some() {
-                    self.outlet.blocked.store(written.blocked, Ordering::Relaxed);
-                }
-                self.stalled_since = match (written.blocked, written.progress, self.stalled_since) {
-                    (false, ..) => None,
-                    (true, false, Some(since)) => Some(since),
-                    (true, ..) => Some(now),
-                };
-                if written.beat {
-                    self.heartbeat.handle_beat_written(clock::now());
-                }
-                if written.sequence > 0 {
-                    self.owner.handle_written(written.sequence);
-                }
-                // Without progress too: what was refused while the last bytes left would wait for ever.
-                if (written.progress || !written.blocked) && self.outlet.congested.load(Ordering::Relaxed) {
-                    self.report_drain();
-                }
-            }
-            Err(error) => self.lost(now, &error.to_string()),
+        self.outlet.counters.bytes_out.fetch_add(written.bytes, Ordering::Relaxed);
+        if written.blocked != self.stalled_since.is_some() {
+            self.outlet.blocked.store(written.blocked, Ordering::Relaxed);
+        }
+        self.stalled_since = match (written.blocked, written.progress, self.stalled_since) {
+            (false, ..) => None,
+            (true, false, Some(since)) => Some(since),
+            (true, ..) => Some(now),
+        };
+        if written.beat {
+            self.heartbeat.handle_beat_written(clock::now());
+        }
+        // Also before a failure: what has left must not be sent again.
+        if written.sequence > 0 {
+            self.owner.handle_written(written.sequence);
+        }
+        if let Some(error) = written.failed {
+            return self.lost(now, &error.to_string());
+        }
+        // Without progress too: what was refused while the last bytes left would wait for ever.
+        if (written.progress || !written.blocked) && self.outlet.congested.load(Ordering::Relaxed) {
+            self.report_drain();
         }
     }
 

@@ -74,6 +74,8 @@ pub struct Written {
     /// The highest outbox number that has left; 0: none.
     pub sequence: u64,
     pub bytes: u64,
+    /// The socket failed, after what is told above.
+    pub failed: Option<std::io::Error>,
 }
 
 /// See the module's documentation.
@@ -136,13 +138,7 @@ impl Writer {
 
     /// Writes until the socket blocks or nothing is left. `more` false: only what was encoded before
     /// and control frames.
-    pub fn poll(
-        &mut self,
-        stream: &mut Stream,
-        outlet: &Outlet,
-        role: Role,
-        task: &mut TaskContext<'_>,
-    ) -> std::io::Result<Written> {
+    pub fn poll(&mut self, stream: &mut Stream, outlet: &Outlet, role: Role, task: &mut TaskContext<'_>) -> Written {
         let mut result = Written::default();
         loop {
             if self.backlog.is_empty() {
@@ -150,9 +146,9 @@ impl Writer {
                 if self.backlog.is_empty() {
                     self.replies = 0;
                     if let Poll::Ready(Err(error)) = stream.poll_flush(task) {
-                        return Err(error);
+                        result.failed = Some(error);
                     }
-                    return Ok(result);
+                    return result;
                 }
             }
             let mut slices = [IoSlice::new(&[]); SLICES];
@@ -162,16 +158,22 @@ impl Writer {
                 used += 1;
             }
             match stream.poll_write_vectored(task, &slices[..used]) {
-                Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(0)) => {
+                    result.failed = Some(std::io::ErrorKind::WriteZero.into());
+                    return result;
+                }
                 Poll::Ready(Ok(count)) => {
                     result.progress = true;
                     self.advance(count, outlet, &mut result);
                 }
-                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Ready(Err(error)) => {
+                    result.failed = Some(error);
+                    return result;
+                }
                 Poll::Pending => {
                     result.blocked = true;
                     self.unpin_scratch();
-                    return Ok(result);
+                    return result;
                 }
             }
         }

@@ -120,11 +120,12 @@ async fn messages_go_both_ways_and_close_is_clean() {
     assert_eq!(app.message(id).await, [0, 255].as_slice());
 
     app.close(id);
-    loop {
+    let code = loop {
         if let Message::Close(frame) = far.next().await.unwrap().unwrap() {
-            break assert_eq!(u16::from(frame.unwrap().code), 1000);
+            break u16::from(frame.unwrap().code);
         }
-    }
+    };
+    assert_eq!(code, 1000);
     while let Some(Ok(_)) = far.next().await {}
     let events = app.rest(id).await;
     let close = events.iter().find_map(|event| match event {
@@ -520,21 +521,23 @@ async fn an_attempt_without_answer_ends_with_the_connect_timeout() {
 
 /// The promise to plain peers: in order, nothing dropped in silence. A peer that closes and reads on
 /// gets every message exactly once; what a cut destroys had left for the socket.
-#[tokio::test]
-async fn order_survives_closes() {
-    const COUNT: usize = 5000;
+async fn order_survives_closes(count: usize, length: usize) {
     let app = App::with_threads(2);
     let peer = Peer::start().await;
-    let id = app.connect(client(vec![local(peer.port)]));
+    let mut config = client(vec![local(peer.port)]);
+    config.outbox.bytes = 64 * 1024 * 1024;
+    let id = app.connect(config);
     let far = tokio::spawn(async move {
-        let mut seen = Vec::new();
-        while seen.len() < COUNT {
+        let mut seen: Vec<usize> = Vec::new();
+        while seen.len() < count {
             let mut far = peer.accept().await;
-            let stop = seen.len() + 400;
+            let stop = seen.len() + count / 12;
             let mut closing = false;
-            while let Some(Ok(message)) = far.next().await {
+            while seen.len() < count
+                && let Some(Ok(message)) = far.next().await
+            {
                 if let Message::Text(text) = message {
-                    seen.push(text.parse::<usize>().unwrap());
+                    seen.push(text.split(' ').next().unwrap().parse().unwrap());
                 }
                 if seen.len() >= stop && !closing {
                     closing = true;
@@ -544,15 +547,27 @@ async fn order_survives_closes() {
         }
         seen
     });
-    for number in 0..COUNT {
-        app.send(id, format!("{number}"));
+    let filling = "z".repeat(length);
+    for number in 0..count {
+        app.send(id, format!("{number} {filling}"));
         if number % 50 == 0 {
             tokio::task::yield_now().await;
         }
     }
     let seen = tokio::time::timeout(PATIENCE, far).await.unwrap().unwrap();
-    assert_eq!(seen, (0..COUNT).collect::<Vec<_>>());
+    assert_eq!(seen, (0..count).collect::<Vec<_>>());
     app.close(id);
+}
+
+#[tokio::test]
+async fn order_of_small_messages_survives_closes() {
+    order_survives_closes(5000, 0).await;
+}
+
+/// The socket is full when the close comes: some of it leaves after.
+#[tokio::test]
+async fn order_of_large_messages_survives_closes() {
+    order_survives_closes(600, 50_000).await;
 }
 
 #[tokio::test]
@@ -561,7 +576,9 @@ async fn order_survives_cuts() {
     const PORTION: usize = 200;
     let mut app = App::with_threads(2);
     let peer = Peer::start().await;
-    let id = app.connect(client(vec![local(peer.port)]));
+    let mut config = client(vec![local(peer.port)]);
+    config.outbox.bytes = 64 * 1024 * 1024;
+    let id = app.connect(config);
     let far = tokio::spawn(async move {
         let mut seen: Vec<usize> = Vec::new();
         let number = |text: &str| text.split(' ').next().unwrap().parse::<usize>().unwrap();
@@ -599,7 +616,7 @@ async fn there_are_never_two_sockets() {
     let peer = Peer::start().await;
     let id = app.connect(client(vec![local(peer.port)]));
     let mut previous: Option<TcpStream> = None;
-    for round in 0..60 {
+    for round in 0..24 {
         let mut socket = peer.socket().await;
         if let Some(previous) = previous.take() {
             // Its end was on its way before this connection was.
@@ -615,7 +632,7 @@ async fn there_are_never_two_sockets() {
         }
         if round % 6 == 5 {
             read_request(&mut socket).await;
-            socket.write_all(b"HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\nhalf").await.unwrap();
+            socket.write_all(b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nhalf").await.unwrap();
         } else {
             upgrade(&mut socket).await;
             match round % 6 {
@@ -623,7 +640,7 @@ async fn there_are_never_two_sockets() {
                 0 => socket.write_all(&[0x88, 0x02, 0x03, 0xe9]).await.unwrap(),
                 // An abnormal end of our direction only.
                 1 => socket.shutdown().await.unwrap(),
-                // A protocol violation by us is answered with 1002 and is no reason to end here: 1011 is.
+                // Another close frame: 1011.
                 2 => socket.write_all(&[0x88, 0x02, 0x03, 0xf3]).await.unwrap(),
                 // A wake of a client that is connected probes, and does not dial.
                 3 => {
@@ -638,6 +655,32 @@ async fn there_are_never_two_sockets() {
         }
         previous = Some(socket);
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_answers_no_beat_is_replaced() {
+    let mut app = App::start();
+    let peer = Peer::start().await;
+    let mut config = client(vec![local(peer.port)]);
+    config.heartbeat.rules.interval = Duration::from_millis(40);
+    config.heartbeat.rules.timeout = Duration::from_millis(20);
+    let id = app.connect(config);
+    let mut frozen = peer.socket().await;
+    upgrade(&mut frozen).await;
+    app.opened(id).await;
+    let (code, clean) = app
+        .until(|event| match event {
+            Event::Close { code, clean, .. } => Some((*code, *clean)),
+            _ => None,
+        })
+        .await;
+    assert_eq!((code, clean), (4001, false));
+    let _next = peer.socket().await;
+    // Its socket was cut, not closed: nothing is left of it.
+    let mut ping = Vec::new();
+    let error = frozen.read_to_end(&mut ping).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(ping.is_empty() || ping[0] == 0x89, "{ping:?}");
 }
 
 #[tokio::test]
@@ -731,20 +774,20 @@ async fn our_own_server_over_tls_with_client_certificates() {
     };
     let directory = Directory::new();
     let ca = directory.file("ca.pem", &authority.pem());
-    let (cert, key) = issue("127.0.0.1");
-    let (client_cert, client_key) = issue("client");
+    let (server_pem, server_secret) = issue("127.0.0.1");
+    let (user_pem, user_secret) = issue("client");
     let mut server = listen(ListenAddress::Tcp { host: "127.0.0.1".into(), port: 0, tls: true });
     server.tls = Some(ServerTls {
-        cert: directory.file("cert.pem", &cert),
-        key: directory.file("key.pem", &key),
+        cert: directory.file("cert.pem", &server_pem),
+        key: directory.file("key.pem", &server_secret),
         client_ca: Some(ca.clone()),
         sni: Vec::new(),
     });
     let tls = ClientTls {
         ca: Some(ca),
         verify: true,
-        cert: Some(directory.file("client-cert.pem", &client_cert)),
-        key: Some(directory.file("client-key.pem", &client_key)),
+        cert: Some(directory.file("client-cert.pem", &user_pem)),
+        key: Some(directory.file("client-key.pem", &user_secret)),
     };
     conversation(server, |port| tcp("127.0.0.1", port, true), tls).await;
 }

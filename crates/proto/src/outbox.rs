@@ -170,10 +170,18 @@ impl MemoryOutbox {
         None
     }
 
-    /// Everything in flight up to and with `sequence` has been acknowledged.
+    /// Everything up to and with `sequence` has been acknowledged: what is in flight, and what was when
+    /// the connection was lost, whose last bytes may leave after that.
     pub fn handle_written(&mut self, sequence: u64) {
         while self.in_flight.front().is_some_and(|item| item.sequence <= sequence) {
             self.bytes -= self.in_flight.pop_front().map_or(0, |item| item.data.len());
+        }
+        while self.waiting.front().is_some_and(|item| item.sequence <= sequence) {
+            let Some(item) = self.waiting.pop_front() else { break };
+            self.bytes -= item.data.len();
+            if let Some(at) = item.expires {
+                self.expiries.remove(&(at, item.sequence));
+            }
         }
     }
 
@@ -328,6 +336,20 @@ mod tests {
         assert!(outbox.is_empty());
         assert_eq!(outbox.bytes(), 0);
         assert_eq!(push(&mut outbox, "d"), Ok((4, vec![])));
+    }
+
+    #[test]
+    fn what_left_after_the_loss_is_not_sent_again() {
+        let config = OutboxConfig { ttl: Some(Duration::from_secs(10)), ..OutboxConfig::default() };
+        let mut outbox = MemoryOutbox::new(config);
+        for data in ["a", "b", "c"] {
+            push(&mut outbox, data).unwrap();
+        }
+        assert_eq!([next(&mut outbox), next(&mut outbox)], [Some(1), Some(2)]);
+        outbox.handle_lost();
+        outbox.handle_written(1);
+        assert_eq!((outbox.len(), outbox.bytes()), (2, 2));
+        assert_eq!(sequences(&outbox.expire(Time::from_micros(u64::MAX))), [2, 3]);
     }
 
     #[test]

@@ -109,10 +109,9 @@ impl App {
                 continue;
             }
             if self.bridge.prepare_sleep() {
-                match tokio::time::timeout_at(deadline, self.descriptor.readable()).await {
-                    Ok(guard) => guard.unwrap().clear_ready(),
-                    Err(_) => panic!("nothing came any more after\n{}", self.seen.join("\n")),
-                }
+                let readable = tokio::time::timeout_at(deadline, self.descriptor.readable()).await;
+                let Ok(guard) = readable else { panic!("nothing came any more after\n{}", self.seen.join("\n")) };
+                guard.unwrap().clear_ready();
             }
         }
     }
