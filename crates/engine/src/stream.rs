@@ -4,12 +4,11 @@ use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
@@ -18,7 +17,7 @@ use tokio_rustls::TlsStream;
 pub enum Stream {
     Tcp(TcpStream),
     /// TCP whose writing side another thread may use too, see [`Stream::share`].
-    Shared(OwnedReadHalf, Arc<OwnedWriteHalf>),
+    Shared(Arc<TcpStream>),
     Unix(UnixStream),
     /// Boxed: a TLS session is a hundred times larger than a socket.
     Tls(Box<TlsStream<TcpStream>>),
@@ -29,7 +28,7 @@ impl Stream {
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buffer),
-            Self::Shared(reader, _) => AsyncRead::poll_read(Pin::new(reader), cx, buffer),
+            Self::Shared(stream) => poll_shared_read(stream, cx, buffer),
             Self::Unix(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buffer),
             Self::Tls(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buffer),
         }
@@ -39,7 +38,7 @@ impl Stream {
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, bytes),
-            Self::Shared(_, writer) => poll_shared(writer, cx, || writer.try_write(bytes)),
+            Self::Shared(stream) => poll_shared_write(stream, cx, || stream.try_write(bytes)),
             Self::Unix(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, bytes),
             Self::Tls(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, bytes),
         }
@@ -49,7 +48,7 @@ impl Stream {
     pub fn poll_write_vectored(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_write_vectored(Pin::new(stream), cx, slices),
-            Self::Shared(_, writer) => poll_shared(writer, cx, || writer.try_write_vectored(slices)),
+            Self::Shared(stream) => poll_shared_write(stream, cx, || stream.try_write_vectored(slices)),
             Self::Unix(stream) => AsyncWrite::poll_write_vectored(Pin::new(stream), cx, slices),
             Self::Tls(stream) => AsyncWrite::poll_write_vectored(Pin::new(stream), cx, slices),
         }
@@ -80,23 +79,21 @@ impl Stream {
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_shutdown(Pin::new(stream), cx),
-            Self::Shared(_, writer) => {
-                Poll::Ready(SockRef::from(AsRef::<TcpStream>::as_ref(&**writer)).shutdown(Shutdown::Write))
-            }
+            Self::Shared(stream) => Poll::Ready(SockRef::from(&**stream).shutdown(Shutdown::Write)),
             Self::Unix(stream) => AsyncWrite::poll_shutdown(Pin::new(stream), cx),
             Self::Tls(stream) => AsyncWrite::poll_shutdown(Pin::new(stream), cx),
         }
     }
 
-    /// Lets another thread write to a plain TCP socket without waiting ([`OwnedWriteHalf::try_write_vectored`]);
-    /// nothing for other kinds. Who writes when is the callers' matter.
+    /// Lets another thread write to a plain TCP socket without waiting ([`TcpStream::try_write_vectored`]);
+    /// nothing for other kinds. Who writes when is the callers' matter. (Not tokio's split: its writing
+    /// half says goodbye when dropped, also where the link is to be cut.)
     #[must_use]
-    pub fn share(self) -> (Self, Option<Arc<OwnedWriteHalf>>) {
+    pub fn share(self) -> (Self, Option<Arc<TcpStream>>) {
         match self {
             Self::Tcp(stream) => {
-                let (reader, writer) = stream.into_split();
-                let writer = Arc::new(writer);
-                (Self::Shared(reader, writer.clone()), Some(writer))
+                let stream = Arc::new(stream);
+                (Self::Shared(stream.clone()), Some(stream))
             }
             other => (other, None),
         }
@@ -128,25 +125,33 @@ impl Stream {
     fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
-            Self::Shared(reader, _) => Some(reader.as_ref()),
+            Self::Shared(stream) => Some(stream),
             Self::Unix(_) => None,
             Self::Tls(stream) => Some(stream.get_ref().0),
         }
     }
 }
 
+/// Reads what there is, or waits for the socket.
+fn poll_shared_read(stream: &TcpStream, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    loop {
+        ready!(stream.poll_read_ready(cx))?;
+        match stream.try_read_buf(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return Poll::Ready(result.map(drop)),
+        }
+    }
+}
+
 /// Tries `write` until it takes something or the socket has to be waited for.
-fn poll_shared(
-    writer: &OwnedWriteHalf,
+fn poll_shared_write(
+    stream: &TcpStream,
     cx: &mut Context<'_>,
     mut write: impl FnMut() -> io::Result<usize>,
 ) -> Poll<io::Result<usize>> {
     loop {
         match write() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let stream: &TcpStream = writer.as_ref();
-                std::task::ready!(stream.poll_write_ready(cx))?;
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(stream.poll_write_ready(cx))?,
             result => return Poll::Ready(result),
         }
     }
@@ -203,6 +208,21 @@ mod tests {
         near.abort();
         drop(near);
         let error = far.read(&mut [0; 8]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_shared_link_is_cut_with_a_reset_and_no_goodbye() {
+        let (near, mut far) = pair().await;
+        let (mut near, direct) = near.share();
+        direct.unwrap().try_write(b"a").unwrap();
+        near.write_all(b"b").await.unwrap();
+        far.write_all(b"c").await.unwrap();
+        assert_eq!(near.read_u8().await.unwrap(), b'c');
+        near.abort();
+        drop(near);
+        let mut got = Vec::new();
+        let error = far.read_to_end(&mut got).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 

@@ -14,7 +14,7 @@ use lifeline_proto::frame::{Opcode, Role, put_frame, put_header};
 use crate::memory::SharedFrame;
 use crate::outlet::{Ending, Item, Outlet};
 use crate::stream::Stream;
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::net::TcpStream;
 
 /// A batch taken from the queue at a time, in bytes: what a slow peer holds here and can no longer be
 /// dropped by the slow-consumer policy.
@@ -82,7 +82,7 @@ pub struct Written {
 #[derive(Debug, Default)]
 pub struct Writer {
     /// The socket, where the application's thread may write to it.
-    pub direct: Option<Arc<OwnedWriteHalf>>,
+    pub direct: Option<Arc<TcpStream>>,
     backlog: VecDeque<Chunk>,
     marks: VecDeque<Mark>,
     /// Bytes put into the backlog since the beginning.
