@@ -692,8 +692,8 @@ async fn statistics_tell_the_state() {
     let _far = peer.accept().await;
     app.opened(id).await;
     let Ok(Reply::Stats(stats)) = app.submit(Command::EndpointStats { endpoint: id }) else { panic!() };
-    let state = stats.0.iter().find(|(name, _)| name == "state").map(|(_, value)| value);
-    assert!(matches!(state, Some(Stat::Text(text)) if text == "Connected"), "{stats:?}");
+    let found = stats.0.iter().find(|(name, _)| name == "state").map(|(_, value)| value);
+    assert!(matches!(found, Some(Stat::Text(text)) if text == "Connected"), "{stats:?}");
 }
 
 #[tokio::test]
