@@ -1,6 +1,7 @@
 //! The load generator's sub-commands.
 
 use std::io::{BufRead, IsTerminal};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -49,8 +50,11 @@ lifeline-load blocked --conns N --order TEXT [--at S] [--secs S] [--every S] [--
 lifeline-load run PROFILE.toml|PROFILE.json
     url, size, text, window, threads, sources; [[stages]] of seconds, conns and rate at their end;
     [thresholds] such as p99_ms = \"< 50\", failed = \"== 0\". Exit code 1: one was missed.
+lifeline-load serve [--listen ADDRESS] [--size BYTES] [--text]
+    A server for measuring clients. Prints 'listening ADDRESS'. /flood: messages without end; /cut: RST a
+    moment after the upgrade; any other path: reads and answers nothing.
 
-All of these: --url URL [--threads N] [--processes N] [--sources N] [--server-pid PID] [--json]
+All but serve: --url URL [--threads N] [--processes N] [--sources N] [--server-pid PID] [--json]
 [--report FILE.html] [--timeout S]. --server-pid: CPU and memory of that process and its children.
 ";
 
@@ -296,6 +300,19 @@ pub fn blocked(mut args: Args) -> Result<ExitCode> {
     let report = blocked.run()?;
     common.only_json(&report);
     Ok(if report["dropped"] == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// A server for measuring clients.
+///
+/// # Errors
+/// Arguments, or the address cannot be bound.
+pub fn serve(mut args: Args) -> Result<ExitCode> {
+    let listen = args.or("listen", SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    let size = args.or("size", 32)?;
+    let text = args.flag("text");
+    args.finish()?;
+    crate::serve::serve(listen, size, text, |address| crate::say(&format!("listening {address}")))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A staged profile.

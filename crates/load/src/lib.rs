@@ -19,6 +19,7 @@ pub mod progress;
 pub mod proxy;
 pub mod report;
 pub mod run;
+pub mod serve;
 pub mod talk;
 pub mod train;
 pub mod ws;

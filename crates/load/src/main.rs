@@ -85,6 +85,7 @@ fn run() -> Result<ExitCode> {
         "idle" => return generator::idle(args),
         "reconnect" => return generator::reconnect(args),
         "run" => return generator::profile(profile, args),
+        "serve" => return generator::serve(args),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -95,7 +96,7 @@ fn run() -> Result<ExitCode> {
         "proxy" => runtime.block_on(proxy(args)),
         _ => bail!(
             "unknown sub-command '{command}'; known are blocked, broadcast, churn, echo, handshake, hold, idle, \
-             proxy, reconnect, run; see 'lifeline-load help'"
+             proxy, reconnect, run, serve; see 'lifeline-load help'"
         ),
     }
 }
