@@ -2,7 +2,7 @@
 # The extension's own phpize build lives in php/ext, so that its generated Makefile never meets this one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve setup build install lint test test-full test-matrix test-zts conformance clean
+.PHONY: help run serve setup build install lint test test-full test-matrix test-zts conformance bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -43,6 +43,9 @@ test-zts: ## phpt with a thread-safe debug PHP built from Debian's source
 
 conformance: ## all of Autobahn's groups 1-7, 9 and 10, both roles
 	@tests/conformance/run full
+
+bench: ## measure beside node ws and installed peers, write bench/RESULTS.md (QUICK=1)
+	@scripts/bench.sh
 
 clean: ## remove what was built; .cache/ (downloads, environments) stays
 	@scripts/clean.sh

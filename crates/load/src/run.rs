@@ -375,7 +375,7 @@ impl Outcome {
             report["beat_lateness_ms"] = quantiles(&self.total.lateness);
         }
         if let Some([before, opened, ended]) = self.server {
-            let each = |now: Usage| (now.pss as f64 - before.pss as f64) / self.conns.max(1) as f64;
+            let each = |now: Usage| (now.own as f64 - before.own as f64) / self.conns.max(1) as f64;
             report["server"] = json!({
                 "cpu_seconds": self.server_cpu,
                 "cores": self.server_cpu / self.seconds,
@@ -423,7 +423,7 @@ impl Outcome {
                 mib(before.pss),
                 mib(opened.pss),
                 mib(ended.pss),
-                (ended.pss as f64 - before.pss as f64) / self.conns.max(1) as f64,
+                (ended.own as f64 - before.own as f64) / self.conns.max(1) as f64,
             );
         }
         if self.total.beats > 0 {
