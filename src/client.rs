@@ -456,6 +456,11 @@ impl Core {
 impl Endpoint for Core {
     fn deliver(self: Rc<Self>, event: Event) -> Result<usize, Pending> {
         match event {
+            // As in browsers: who has closed is told no more.
+            Event::Message { conn, data, .. } if self.closing.get() => {
+                dispatcher().consume(conn, data.len());
+                Ok(0)
+            }
             Event::Message { conn, data, binary, .. } if self.callback(Slot::Message).is_none() => {
                 self.inbox.borrow_mut().push_back(Waiting { conn, data, binary });
                 Ok(1)

@@ -434,7 +434,7 @@ interface WsClientInterface
     public function stats(): array;
 
     /**
-     * Closes for good. Unsent messages go to onOverflow with 'closed'.
+     * Closes for good. Unsent messages go to onOverflow with 'closed'; onMessage is not called any more.
      *
      * @param int $code 1000, 1001–1003, 1007–1014, 3000–4999 (RFC 6455 section 7.4)
      * @param string $reason UTF-8, at most 123 bytes
