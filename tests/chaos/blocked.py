@@ -34,7 +34,7 @@ def blocked(binary, how):
     held.wait_ready()
     equal(http_status(admin, "/readyz"), 200, "readyz before")
     control = Control(url)
-    control.order(f"!{how} {BLOCKED}")
+    control.order(f"{how} {BLOCKED}")
     start = php.wait_event("blocked")[0]["t"]
     # These come while PHP is away: accepted, beaten and dropped without it.
     silent = Load(binary, "hold", "--url", url, "--peers", f"silent={SILENT}", "--secs", BLOCKED - 2)

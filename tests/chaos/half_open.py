@@ -129,7 +129,7 @@ def test_stuck_writes_of_server(binary):
     control = Control(url)
     proxy.command("stall down")
     since = time.time()
-    control.order("!publish 0.02 1000000 20")
+    control.order("publish 0.02 1000000 20")
     slow = found_by_server(php, 1, since)
     control.close()
     return f"found after {slow:.2f} s"
@@ -141,7 +141,7 @@ def test_stuck_writes_of_client(binary):
     proxy = Proxy(binary, host_port(url), "--buffer", "16384")
     peer = connected_client(f"ws://{proxy.address}/", query="&news", sendEvery=0.02, sendSize=500_000)
     control = Control(url)
-    control.order("!publish 0.1 100 1000000")
+    control.order("publish 0.1 100 1000000")
     php.wait_event("publishing")
     proxy.command("stall up")
     since = time.time()

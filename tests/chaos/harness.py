@@ -57,7 +57,7 @@ class Process:
 
     running = []
 
-    def __init__(self, command, name, stdin=False):
+    def __init__(self, command, name, stdin=False, environment=None):
         self.name = name
         self.lines = []
         self.news = threading.Condition()
@@ -71,6 +71,7 @@ class Process:
             text=True,
             errors="replace",
             cwd=ROOT,
+            env={**os.environ, **(environment or {})},
         )
         self.threads = [
             threading.Thread(target=self._read, daemon=True),
@@ -151,9 +152,10 @@ class Process:
 class Php(Process):
     """A PHP script that prints one JSON object a line, with `event` and `t` (its clock)."""
 
-    def __init__(self, script, config, prefix=()):
-        command = [*prefix, PHP, "-n", "-d", f"extension={MODULE}", os.path.join(HERE, "php", script)]
-        super().__init__([*command, json.dumps(config)], script, stdin=config.get("wait", False))
+    def __init__(self, script, config, prefix=(), settings=(), environment=None):
+        settings = [word for setting in (f"extension={MODULE}", *settings) for word in ("-d", setting)]
+        command = [*prefix, PHP, "-n", *settings, os.path.join(HERE, "php", script), json.dumps(config)]
+        super().__init__(command, script, config.get("wait", False), environment)
 
     def go(self):
         """Lets a server that was started with `wait` bind."""
@@ -294,7 +296,7 @@ class Control:
             self.socket.sendall(bytes([0x80 | opcode, 0x80 | length, 0, 0, 0, 0]) + payload)
 
     def order(self, text):
-        self._send(1, text.encode())
+        self._send(1, b"\x01" + text.encode())
 
     def close(self):
         self.socket.close()

@@ -1,6 +1,6 @@
 <?php
 // Clients that say what happens to them.
-//   config: url, query (more of it), count (1), first (number of the first one), options, sendEvery, sendSize
+//   config: url, query (more of it), count (1), first (number of the first one), secs (then all close), options, sendEvery, sendSize
 
 declare(strict_types=1);
 
@@ -37,6 +37,15 @@ if (isset($config['sendEvery'])) {
     $message = str_repeat('c', $config['sendSize']);
     $clients[0]->every($config['sendEvery'], static fn () => $clients[0]->send($message, true));
 }
+if (isset($config['secs'])) {
+    $clients[0]->after($config['secs'], static function () use ($clients): void {
+        foreach (array_reverse($clients) as $client) {
+            $client->close();
+        }
+    });
+}
 say('started');
 $clients[0]->run();
-say('ended');
+// The timer's closure holds the clients and they hold it: the collector has to see that.
+unset($clients, $client);
+say('ended', ['collected' => gc_collect_cycles()]);

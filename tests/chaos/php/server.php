@@ -1,5 +1,5 @@
 <?php
-// An echo server that takes orders: a text message starting with '!'.
+// An echo server that takes orders: a text message that starts with the character 1.
 //   config: listen, options, quiet (no events for opens and closes), echo (default true),
 //   wait (bind when a line has come on stdin)
 
@@ -33,7 +33,7 @@ $server->onOpen(static function (WsConnection $c, WsRequest $r) use (&$open, $qu
     }
 });
 $server->onMessage(static function (WsConnection $c, string $data, bool $binary) use ($server, $echo): void {
-    if ($data === '' || $data[0] !== '!' || $binary) {
+    if ($binary || !str_starts_with($data, "\x01")) {
         if ($echo) {
             $c->send($data, $binary);
         }
@@ -77,6 +77,11 @@ $server->onMessage(static function (WsConnection $c, string $data, bool $binary)
         case 'stats':
             say('stats', ['stats' => $server->stats(), 'php' => memory_get_usage()]);
             break;
+        case 'throw':
+            throw new LogicException('as ordered');
+        case 'stop':
+            $server->stop((float) $words[1]);
+            break;
         default:
             say('unknown', ['order' => $data]);
     }
@@ -100,4 +105,6 @@ if ($config['wait'] ?? false) {
 $server->start();
 say('listening', ['address' => $server->address(), 'pid' => getmypid()]);
 $server->run();
-say('stopped');
+// The handlers hold the server and it holds them: the collector has to see that.
+unset($server);
+say('stopped', ['collected' => gc_collect_cycles()]);
