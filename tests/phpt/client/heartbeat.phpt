@@ -30,7 +30,7 @@ $client->onStateChange(function (WsTransition $t) use (&$last) { $last = "{$t->f
 $client->connect();
 [$socket] = $raw->upgrade();
 $start = microtime(true);
-until($client, function () use (&$closed) { return $closed !== null; }, 'the death');
+until($client, function () use (&$closed, &$last) { return $closed !== null && str_contains($last, '4001'); }, 'the death');
 echo "$closed, $last\n";
 $client->close();
 
