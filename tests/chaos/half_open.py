@@ -84,6 +84,24 @@ def back_again(php, proxy, peer):
     equal(len(php.wait_event("close", count=1)), 1, "connections closed")
 
 
+def test_sleep_is_noticed(binary):
+    """Who slept probes the link on waking, long before the next beat is due."""
+    beats = {"interval": 300, "timeout": 300}
+    php = server(options={"heartbeat": beats})
+    proxy = Proxy(binary, host_port(php.url()))
+    peer = connected_client(f"ws://{proxy.address}/", options={"heartbeat": beats})
+    php.wait_event("open")
+    peer.signal(signal.SIGSTOP)
+    proxy.command("blackhole both")
+    # More than three seconds late is a sleep.
+    time.sleep(5)
+    since = time.time()
+    peer.signal(signal.SIGCONT)
+    lost = peer.wait_event("state", timeout=60, to="Reconnecting")[0]
+    equal(lost["code"], 4001, f"code of {lost}")
+    return f"found {lost['t'] - since:.2f} s after waking"
+
+
 def test_blackhole_both_ways(binary):
     php, proxy, peer = behind_proxy(binary)
     since = time.time()
