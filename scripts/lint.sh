@@ -48,7 +48,7 @@ shell_syntax() {
     mapfile -t files < <(shell_files)
     shellcheck -x -S warning "${files[@]}"
 }
-no_hosts_in_locks() { ! grep -rnE '"resolved"' tests/*/package-lock.json bench/package-lock.json; }
+no_hosts_in_locks() { ! git ls-files -z -co --exclude-standard '*package-lock.json' | xargs -0r grep -nE '"resolved"'; }
 python_syntax() {
     git ls-files -co --exclude-standard '*.py' | grep -v '/wstest\.py$' | xargs -r python3 -m py_compile
 }

@@ -97,7 +97,7 @@ else
     part conformance 600 tests/conformance/run
     # The kinds of test that bring their own runner.
     for name in chaos abuse soak; do
-        [ ! -x "tests/$name/run" ] || part "$name" 400 "tests/$name/run"
+        [ ! -x "tests/$name/run" ] || part "$name" 600 "tests/$name/run"
     done
     part demo 120 env DURATION=20 scripts/demo.sh
     if [ "$mode" = full ]; then
