@@ -1,0 +1,166 @@
+"""System calls, wakes and allocations of a message, bytes of an idle connection.
+
+The limits are what was measured on a quiet machine and a good half more: they catch a second write, a
+wake or a copy that came back, not a bad day.
+"""
+
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import tempfile
+import time
+
+import harness
+from harness import LIMIT, Control, Load, Skip, check, server
+
+SECONDS = 2
+
+
+def stats(php, control):
+    before = len(php.events("stats"))
+    control.order("!stats")
+    return php.wait_event("stats", before + 1)[-1]["stats"]
+
+
+def messages(binary, php, control, window, meanwhile):
+    """Echoes for a while; returns the messages that the server counted and what `meanwhile` measured."""
+    before, start = meanwhile(), stats(php, control)["messages"]["in"]
+    report = Load(
+        binary, "echo", "--url", php.url(), "--conns", 20, "--window", window, "--size", 32, "--secs", SECONDS,
+        "--warm", 0, "--json",
+    ).report(LIMIT)
+    check(report["failed"] == 0, f"echoes failed: {report['errors']}")
+    count = stats(php, control)["messages"]["in"] - start
+    after = meanwhile()
+    check(count >= report["messages"] > 0, f"the server counted {count} messages, the peers {report['messages']}")
+    return count, before, after
+
+
+def switches(process):
+    """How often threads went to sleep: each time something had to wake them."""
+    total = 0
+    for thread in os.listdir(f"/proc/{process}/task"):
+        with open(f"/proc/{process}/task/{thread}/status", encoding="ascii", errors="replace") as status:
+            total += int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", status.read(), re.M)[1])
+    return total
+
+
+def system_calls(binary, window, limits):
+    if shutil.which("strace") is None:
+        raise Skip("strace is not installed")
+    php = server(quiet=True)
+    control = Control(php.url())
+    stats(php, control)
+    with tempfile.NamedTemporaryFile("r") as table:
+        trace = subprocess.Popen(
+            ["strace", "-f", "-c", "-p", str(php.pid), "-o", table.name], stderr=subprocess.PIPE, text=True
+        )
+        try:
+            line = trace.stderr.readline()
+            if "attached" not in line:
+                raise Skip(f"strace cannot attach: {line.strip()}")
+            count, _, _ = messages(binary, php, control, window, lambda: None)
+        finally:
+            trace.send_signal(signal.SIGINT)
+            trace.wait(LIMIT)
+            trace.stderr.close()
+        text = table.read()
+    calls = {}
+    for row in text.splitlines():
+        words = row.split()
+        if len(words) >= 5 and words[0].replace(".", "").isdigit() and words[3].isdigit():
+            calls[words[-1]] = int(words[3]) / count
+    check(calls, f"strace counted nothing:\n{text}")
+    reads = sum(calls.get(name, 0) for name in ("recvfrom", "recvmsg", "read", "readv"))
+    writes = sum(calls.get(name, 0) for name in ("sendto", "sendmsg", "write", "writev"))
+    waits = sum(value for name, value in calls.items() if name.startswith(("epoll_", "poll", "ppoll", "futex")))
+    figures = f"{reads:.2f} reads, {writes:.2f} writes, {waits:.2f} waits a message ({count} messages)"
+    for name, value, limit in (("reads", reads, limits[0]), ("writes", writes, limits[1]), ("waits", waits, limits[2])):
+        check(value <= limit, f"{name}: {value:.2f} a message, at most {limit}; {figures}: {calls}")
+    return figures
+
+
+def test_system_calls_one_in_flight(binary):
+    return system_calls(binary, 1, (3.5, 3.2, 4.0))
+
+
+def test_system_calls_sixteen_in_flight(binary):
+    return system_calls(binary, 16, (0.3, 0.3, 0.3))
+
+
+def wakes(binary, window, limit):
+    php = server(quiet=True)
+    control = Control(php.url())
+    count, before, after = messages(binary, php, control, window, lambda: switches(php.pid))
+    each = (after - before) / count
+    check(each <= limit, f"{each:.3f} wakes a message, at most {limit} ({count} messages)")
+    return f"{each:.3f} wakes a message ({count} messages)"
+
+
+def test_wakes_one_in_flight(binary):
+    return wakes(binary, 1, 2.5)
+
+
+def test_wakes_sixteen_in_flight(binary):
+    return wakes(binary, 16, 0.25)
+
+
+def allocations(binary, window, limit):
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise Skip("no C compiler")
+    with tempfile.TemporaryDirectory() as folder:
+        library, counter = os.path.join(folder, "count.so"), os.path.join(folder, "count")
+        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "count.c")
+        subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+        php = server(("env", f"LD_PRELOAD={library}", f"COUNT_FILE={counter}"), quiet=True)
+        control = Control(php.url())
+
+        def counted():
+            with open(counter, "rb") as file:
+                return struct.unpack("=Q", file.read(8))[0]
+
+        check(counted() > 0, "the counter did not start")
+        # The first run fills what is kept.
+        messages(binary, php, control, window, lambda: None)
+        count, before, after = messages(binary, php, control, window, counted)
+        each = (after - before) / count
+        # Connections were opened meanwhile, too.
+        check(after > before, "allocations are not counted")
+        check(each <= limit, f"{each:.3f} allocations a message, at most {limit} ({count} messages)")
+        return f"{each:.3f} allocations a message ({count} messages)"
+
+
+def test_allocations_one_in_flight(binary):
+    return allocations(binary, 1, 7.0)
+
+
+def test_allocations_sixteen_in_flight(binary):
+    return allocations(binary, 16, 3.5)
+
+
+def test_idle_connections(binary):
+    conns, limit = 2000, 4000
+    php = server(quiet=True)
+    control = Control(php.url())
+    stats(php, control)
+    report = Load(
+        binary, "idle", "--url", php.url(), "--conns", conns, "--hold", 1, "--server-pid", php.pid, "--json"
+    ).report(LIMIT)
+    check(report["failed"] == 0 and report["open"] == conns, f"{report['open']} of {conns} open: {report['errors']}")
+    each = report["server"]["pss_per_connection_end"]
+    check(0 < each <= limit, f"{each:.0f} B a connection, at most {limit}")
+    # What the connections took is free for the next ones.
+    until = time.monotonic() + LIMIT
+    while stats(php, control)["connections"]["open"] > 1:
+        check(time.monotonic() < until, "connections did not end")
+        time.sleep(0.05)
+    before = php.rss()
+    report = Load(binary, "idle", "--url", php.url(), "--conns", conns, "--hold", 1, "--json").report(LIMIT)
+    check(report["failed"] == 0, f"second round: {report['errors']}")
+    again = (php.rss() - before) / conns
+    check(again <= limit, f"the second {conns} took {again:.0f} B each, at most {limit}")
+    return f"{each:.0f} B a connection"
