@@ -231,9 +231,16 @@ impl Core {
         let mut until = None;
         loop {
             let command = Command::ClientSend { client, data: data.clone(), binary, ttl };
-            if let Reply::Sequence(sequence) = submit(command)? {
-                self.last_sequence.set(sequence);
-                return Ok(sequence);
+            match submit(command)? {
+                Reply::Sequence(sequence) => {
+                    self.last_sequence.set(sequence);
+                    return Ok(sequence);
+                }
+                Reply::DispatchFirst => {
+                    self.serve(Some(Instant::now()), |_| true)?;
+                    continue;
+                }
+                _ => {}
             }
             let now = Instant::now();
             if until.is_none() {

@@ -225,7 +225,8 @@ pub enum Command {
     Connect { client: EndpointId },
     /// Reconnects now if waiting (lazy mode, backoff), probes if connected: `Reply::Done`.
     Wake { client: EndpointId },
-    /// Into the outbox: `Reply::Sequence`; `Reply::WouldBlock` for policy `block`; error for `error`.
+    /// Into the outbox: `Reply::Sequence`; `Reply::WouldBlock` for policy `block`; error for `error`;
+    /// `Reply::DispatchFirst` to who sends and never takes events.
     ClientSend { client: EndpointId, data: Bytes, binary: bool, ttl: Option<Duration> },
     /// Messages not yet acknowledged (plain peer: not yet written to the socket): `Reply::Count`.
     Unacknowledged { client: EndpointId },
@@ -264,6 +265,9 @@ pub enum Reply {
     Sequence(u64),
     /// The outbox is full and its policy is to wait for room; [`Event::Room`] tells when to try again.
     WouldBlock,
+    /// Many messages were given up and wait to be reported ([`Event::Overflow`]): nothing was taken.
+    /// Take events, then try again.
+    DispatchFirst,
     Sent(Sent),
     Time(Option<Duration>),
     State(lifeline_proto::client::State),

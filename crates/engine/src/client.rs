@@ -6,7 +6,7 @@
 //! whoever brings them, and what follows from them is told to the application before it is released.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -37,6 +37,10 @@ use crate::shard::Shard;
 const WINDOW: usize = 256 * 1024;
 /// What a kept message costs beside its payload, in bytes.
 const KEPT: usize = 96;
+/// Messages given up that may wait to be reported, and their bytes (or `outbox.bytes`, if that is more):
+/// who sends in a loop and never takes events must not fill memory with what was dropped.
+const UNREPORTED: usize = 4096;
+const UNREPORTED_BYTES: usize = 1024 * 1024;
 /// How long the application may take to supply headers.
 const HEADERS_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the previous socket may still wait for its peer's end before it is dropped for the next.
@@ -56,6 +60,9 @@ pub struct Client {
     /// Tells the task that there is something new for it.
     news: Notify,
     counters: Counters,
+    /// `Event::Overflow`s that the application has not taken, and the bytes of their messages.
+    unreported: AtomicUsize,
+    unreported_bytes: AtomicUsize,
     created: Time,
 }
 
@@ -175,6 +182,8 @@ impl Client {
             }),
             news: Notify::new(),
             counters: Counters::default(),
+            unreported: AtomicUsize::new(0),
+            unreported_bytes: AtomicUsize::new(0),
             created: clock::now(),
             config,
         });
@@ -202,6 +211,11 @@ impl Client {
         if inner.machine.state() == State::Closed {
             return Err(CommandError::Gone("the client"));
         }
+        if self.unreported.load(Ordering::Relaxed) >= UNREPORTED
+            || self.unreported_bytes.load(Ordering::Relaxed) >= self.config.outbox.bytes.max(UNREPORTED_BYTES)
+        {
+            return Ok(Reply::DispatchFirst);
+        }
         // Before the push, so that what has expired does not stand in the way.
         self.report(OverflowReason::Expired, inner.expired(now));
         let outcome = match inner.outbox.push(now, data, binary, ttl) {
@@ -225,6 +239,12 @@ impl Client {
             core.count_queued(length);
         }
         Ok(Reply::Sequence(outcome.sequence))
+    }
+
+    /// The application has taken an `Event::Overflow` with `bytes` of data.
+    pub fn handle_reported(&self, bytes: usize) {
+        self.unreported.fetch_sub(1, Ordering::Relaxed);
+        self.unreported_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Messages not yet written to the socket. Who asks and is told of some is told when there are none.
@@ -387,6 +407,8 @@ impl Client {
     fn report(&self, why: OverflowReason, items: Vec<Kept>) {
         self.counters.overflows.fetch_add(items.len() as u64, Ordering::Relaxed);
         for Kept { sequence, data, .. } in items {
+            self.unreported.fetch_add(1, Ordering::Relaxed);
+            self.unreported_bytes.fetch_add(data.len(), Ordering::Relaxed);
             self.emit(Event::Overflow { client: self.id, sequence, data, why });
         }
     }

@@ -368,6 +368,11 @@ impl Bridge for Local {
         for event in &into[from..] {
             match event {
                 Event::Close { conn, .. } => self.core.forget_connection(*conn),
+                Event::Overflow { client, data, .. } => {
+                    if let Ok(client) = self.client(*client) {
+                        client.handle_reported(data.len());
+                    }
+                }
                 Event::Handshake { server, .. } => {
                     if let Ok(server) = self.server(*server) {
                         server.handle_asked();

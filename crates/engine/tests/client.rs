@@ -385,6 +385,30 @@ async fn the_outbox_is_bounded_by_its_policy() {
 }
 
 #[tokio::test]
+async fn what_was_dropped_is_told_before_more_is_dropped() {
+    let mut app = App::start();
+    let mut config = client(vec![local(1)]);
+    config.outbox.limit = 2;
+    config.outbox.overflow = OverflowPolicy::DropOldest;
+    let id = app.create(config);
+    let (mut sent, mut dropped) = (0, 0);
+    while sent < 20_000 {
+        match app.submit(Command::ClientSend { client: id, data: "x".into(), binary: false, ttl: None }) {
+            Ok(Reply::Sequence(_)) => sent += 1,
+            Ok(Reply::DispatchFirst) => {
+                assert!(sent - 2 - dropped >= 1000, "asked after {dropped} of {sent}");
+                // As many as are known to wait.
+                while dropped < sent - 2 {
+                    dropped += overflows(&[app.event().await]).len();
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(sent - dropped < 5000, "{} wait to be reported", sent - dropped);
+    }
+}
+
+#[tokio::test]
 async fn a_blocked_sender_is_told_of_room() {
     let mut app = App::start();
     let peer = Peer::start().await;
