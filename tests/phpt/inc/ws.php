@@ -41,7 +41,9 @@ final class Peer
     public function __construct(string $address, string $target = '/', array $headers = [], string $method = 'GET')
     {
         $url = preg_replace('~^wss?://~', 'tcp://', $address);
-        $this->socket = stream_socket_client($url, $code, $message, LIMIT);
+        // Without it a second small frame waits for the acknowledgement of the first.
+        $context = stream_context_create(['socket' => ['tcp_nodelay' => true]]);
+        $this->socket = stream_socket_client($url, $code, $message, LIMIT, STREAM_CLIENT_CONNECT, $context);
         if (!$this->socket) {
             throw new RuntimeException("cannot connect to $url: $message");
         }

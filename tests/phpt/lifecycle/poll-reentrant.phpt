@@ -7,7 +7,7 @@ $log = new ArrayObject;
 $server = serve(['message' => function ($c, $data) use (&$server, $log) {
     $log[] = "in $c->id:$data";
     if ($data === 'nest') {
-        pump($server, fn () => in_array('in 2:other', (array) $log));
+        pump($server, fn () => in_array('in 2:other', (array) $log) && $c->stats()['messagesIn'] === 2);
         for ($i = 0; $i < 3; $i++) { $server->poll(0.01); }
     }
     $log[] = "out $c->id:$data";
