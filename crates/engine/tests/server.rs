@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{App, PATIENCE};
-use lifeline_engine::bridge::{Command, Event, HandshakeAnswer, LogLevel, Reply, Sent};
-use lifeline_engine::config::SlowConsumer;
+use lifeline_engine::bridge::{Bridge, Command, Event, HandshakeAnswer, LogLevel, Reply, Sent};
+use lifeline_engine::config::{RateAction, SlowConsumer, WatchdogAction};
 use lifeline_proto::heartbeat::Mode;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -757,4 +757,61 @@ fn watchdog_without_a_reader() {
         std::thread::yield_now();
     }
     let _second = connect(&address);
+}
+
+#[test]
+fn a_flood_over_the_rate_may_be_closed() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| {
+        config.server_limits.byte_rate = Some(1000.0);
+        config.server_limits.rate_action = RateAction::Close;
+    });
+    let mut peer = connect(&address);
+    app.wait_open();
+    for _ in 0..3 {
+        peer.send(Message::binary(vec![0; 500])).expect("send");
+    }
+    let close = peer.read().expect("close");
+    assert!(matches!(&close, Message::Close(Some(frame)) if u16::from(frame.code) == 1013), "{close:?}");
+    let _ = peer.read();
+    assert_eq!(app.wait_close().0, 4005);
+}
+
+#[test]
+fn the_watchdog_may_drain() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| {
+        config.watchdog.lag = Duration::from_millis(50);
+        config.watchdog.action = WatchdogAction::Drain;
+    });
+    // The application does not take the opening.
+    let mut peer = connect(&address);
+    let close = peer.read().expect("close");
+    assert!(matches!(&close, Message::Close(Some(frame)) if u16::from(frame.code) == 1001), "{close:?}");
+    let _ = peer.read();
+    assert_eq!(app.wait_close().0, 1001);
+    app.wait(|event| matches!(event, Event::Stopped { .. }).then_some(()));
+}
+
+#[test]
+fn channels_and_subscriptions_are_limited() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| {
+        config.server_limits.max_channels = 3;
+        config.server_limits.max_subscriptions = 2;
+    });
+    let _peers = [connect(&address), connect(&address)];
+    let (first, second) = (app.wait_open(), app.wait_open());
+    let subscribe = |conn, name: &str| app.local.submit(Command::Subscribe { conn, channel: name.into() });
+    assert!(matches!(subscribe(first, "a"), Ok(Reply::Flag(true))));
+    assert!(matches!(subscribe(first, "a"), Ok(Reply::Flag(false))));
+    assert!(matches!(subscribe(first, "b"), Ok(Reply::Flag(true))));
+    let error = subscribe(first, "c").expect_err("too many").to_string();
+    assert!(error.contains("limits.maxSubscriptions allows 2"), "{error}");
+    assert!(matches!(subscribe(second, "c"), Ok(Reply::Flag(true))));
+    let error = subscribe(second, "d").expect_err("too many").to_string();
+    assert!(error.contains("limits.maxChannels allows 3"), "{error}");
+    // A channel without members is none.
+    app.submit(Command::Unsubscribe { conn: second, channel: "c".into() });
+    assert!(matches!(subscribe(second, "d"), Ok(Reply::Flag(true))));
 }
