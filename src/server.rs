@@ -839,11 +839,19 @@ impl WsServer {
         Ok(())
     }
 
-    /// Counters of the server and of the process.
+    /// The bound addresses, counters of the server and of the process.
     pub fn stats(&self) -> PhpResult<ArrayZval> {
         let Some(endpoint) = self.core.running("stats")? else { return Ok(ArrayZval(list([]))) };
         match query(Command::EndpointStats { endpoint })? {
-            Reply::Stats(stats) => Ok(ArrayZval(crate::convert::stats(&stats))),
+            Reply::Stats(stats) => {
+                let mut stats = crate::convert::stats(&stats);
+                let addresses = self.core.addresses.borrow().clone();
+                if let Some(table) = stats.array_mut() {
+                    // Fails only for keys with a NUL byte.
+                    let _ = table.insert("addresses", crate::convert::names(&addresses));
+                }
+                Ok(ArrayZval(stats))
+            }
             _ => Ok(ArrayZval(list([]))),
         }
     }
