@@ -231,7 +231,12 @@ impl Core {
         let mut until = None;
         loop {
             let command = Command::ClientSend { client, data: data.clone(), binary, ttl };
-            match submit(command)? {
+            let reply = match submit(command) {
+                // It has given up; the event that says so waits.
+                Err(_) if self.engine_state() == State::Closed => return Err(Self::closed()),
+                reply => reply?,
+            };
+            match reply {
                 Reply::Sequence(sequence) => {
                     self.last_sequence.set(sequence);
                     return Ok(sequence);
@@ -294,7 +299,7 @@ impl Core {
         self.usable()?;
         // A client that has given up has nothing unacknowledged either: the events that say so count.
         let core = Rc::clone(self);
-        let settled = || core.ended.get() || core.unacknowledged() == 0 && core.state() != State::Closed;
+        let settled = || core.ended.get() || core.unacknowledged() == 0 && core.engine_state() != State::Closed;
         let deadline = if settled() {
             Some(Instant::now())
         } else {
@@ -306,12 +311,19 @@ impl Core {
     }
 
     fn state(&self) -> State {
+        match self.engine_state() {
+            // Closed only when its callbacks have run: loops end at it.
+            State::Closed if !self.ended.get() => self.told.get(),
+            state => state,
+        }
+    }
+
+    /// Ahead of what the application was told.
+    fn engine_state(&self) -> State {
         match self.id.get() {
             _ if self.ended.get() => State::Closed,
             None => State::Disconnected,
             Some(client) => match query(Command::ClientState { client }) {
-                // Closed only when its callbacks have run: loops end at it.
-                Ok(Reply::State(State::Closed)) => self.told.get(),
                 Ok(Reply::State(state)) => state,
                 _ => State::Closed,
             },

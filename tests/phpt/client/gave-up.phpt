@@ -56,6 +56,17 @@ $client = refused($refuse);
 $server->every(0.01, fn () => $client->state() === WsState::Closed && $server->after(0.05, fn () => $server->stop(0)));
 echo told(fn () => $server->run()), "\n";
 echo told(fn () => until($client, fn () => false)), "\n";
+
+echo "-- it has given up and was not asked yet\n";
+$client = refused($refuse);
+$end = microtime(true) + LIMIT;
+while ($client->stats()['state'] !== 'Closed' && microtime(true) < $end) {
+    usleep(1000); // nobody dispatches
+}
+var_dump($client->state() === WsState::Closed);
+echo thrown(fn () => $client->send('x')), "\n";
+echo told(fn () => $client->flush()), "\n";
+var_dump($client->state() === WsState::Closed, $client->flush());
 --EXPECT--
 run: WsConnectException 403, then nothing thrown
 enum(WsState::Closed)
@@ -76,3 +87,9 @@ connecting reconnecting connecting reconnecting connecting reconnecting connecti
 -- another object's run() is not the place
 nothing thrown
 WsConnectException 403
+-- it has given up and was not asked yet
+bool(false)
+WsException: the WsClient is closed
+WsConnectException 403
+bool(true)
+bool(false)
