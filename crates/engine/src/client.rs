@@ -140,6 +140,7 @@ impl Client {
         let context = Arc::new(Context {
             endpoint: id,
             role: Role::Client,
+            rules: Arc::new(config.heartbeat.rules),
             beats: config.heartbeat.clone(),
             limits: config.limits.clone(),
             server_limits: None,

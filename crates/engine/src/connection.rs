@@ -136,7 +136,7 @@ impl Connection {
         };
         Self {
             decoder: Decoder::new(context.role, limits),
-            heartbeat: Heartbeat::new(context.beats.rules, now, rand::random::<f64>()),
+            heartbeat: Heartbeat::new(context.rules.clone(), now, rand::random::<f64>()),
             stream,
             owner,
             phase: Phase::Open,
@@ -589,6 +589,13 @@ impl Connection {
         while let Some(action) = self.heartbeat.handle_timeout(now, &link) {
             match action {
                 Action::Beat => {
+                    // Idle for an interval: what the last messages needed is not needed now.
+                    {
+                        let mut queue = self.outlet.queue.lock();
+                        if queue.items.is_empty() {
+                            queue.items = std::collections::VecDeque::new();
+                        }
+                    }
                     self.beat_number = self.beat_number.wrapping_add(1);
                     self.outlet.counters.beats.fetch_add(1, Ordering::Relaxed);
                     match &self.outlet.context.beats.message {

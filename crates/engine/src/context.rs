@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use lifeline_proto::heartbeat::HeartbeatConfig;
+
 use crate::bridge::{EndpointId, Event, LogLevel, LogRecord};
 use crate::config::{Beats, Limits, SendConfig, ServerLimits};
 use crate::events::EventQueue;
@@ -35,6 +37,8 @@ pub struct Context {
     pub endpoint: EndpointId,
     pub role: lifeline_proto::frame::Role,
     pub beats: Beats,
+    /// `beats.rules`, as each connection shares it.
+    pub rules: Arc<HeartbeatConfig>,
     pub limits: Limits,
     /// None on a client.
     pub server_limits: Option<ServerLimits>,

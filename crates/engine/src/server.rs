@@ -154,6 +154,7 @@ impl Server {
         let context = Arc::new(Context {
             endpoint: id,
             role: Role::Server,
+            rules: Arc::new(config.heartbeat.rules),
             beats: config.heartbeat.clone(),
             limits: config.limits.clone(),
             server_limits: Some(config.server_limits.clone()),

@@ -1,6 +1,6 @@
 //! The outgoing half of a connection: frames to bytes to socket, many a system call.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -31,6 +31,8 @@ const SLICES: usize = 32;
 thread_local! {
     /// Where small frames are encoded. Empty between calls.
     static SCRATCH: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(2 * BATCH));
+    /// An empty batch with room.
+    static SPARE: Cell<Option<Box<Batch>>> = const { Cell::new(None) };
 }
 
 /// What is to be done when the byte at `end` has been written.
@@ -78,50 +80,66 @@ pub struct Written {
     pub failed: Option<std::io::Error>,
 }
 
-/// See the module's documentation.
+/// Frames on their way to the socket, and what is to be done when they have left. Most batches are
+/// written at once, so each thread has one for all its connections; a connection has one of its own
+/// only while its socket blocks.
 #[derive(Debug, Default)]
-pub struct Writer {
-    /// The socket, where the application's thread may write to it.
-    pub direct: Option<Arc<TcpStream>>,
+struct Batch {
     backlog: VecDeque<Chunk>,
     marks: VecDeque<Mark>,
-    /// Bytes put into the backlog since the beginning.
+    /// Bytes put into the backlog since it was empty.
     queued: u64,
-    /// Bytes written since the beginning.
+    /// Bytes of these written.
     written: u64,
+}
+
+/// What goes out besides the queue. None for most of the time.
+#[derive(Debug, Default)]
+struct Extras {
     /// Answers to pings. RFC 6455 section 5.5.3 allows to answer only the latest: so of many, the
     /// oldest go unanswered.
     pongs: VecDeque<Bytes>,
     /// A beat to be sent: a ping's payload or an application's text.
     beat: Option<(Opcode, Bytes)>,
-    /// Answers to the peer's own beats.
-    replies: u32,
     /// The close frame's payload, to be sent as soon as a frame ends; nothing follows it.
     close: Option<Bytes>,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub struct Writer {
+    /// The socket, where the application's thread may write to it.
+    pub direct: Option<Arc<TcpStream>>,
+    /// What the socket did not take.
+    parked: Option<Box<Batch>>,
+    extras: Option<Box<Extras>>,
+    /// Answers to the peer's own beats.
+    replies: u32,
     close_queued: bool,
 }
 
 impl Writer {
     pub fn add_pong(&mut self, payload: Bytes) {
-        if self.pongs.len() >= PONGS {
-            self.pongs.pop_front();
+        let pongs = &mut self.extras.get_or_insert_default().pongs;
+        if pongs.len() >= PONGS {
+            pongs.pop_front();
         }
-        self.pongs.push_back(payload);
+        pongs.push_back(payload);
     }
 
     pub fn set_beat(&mut self, opcode: Opcode, payload: Bytes) {
-        self.beat = Some((opcode, payload));
+        self.extras.get_or_insert_default().beat = Some((opcode, payload));
     }
 
     /// Sends a close frame before anything that is still queued, and nothing after it.
     pub fn set_close(&mut self, payload: Bytes) {
-        if !self.close_queued && self.close.is_none() {
-            self.close = Some(payload);
+        if !self.close_queued {
+            self.extras.get_or_insert_default().close.get_or_insert(payload);
         }
     }
 
     pub fn is_blocked(&self) -> bool {
-        !self.backlog.is_empty()
+        self.parked.is_some()
     }
 
     /// Queues an answer to an application-level beat; false when too many wait already.
@@ -136,53 +154,48 @@ impl Writer {
         sent == crate::bridge::Sent::Queued
     }
 
-    /// Writes until the socket blocks or nothing is left. `more` false: only what was encoded before
-    /// and control frames.
+    /// Writes until the socket blocks or nothing is left.
     pub fn poll(&mut self, stream: &mut Stream, outlet: &Outlet, role: Role, task: &mut TaskContext<'_>) -> Written {
         let mut result = Written::default();
+        let mut batch = self.parked.take().unwrap_or_else(take_spare);
         loop {
-            if self.backlog.is_empty() {
-                self.fill(outlet, role);
-                if self.backlog.is_empty() {
+            if batch.backlog.is_empty() {
+                self.fill(&mut batch, outlet, role);
+                if batch.backlog.is_empty() {
                     self.replies = 0;
                     if let Poll::Ready(Err(error)) = stream.poll_flush(task) {
                         result.failed = Some(error);
                     }
-                    return result;
+                    break;
                 }
             }
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let mut used = 0;
-            for (slice, chunk) in slices.iter_mut().zip(&self.backlog) {
-                *slice = IoSlice::new(&chunk.bytes);
-                used += 1;
-            }
-            match stream.poll_write_vectored(task, &slices[..used]) {
+            match batch.write(|slices| stream.poll_write_vectored(task, slices)) {
                 Poll::Ready(Ok(0)) => {
                     result.failed = Some(std::io::ErrorKind::WriteZero.into());
-                    return result;
+                    break;
                 }
                 Poll::Ready(Ok(count)) => {
                     result.progress = true;
-                    self.advance(count, outlet, &mut result);
+                    batch.advance(count, outlet, &mut result);
                 }
                 Poll::Ready(Err(error)) => {
                     result.failed = Some(error);
-                    return result;
+                    break;
                 }
                 Poll::Pending => {
                     result.blocked = true;
-                    self.unpin_scratch();
-                    return result;
+                    break;
                 }
             }
         }
+        self.put_back(batch);
+        result
     }
 
     /// Writes from a thread that is not the task's: data only, on a plain socket that has taken everything
     /// so far. False: the task has something to do.
     pub fn write_now(&mut self, outlet: &Outlet) -> bool {
-        if !self.backlog.is_empty() || self.beat.is_some() || self.close.is_some() || self.close_queued {
+        if self.parked.is_some() || self.extras.is_some() || self.close_queued {
             return false;
         }
         let Some(direct) = self.direct.clone() else { return false };
@@ -190,28 +203,23 @@ impl Writer {
             return false;
         }
         let mut result = Written::default();
+        let mut batch = take_spare();
         let done = loop {
-            self.fill(outlet, Role::Server);
+            self.fill(&mut batch, outlet, Role::Server);
             // An ending that came meanwhile is the task's to finish.
-            if self.backlog.is_empty() {
+            if batch.backlog.is_empty() {
                 break !self.close_queued;
             }
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let mut used = 0;
-            for (slice, chunk) in slices.iter_mut().zip(&self.backlog) {
-                *slice = IoSlice::new(&chunk.bytes);
-                used += 1;
-            }
-            match direct.try_write_vectored(&slices[..used]) {
-                Ok(count) if count > 0 => self.advance(count, outlet, &mut result),
+            match batch.write(|slices| direct.try_write_vectored(slices)) {
+                Ok(count) if count > 0 => batch.advance(count, outlet, &mut result),
                 // The task meets the error or waits for the socket.
                 _ => break false,
             }
-            if !self.backlog.is_empty() {
+            if !batch.backlog.is_empty() {
                 break false;
             }
         };
-        self.unpin_scratch();
+        self.put_back(batch);
         self.replies = 0;
         outlet.counters.bytes_out.fetch_add(result.bytes, Ordering::Relaxed);
         done
@@ -220,40 +228,55 @@ impl Writer {
     /// Forgets everything that was not written.
     pub fn clear(&mut self, outlet: &Outlet) {
         self.direct = None;
-        self.backlog.clear();
-        for mark in self.marks.drain(..) {
+        self.extras = None;
+        for mark in self.parked.take().into_iter().flat_map(|batch| batch.marks) {
             if mark.kind == Kind::Data {
                 outlet.release_sizes(mark.size, mark.charge);
             }
         }
     }
 
+    /// Keeps what the socket did not take; the room of what it took is for the next.
+    fn put_back(&mut self, mut batch: Box<Batch>) {
+        if batch.backlog.is_empty() && batch.marks.is_empty() {
+            batch.queued = 0;
+            batch.written = 0;
+            batch.backlog.shrink_to(SLICES);
+            batch.marks.shrink_to(1024);
+            SPARE.set(Some(batch));
+        } else {
+            batch.unpin_scratch();
+            self.parked = Some(batch);
+        }
+    }
+
     /// Encodes control frames and a batch of the queue into the backlog.
-    fn fill(&mut self, outlet: &Outlet, role: Role) {
+    fn fill(&mut self, batch: &mut Batch, outlet: &Outlet, role: Role) {
         SCRATCH.with_borrow_mut(|scratch| {
             let mask = || (role == Role::Client).then(rand::random::<[u8; 4]>);
-            for payload in std::mem::take(&mut self.pongs) {
+            let Extras { pongs, beat, mut close } = self.extras.take().map_or_else(Extras::default, |extras| *extras);
+            for payload in pongs {
                 if !self.close_queued {
                     outlet.trace(|| format!("sending pong of {} bytes", payload.len()));
                     put_frame(scratch, Opcode::Pong, &payload, mask());
-                    self.mark(scratch, 0, 0, 0, Kind::Control, None);
+                    batch.mark(scratch, 0, 0, 0, Kind::Control, None);
                 }
             }
-            if let Some((opcode, payload)) = self.beat.take()
+            if let Some((opcode, payload)) = beat
                 && !self.close_queued
             {
                 outlet.trace(|| "sending a heartbeat".to_owned());
                 put_frame(scratch, opcode, &payload, mask());
-                self.mark(scratch, 0, 0, 0, Kind::Beat, None);
+                batch.mark(scratch, 0, 0, 0, Kind::Beat, None);
             }
-            if self.close.is_none() && !self.close_queued {
+            if close.is_none() && !self.close_queued {
                 let mut queue = outlet.queue.lock();
                 let mut taken = 0;
-                while taken < BATCH && self.backlog.len() < SLICES - 2 {
+                while taken < BATCH && batch.backlog.len() < SLICES - 2 {
                     let Some(item) = queue.items.pop_front() else { break };
                     let (size, charge) = (item.size(), item.charge());
                     taken += size.max(1);
-                    let only = queue.items.is_empty() && scratch.is_empty() && self.backlog.is_empty();
+                    let only = queue.items.is_empty() && scratch.is_empty() && batch.backlog.is_empty();
                     match item {
                         Item::Message { data, binary, sequence } => {
                             let opcode = if binary { Opcode::Binary } else { Opcode::Text };
@@ -262,27 +285,27 @@ impl Writer {
                                 put_frame(scratch, opcode, &data, mask());
                             } else {
                                 put_header(scratch, true, false, opcode, data.len(), None);
-                                self.move_scratch(scratch);
-                                self.queued += data.len() as u64;
-                                self.backlog.push_back(Chunk { bytes: data, scratch: false });
+                                batch.move_scratch(scratch);
+                                batch.queued += data.len() as u64;
+                                batch.backlog.push_back(Chunk { bytes: data, scratch: false });
                             }
-                            self.mark(scratch, size, charge, sequence, Kind::Data, None);
+                            batch.mark(scratch, size, charge, sequence, Kind::Data, None);
                         }
                         Item::Shared(frame) => {
                             outlet.trace(|| format!("sending a shared frame of {size} bytes"));
                             if frame.wire.len() <= COPY_SHARED && !only {
                                 scratch.extend_from_slice(&frame.wire);
                             } else {
-                                self.move_scratch(scratch);
-                                self.queued += frame.wire.len() as u64;
-                                self.backlog.push_back(Chunk { bytes: frame.wire.clone(), scratch: false });
+                                batch.move_scratch(scratch);
+                                batch.queued += frame.wire.len() as u64;
+                                batch.backlog.push_back(Chunk { bytes: frame.wire.clone(), scratch: false });
                             }
-                            self.mark(scratch, size, charge, 0, Kind::Data, Some(frame));
+                            batch.mark(scratch, size, charge, 0, Kind::Data, Some(frame));
                         }
                         Item::Ping(payload) => {
                             outlet.trace(|| format!("sending ping of {size} bytes"));
                             put_frame(scratch, Opcode::Ping, &payload, mask());
-                            self.mark(scratch, size, charge, 0, Kind::Data, None);
+                            batch.mark(scratch, size, charge, 0, Kind::Data, None);
                         }
                     }
                 }
@@ -291,18 +314,31 @@ impl Writer {
                         queue.items = VecDeque::new();
                     }
                     if let Some(Ending::Close { wire, reason, .. }) = &queue.ending {
-                        self.close = Some(close_payload(*wire, reason));
+                        close = Some(close_payload(*wire, reason));
                     }
                 }
             }
-            if let Some(payload) = self.close.take() {
+            if let Some(payload) = close.filter(|_| !self.close_queued) {
                 outlet.trace(|| "sending close".to_owned());
                 put_frame(scratch, Opcode::Close, &payload, mask());
-                self.mark(scratch, 0, 0, 0, Kind::Close, None);
+                batch.mark(scratch, 0, 0, 0, Kind::Close, None);
                 self.close_queued = true;
             }
-            self.move_scratch(scratch);
+            batch.move_scratch(scratch);
         });
+    }
+}
+
+impl Batch {
+    /// Offers the socket what one call may take.
+    fn write<T>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut used = 0;
+        for (slice, chunk) in slices.iter_mut().zip(&self.backlog) {
+            *slice = IoSlice::new(&chunk.bytes);
+            used += 1;
+        }
+        write(&slices[..used])
     }
 
     /// Notes that a frame ends where the scratch buffer ends now.
@@ -350,13 +386,6 @@ impl Writer {
                 Kind::Control => {}
             }
         }
-        // One large burst must not keep its room for the life of the connection.
-        if self.backlog.is_empty() && self.backlog.capacity() > 16 {
-            self.backlog = VecDeque::new();
-        }
-        if self.marks.is_empty() && self.marks.capacity() > 64 {
-            self.marks = VecDeque::new();
-        }
     }
 
     /// What stays behind must not keep the thread's scratch block alive.
@@ -367,6 +396,10 @@ impl Writer {
             }
         }
     }
+}
+
+fn take_spare() -> Box<Batch> {
+    SPARE.take().unwrap_or_default()
 }
 
 /// RFC 6455 section 5.5.1. The reason is cut to fit.

@@ -1,5 +1,6 @@
 //! When to beat, and when a silent peer is dead.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::Time;
@@ -79,7 +80,8 @@ pub enum Action {
 /// byte received, or a byte written while others waited (`passive`: `interval × missed_limit`).
 #[derive(Debug)]
 pub struct Heartbeat {
-    config: HeartbeatConfig,
+    /// Shared by all links of a server or client.
+    config: Arc<HeartbeatConfig>,
     /// The present interval; differs from the configured one in adaptive mode.
     interval: Duration,
     /// Adaptive mode: the longest interval that may be tried.
@@ -139,11 +141,10 @@ impl Heartbeat {
     /// `jitter` in 0..1 places the first beat within the second half of the first interval, so that a
     /// crowd that came together does not beat together.
     #[must_use]
-    pub fn new(config: HeartbeatConfig, now: Time, jitter: f64) -> Self {
+    pub fn new(config: impl Into<Arc<HeartbeatConfig>>, now: Time, jitter: f64) -> Self {
+        let config = config.into();
         let interval = config.adaptive.map_or(config.interval, |adaptive| adaptive.min).max(SHORTEST);
-        let config = HeartbeatConfig { timeout: config.timeout.max(SHORTEST), ..config };
         Self {
-            config,
             interval,
             ceiling: config.adaptive.map_or(interval, |adaptive| adaptive.max.max(interval)),
             last_good: interval,
@@ -156,7 +157,12 @@ impl Heartbeat {
             missed: 0,
             round_trip: RoundTrip::None,
             rtt: None,
+            config,
         }
+    }
+
+    fn timeout(&self) -> Duration {
+        self.config.timeout.max(SHORTEST)
     }
 
     /// A deadline may have passed. Harmless when called early; call until it returns `None`.
@@ -191,7 +197,7 @@ impl Heartbeat {
                     } else if self.config.mode == Mode::Passive {
                         Some(self.die())
                     } else {
-                        Some(self.beat(now, self.config.timeout, false))
+                        Some(self.beat(now, self.timeout(), false))
                     };
                 }
                 Phase::Beaten { queued, .. } if link.last_received >= queued => {
@@ -218,7 +224,7 @@ impl Heartbeat {
                     } else if fatal || self.missed >= self.config.missed_limit {
                         return Some(self.die());
                     } else {
-                        return Some(self.beat(now, self.config.timeout, false));
+                        return Some(self.beat(now, self.timeout(), false));
                     }
                 }
             }
@@ -360,7 +366,7 @@ impl Heartbeat {
         let limit = self.config.missed_limit.max(1);
         match self.config.mode {
             Mode::Passive => self.interval.saturating_mul(limit),
-            _ => self.interval.saturating_add(self.config.timeout.saturating_mul(limit)),
+            _ => self.interval.saturating_add(self.timeout().saturating_mul(limit)),
         }
     }
 }
