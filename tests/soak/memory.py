@@ -70,13 +70,17 @@ def test_connects_reset(binary):
 
 def memory_limit(binary, how, count, every):
     """300 that never read while others are told news, 300 that send half a message: the limit holds."""
-    # A quarter more: what the allocator needs beside the bytes that are counted.
+    # Two fifths more: each connection keeps a small share also over the limit, and the allocator its holes.
     limit = 256 * MIB
     greedy = 300
     neighbours = 20
     php = server(
         quiet=True,
-        options={"limits": {"memory": limit}, "send": {"limit": 4 * MIB}, "heartbeat": {"interval": 5, "timeout": 5}},
+        options={
+            "limits": {"memory": limit, "maxMessage": 4 * MIB, "maxFrame": 4 * MIB},
+            "send": {"limit": 4 * MIB},
+            "heartbeat": {"interval": 5, "timeout": 5},
+        },
     )
     url = php.url()
     idle = php.rss()
@@ -101,7 +105,7 @@ def memory_limit(binary, how, count, every):
     watcher.start()
     try:
         for kind, target in (("deaf", news), ("half", url)):
-            bad = Load(binary, "hold", "--url", target, "--peers", f"{kind}={greedy}", "--secs", 3600, "--size", MIB - 1)
+            bad = Load(binary, "hold", "--url", target, "--peers", f"{kind}={greedy}", "--secs", 3600, "--size", 2 * MIB)
             bad.wait_ready()
         start = time.monotonic()
         control.order(f"{how} {every} 1024 {count}")
@@ -123,7 +127,7 @@ def memory_limit(binary, how, count, every):
     equal(php.events("error"), [], "errors")
     check(highest[0] >= limit // 2, f"resident memory rose to {mib(highest[0])} only: the limit was not met")
     check(
-        highest[0] <= idle + limit * 5 // 4,
+        highest[0] <= idle + limit * 7 // 5,
         f"resident memory rose to {mib(highest[0])} from {mib(idle)}, the limit is {mib(limit)}",
     )
     return (
