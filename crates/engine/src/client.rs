@@ -289,7 +289,9 @@ impl Client {
             inner.discarded = true;
             if let Some(outlet) = &inner.outlet {
                 // Also one that is already closing.
-                cut(outlet);
+                let reason = "discarded".to_owned();
+                outlet.end(Ending::Abort { code: lifeline_proto::close::ABNORMAL, reason });
+                Core::wake(outlet);
             }
             inner.machine.handle_close(now, lifeline_proto::close::ABNORMAL, "discarded".to_owned());
         });
@@ -365,13 +367,10 @@ impl Client {
             Output::Close { code, reason } => {
                 inner.feed(now, usize::MAX);
                 if let Some(outlet) = &inner.outlet {
-                    if inner.discarded {
-                        cut(outlet);
-                    } else {
-                        outlet.set_closing();
-                        outlet.end(Ending::Close { code, wire: code, reason });
-                        Core::wake(outlet);
-                    }
+                    // Without effect on one that was cut already.
+                    outlet.set_closing();
+                    outlet.end(Ending::Close { code, wire: code, reason });
+                    Core::wake(outlet);
                 }
             }
             Output::Dial { attempt, url, .. } => {
@@ -697,11 +696,6 @@ impl Drop for Client {
     fn drop(&mut self) {
         self.context.memory.release(self.inner.get_mut().charged);
     }
-}
-
-fn cut(outlet: &Arc<Outlet>) {
-    outlet.end(Ending::Abort { code: lifeline_proto::close::ABNORMAL, reason: "discarded".to_owned() });
-    Core::wake(outlet);
 }
 
 /// Later than any deadline.

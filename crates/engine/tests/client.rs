@@ -12,6 +12,7 @@ use lifeline_engine::bridge::{Bridge, Command, CommandError, Event, OverflowReas
 use lifeline_engine::config::{ClientTls, ClientUrl, ListenAddress, ServerConfig, ServerTls};
 use lifeline_proto::outbox::OverflowPolicy;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
@@ -633,6 +634,28 @@ async fn order_survives_cuts() {
     assert!(seen.ends_with(&(PORTION * CUTS..PORTION * (CUTS + 1)).collect::<Vec<_>>()));
 }
 
+/// The other end of `socket` was closed, in both directions, before this call.
+fn assert_gone(socket: TcpStream, round: usize) {
+    use std::io::{ErrorKind, Read, Write};
+    // Not through the runtime, which may not have heard of it yet.
+    let mut socket = socket.into_std().unwrap();
+    let mut scrap = [0; 4096];
+    loop {
+        match socket.read(&mut scrap) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+            Err(error) => panic!("round {round}: the previous socket is still open: {error}"),
+        }
+    }
+    // An end that is closed altogether answers with a reset; one that only says nothing more does not.
+    if socket.write(b"x").is_ok() {
+        let patience = Timespec { tv_sec: 0, tv_nsec: 300_000_000 };
+        let answered = poll(&mut [PollFd::new(&socket, PollFlags::empty())], Some(&patience)).unwrap();
+        assert_eq!(answered, 1, "round {round}: the previous socket is still there");
+    }
+}
+
 /// However a connection ends, the client has closed its socket before it opens the next.
 #[tokio::test]
 async fn there_are_never_two_sockets() {
@@ -643,16 +666,7 @@ async fn there_are_never_two_sockets() {
     for round in 0..24 {
         let mut socket = peer.socket().await;
         if let Some(previous) = previous.take() {
-            // Its end was on its way before this connection was.
-            let mut scrap = [0; 4096];
-            loop {
-                match previous.try_read(&mut scrap) {
-                    Ok(0) => break,
-                    Ok(_) => {}
-                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
-                    Err(error) => panic!("round {round}: the previous socket is still open: {error}"),
-                }
-            }
+            assert_gone(previous, round);
         }
         if round % 6 == 5 {
             read_request(&mut socket).await;
