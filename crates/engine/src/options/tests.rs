@@ -672,3 +672,53 @@ fn the_documentation_lists_every_option_and_no_other() {
     known.sort();
     assert_eq!(listed, known);
 }
+
+#[test]
+fn ranges_take_both_of_their_ends() {
+    let int = i64::from(i32::MAX);
+    let ranges = [
+        ("heartbeat.missedLimit", 1, 1000),
+        ("reconnect.maxAttempts", 1, i64::from(u32::MAX)),
+        ("outbox.limit", 1, int),
+        ("outbox.bytes", 1, BIGGEST),
+        ("limits.memory", 65_536, BIGGEST),
+        ("limits.maxMessage", 1, BIGGEST),
+        ("limits.maxFrame", 1, BIGGEST),
+        ("limits.maxFragments", 1, i64::from(u32::MAX)),
+        ("limits.inbound", 1, BIGGEST),
+        ("limits.maxConnections", 0, int),
+        ("limits.perIp", 0, int),
+        ("limits.maxChannels", 1, int),
+        ("limits.maxSubscriptions", 1, int),
+        ("limits.maxHeaderBytes", 256, 1 << 20),
+        ("send.limit", 1, BIGGEST),
+        ("ioThreads", 1, 64),
+        ("backlog", 1, 65_535),
+    ];
+    let durations = [
+        ("heartbeat.interval", TICK),
+        ("heartbeat.timeout", TICK),
+        ("idle.timeout", TICK),
+        ("reconnect.base", TICK),
+        ("reconnect.max", TICK),
+        ("reconnect.floor", 0.0),
+        ("reconnect.first", 0.0),
+        ("reconnect.stableAfter", 0.0),
+        ("connect.timeout", TICK),
+        ("outbox.blockTimeout", 0.0),
+        ("outbox.ttl", TICK),
+        ("limits.handshakeTimeout", TICK),
+        ("limits.authTimeout", TICK),
+        ("watchdog.lag", TICK),
+    ];
+    let ints = ranges.iter().flat_map(|(path, low, high)| [(*path, Int(*low)), (*path, Int(*high))]);
+    let floats = durations.iter().flat_map(|(path, low)| [(*path, Float(*low)), (*path, Float(LONGEST))]);
+    for (path, value) in ints.chain(floats) {
+        let key = KEYS.iter().find(|key| key.path == path).unwrap();
+        let role = if key.server { Role::Server } else { Role::Client };
+        // Another option may still be in the way; the range must not be.
+        if let Err(error) = read(role, &nested(path, value.clone())) {
+            assert!(!error.to_string().contains("must be between"), "{value:?}: {error}");
+        }
+    }
+}
