@@ -71,7 +71,7 @@ def test_client(binary):
     php = server()
     proxy = Proxy(binary, host_port(php.url()))
     watched = Watched(
-        "client.php", url=f"ws://{proxy.address}/", count=3, secs=20, sendEvery=0.05, sendSize=3000,
+        "client.php", url=f"ws://{proxy.address}/", count=3, closeAfter=12, sendEvery=0.05, sendSize=3000,
         options={"heartbeat": {"interval": 2, "timeout": 2}, "outbox": {"overflow": "dropOldest"}},
     )
     peer = watched.php

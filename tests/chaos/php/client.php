@@ -1,6 +1,6 @@
 <?php
 // Clients that say what happens to them.
-//   config: url, query (more of it), count (1), first (number of the first one), secs (then all close), options, sendEvery, sendSize
+//   config: url, query (more of it), count (1), first (number of the first one), closeAfter (opens, then all close), options, sendEvery, sendSize
 
 declare(strict_types=1);
 
@@ -9,7 +9,7 @@ require __DIR__ . '/common.php';
 $config = config();
 $clients = [];
 $first = $config['first'] ?? 0;
-$opened = 0;
+$opens = 0;
 for ($n = $first; $n < $first + ($config['count'] ?? 1); $n++) {
     $client = new WsClient($config['url'] . "?id=$n" . ($config['query'] ?? ''), $config['options'] ?? []);
     $client->onStateChange(static function (WsTransition $t) use ($n): void {
@@ -27,6 +27,14 @@ for ($n = $first; $n < $first + ($config['count'] ?? 1); $n++) {
         say('close', ['client' => $n, 'code' => $code, 'reason' => $reason, 'clean' => $clean]);
     });
     $client->onMessage(static function (): void {});
+    $client->onOpen(static function () use (&$clients, &$opens, $config): void {
+        if (++$opens === ($config['closeAfter'] ?? 0)) {
+            // The one whose end ends run() comes last.
+            foreach (array_reverse($clients) as $client) {
+                $client->close();
+            }
+        }
+    });
     $client->onError(static function (Throwable $e) use ($n): void {
         say('error', ['client' => $n, 'class' => $e::class, 'message' => $e->getMessage()]);
     });
@@ -37,15 +45,9 @@ if (isset($config['sendEvery'])) {
     $message = str_repeat('c', $config['sendSize']);
     $clients[0]->every($config['sendEvery'], static fn () => $clients[0]->send($message, true));
 }
-if (isset($config['secs'])) {
-    $clients[0]->after($config['secs'], static function () use ($clients): void {
-        foreach (array_reverse($clients) as $client) {
-            $client->close();
-        }
-    });
-}
 say('started');
 $clients[0]->run();
 // The timer's closure holds the clients and they hold it: the collector has to see that.
-unset($clients, $client);
+$clients = [];
+unset($client);
 say('ended', ['collected' => gc_collect_cycles()]);
