@@ -106,6 +106,8 @@ impl Talk {
             && let Some(order) = self.script.order.take()
         {
             self.talkers[link.id].ordered = true;
+            // To the server this is a sign of life: the next beat is not due when it was.
+            self.talkers[link.id].beat = None;
             return link.put(opcode::TEXT, order.as_bytes());
         }
         if self.rate == 0.0 { self.send(link, self.script.window, None) } else { Ok(()) }
