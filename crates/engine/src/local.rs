@@ -1,14 +1,19 @@
 //! The in-process [`Bridge`]: the application and the engine in one process.
 
+use std::any::Any;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::bridge::{Bridge, Command, CommandError, ConnId, EndpointId, Event, MESSAGE_COST, Reply, Sent, Stat, Stats};
+use crate::bridge::{
+    Bridge, Command, CommandError, ConnId, EndpointId, Event, LogLevel, LogRecord, MESSAGE_COST, Reply, Sent, Stat,
+    Stats,
+};
 use crate::client::Client;
 use crate::core::{Core, Endpoint};
 use crate::events::EventQueue;
@@ -77,7 +82,15 @@ impl Local {
             let running = running.clone();
             threads.push(std::thread::Builder::new().name(format!("lifeline-io-{index}")).spawn(move || {
                 hook();
-                runtime.block_on(shard.pump(weak));
+                while let Err(panic) =
+                    catch_unwind(AssertUnwindSafe(|| runtime.block_on(shard.clone().pump(weak.clone()))))
+                {
+                    report_panic(&weak, index, &*panic);
+                    // What the pump had in its hands when it fell is found by who is woken for nothing.
+                    shard.wake_all();
+                    // A pump that falls again and again must not take the whole machine along.
+                    std::thread::sleep(Duration::from_millis(10));
+                }
                 // A name lookup that hangs must not hold up the end of the process.
                 runtime.shutdown_timeout(Duration::from_millis(100));
                 drop(running);
@@ -146,7 +159,11 @@ impl Local {
     fn send(&self, conn: ConnId, item: Item) -> Sent {
         let Some(outlet) = self.outlet(conn) else { return Sent::Closed };
         let size = item.size();
+        let is_message = matches!(item, Item::Message { .. });
         let sent = outlet.push(item);
+        if is_message && sent == Sent::Queued {
+            outlet.count_message();
+        }
         if sent != Sent::Closed {
             self.core.mark_queued(&outlet);
             self.core.count_queued(size);
@@ -325,6 +342,20 @@ impl Local {
     }
 }
 
+/// An I/O thread's pump fell and begins anew. The panic hook has written to the error output.
+fn report_panic(core: &Weak<Core>, thread: usize, panic: &(dyn Any + Send)) {
+    let what = panic
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    if let Some(core) = core.upgrade() {
+        let message = format!("internal error: I/O thread {thread} panicked and goes on: {what}");
+        let record = LogRecord { level: LogLevel::Error, message, context: Vec::new() };
+        core.events.push(Event::Log { endpoint: None, record: Box::new(record) });
+    }
+}
+
 /// The answer of an endpoint that has ended, where that is no error: the application hears of the end
 /// after the events before it, and what it does on those must not fail.
 fn of_nothing(command: &Command) -> Option<Reply> {
@@ -379,7 +410,7 @@ impl Bridge for Local {
                     }
                 }
                 Event::Stopped { endpoint } => {
-                    self.core.endpoints.write().remove(endpoint);
+                    self.core.remove_endpoint(*endpoint);
                 }
                 _ => {}
             }
@@ -429,6 +460,113 @@ mod tests {
 
     use super::*;
     use crate::config::{ListenAddress, ServerConfig};
+
+    /// A server on one I/O thread and its address.
+    fn serve() -> (Arc<Local>, EndpointId, String) {
+        let config = RuntimeConfig { io_threads: 1, on_thread_start: Arc::new(|| {}) };
+        let local = Local::start(&config).unwrap();
+        let config = ServerConfig {
+            listen: vec![ListenAddress::Tcp { host: "127.0.0.1".into(), port: 0, tls: false }],
+            ..ServerConfig::default()
+        };
+        let Reply::Endpoint(server) = local.submit(Command::StartServer(Box::new(config))).unwrap() else { panic!() };
+        let Reply::Names(names) = local.submit(Command::Addresses { server }).unwrap() else { panic!() };
+        let address = names[0].trim_start_matches("ws://").to_owned();
+        (local, server, address)
+    }
+
+    fn connect(address: &str) -> std::net::TcpStream {
+        let mut peer = std::net::TcpStream::connect(address).unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        peer.write_all(
+            b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        )
+        .unwrap();
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            assert_eq!(peer.read(&mut byte).unwrap(), 1);
+            head.push(byte[0]);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101 "));
+        peer
+    }
+
+    /// The next event that `pick` takes.
+    fn wait<T>(local: &Local, mut pick: impl FnMut(Event) -> Option<T>) -> T {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut events = Vec::new();
+        while Instant::now() < deadline {
+            local.receive(&mut events, 1);
+            if let Some(found) = events.pop().and_then(&mut pick) {
+                return found;
+            }
+            std::thread::yield_now();
+        }
+        panic!("the awaited event did not come");
+    }
+
+    /// A text message there and back.
+    fn echo(local: &Local, peer: &mut std::net::TcpStream) {
+        peer.write_all(&[0x81, 0x82, 0, 0, 0, 0, b'o', b'k']).unwrap();
+        let (conn, data) =
+            wait(local, |event| if let Event::Message { conn, data, .. } = event { Some((conn, data)) } else { None });
+        local.submit(Command::Consumed { conn, messages: 1, bytes: data.len() }).unwrap();
+        local.submit(Command::Send { conn, data, binary: false }).unwrap();
+        local.flush();
+        let mut answer = [0; 4];
+        peer.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, [0x81, 2, b'o', b'k']);
+    }
+
+    #[test]
+    fn a_panic_in_a_connection_ends_that_one_alone() {
+        let (local, server, address) = serve();
+        let mut neighbour = connect(&address);
+        let mut peer = connect(&address);
+        for _ in 0..2 {
+            wait(&local, |event| matches!(event, Event::Open { .. }).then_some(()));
+        }
+        peer.write_all(&[0x81, 0x85, 0, 0, 0, 0, b'p', b'a', b'n', b'i', b'c']).unwrap();
+        let (code, reason) =
+            wait(
+                &local,
+                |event| if let Event::Close { code, reason, .. } = event { Some((code, reason)) } else { None },
+            );
+        assert_eq!((code, &*reason), (1006, "internal error: the connection's task panicked"));
+        assert_eq!(peer.read(&mut [0; 16]).unwrap_or(0), 0, "the socket is closed");
+        echo(&local, &mut neighbour);
+        let Reply::Count(open) = local.submit(Command::CountConnections { server }).unwrap() else { panic!() };
+        assert_eq!(open, 1);
+        assert_eq!(local.core.shards[0].population.load(Ordering::Relaxed), 1);
+        assert_eq!(local.core.connections.read().len(), 1);
+        // Nothing is left that a stop would wait for.
+        drop(neighbour);
+        wait(&local, |event| matches!(event, Event::Close { .. }).then_some(()));
+        local.submit(Command::StopServer { server, drain: Duration::from_secs(20) }).unwrap();
+        let begin = Instant::now();
+        wait(&local, |event| matches!(event, Event::Stopped { .. }).then_some(()));
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+        assert!(local.shutdown(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn an_io_thread_whose_pump_panicked_goes_on() {
+        let (local, _, address) = serve();
+        let mut peer = connect(&address);
+        wait(&local, |event| matches!(event, Event::Open { .. }).then_some(()));
+        for _ in 0..2 {
+            local.core.shards[0].break_pump();
+            let said = wait(&local, |event| if let Event::Log { record, .. } = event { Some(record) } else { None });
+            assert_eq!(said.level, LogLevel::Error);
+            assert_eq!(said.message, "internal error: I/O thread 0 panicked and goes on: as the test asked");
+            echo(&local, &mut peer);
+        }
+        let mut other = connect(&address);
+        echo(&local, &mut other);
+        assert!(local.shutdown(Duration::from_secs(5)));
+    }
 
     #[test]
     fn rests_leave_no_timers_behind() {

@@ -14,9 +14,9 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// The limit is the largest that any server or client of the process asked for.
-    pub fn raise_limit(&self, limit: usize) {
-        self.limit.fetch_max(limit, Ordering::Relaxed);
+    /// The limit is the largest that any server or client alive asked for.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     pub fn charge(&self, bytes: usize) {

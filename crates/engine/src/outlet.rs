@@ -248,6 +248,11 @@ impl Outlet {
         Sent::Queued
     }
 
+    /// An application message comes or goes: the connection is not idle.
+    pub fn count_message(&self) {
+        self.last_message.store(clock::now().as_micros(), Ordering::Relaxed);
+    }
+
     /// Begins the end; the first call wins, except that an abort overrides a close.
     pub fn end(&self, ending: Ending) {
         let mut queue = self.queue.lock();

@@ -118,6 +118,8 @@ pub struct Server {
     stopped: AtomicBool,
     /// True: the application has not dispatched for `watchdog.lag`.
     stuck: AtomicBool,
+    /// Certificates are being looked at.
+    refreshing: AtomicBool,
     started: lifeline_proto::Time,
 }
 
@@ -150,7 +152,6 @@ impl Server {
             None => None,
         };
         let id = core.next_endpoint_id();
-        core.memory.raise_limit(config.limits.memory);
         let context = Arc::new(Context {
             endpoint: id,
             role: Role::Server,
@@ -188,10 +189,11 @@ impl Server {
             asked: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
             stuck: AtomicBool::new(false),
+            refreshing: AtomicBool::new(false),
             started: clock::now(),
             config,
         });
-        core.endpoints.write().insert(id, Endpoint::Server(server.clone()));
+        core.add_endpoint(id, Endpoint::Server(server.clone()));
         for acceptor in acceptors {
             core.shards[0].handle.spawn(server.clone().accept_all(acceptor));
         }
@@ -373,19 +375,13 @@ impl Server {
 
     /// Once a second: the watchdog and changed certificates.
     pub fn tick(self: &Arc<Self>) {
-        if let Some(tls) = &self.tls {
-            for refreshed in tls.refresh() {
-                match refreshed {
-                    Refreshed::Reloaded(file) => {
-                        let file = vec![("file", file.display().to_string())];
-                        self.context.log(LogLevel::Notice, "a changed certificate was loaded", file);
-                    }
-                    Refreshed::Kept(error) => {
-                        let message = format!("a changed certificate was not loaded, the old one stays: {error}");
-                        self.context.log(LogLevel::Error, message, Vec::new());
-                    }
-                }
-            }
+        if self.tls.is_some() && !self.refreshing.swap(true, Ordering::AcqRel) {
+            let server = self.clone();
+            // Files may lie on a network: connections must not wait for them.
+            tokio::task::spawn_blocking(move || {
+                server.refresh_certificates();
+                server.refreshing.store(false, Ordering::Release);
+            });
         }
         let lag = self.context.events.lag();
         let watchdog = &self.config.watchdog;
@@ -410,6 +406,27 @@ impl Server {
         } else if self.stuck.swap(false, Ordering::AcqRel) {
             self.context.log(LogLevel::Warning, "watchdog: PHP dispatches again", Vec::new());
         }
+    }
+
+    fn refresh_certificates(&self) {
+        let Some(tls) = &self.tls else { return };
+        for refreshed in tls.refresh() {
+            match refreshed {
+                Refreshed::Reloaded(file) => {
+                    let file = vec![("file", file.display().to_string())];
+                    self.context.log(LogLevel::Notice, "a changed certificate was loaded", file);
+                }
+                Refreshed::Kept(error) => {
+                    let message = format!("a changed certificate was not loaded, the old one stays: {error}");
+                    self.context.log(LogLevel::Error, message, Vec::new());
+                }
+            }
+        }
+    }
+
+    /// Its `limits.memory`.
+    pub fn memory_limit(&self) -> usize {
+        self.context.limits.memory
     }
 
     pub fn stats(&self) -> Stats {
@@ -500,6 +517,9 @@ impl Server {
             return false;
         }
         let sent = outlet.push(Item::Shared(frame.clone()));
+        if sent == Sent::Queued {
+            outlet.count_message();
+        }
         if sent != Sent::Closed
             && let Some(core) = self.core.upgrade()
         {

@@ -43,6 +43,8 @@ pub struct Shard {
     sleeping_until: AtomicU64,
     pump: AtomicWaker,
     stopping: AtomicBool,
+    #[cfg(test)]
+    broken: AtomicBool,
 }
 
 impl Shard {
@@ -57,6 +59,8 @@ impl Shard {
             sleeping_until: AtomicU64::new(u64::MAX),
             pump: AtomicWaker::new(),
             stopping: AtomicBool::new(false),
+            #[cfg(test)]
+            broken: AtomicBool::new(false),
         }
     }
 
@@ -90,6 +94,21 @@ impl Shard {
         }
     }
 
+    /// Has every connection that lives here look at what there is to do.
+    pub fn wake_all(&self) {
+        for outlet in self.tasks.lock().values() {
+            outlet.wake_mail();
+            outlet.wake_timer();
+        }
+    }
+
+    /// Has the pump panic at its next turn.
+    #[cfg(test)]
+    pub fn break_pump(&self) {
+        self.broken.store(true, Ordering::Release);
+        self.pump.wake();
+    }
+
     /// Entries in the wheel.
     #[cfg(test)]
     pub fn timers(&self) -> usize {
@@ -118,6 +137,9 @@ impl Shard {
                 for outlet in mail.drain(..) {
                     outlet.wake_mail();
                 }
+
+                #[cfg(test)]
+                assert!(!self.broken.swap(false, Ordering::AcqRel), "as the test asked");
 
                 let now = clock::now();
                 let boot = clock::since_boot();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{App, PATIENCE};
-use lifeline_engine::bridge::{Event, OpenInfo, Stat};
+use lifeline_engine::bridge::{Command, Event, OpenInfo, Stat};
 use lifeline_engine::config::{ListenAddress, Network, Origins, ServerConfig, ServerTls};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -171,6 +171,29 @@ fn messages_travel_over_tls_and_changed_certificates_are_shown() {
     // The connection that is open does not notice.
     app.send(conn, "still here");
     assert_eq!(peer.read().expect("message").into_text().expect("text"), "still here");
+}
+
+#[test]
+fn a_stop_during_a_tls_handshake_refuses_its_request() {
+    let files = Files::new("stopped");
+    let tls = files.issue("any.test");
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| listen_tls(config, tls));
+    let peer = connect(&address);
+    let deadline = Instant::now() + PATIENCE;
+    while app.stat(server, &["connections", "handshaking"]) < 1 {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    let begin = Instant::now();
+    app.submit(Command::StopServer { server, drain: Duration::from_secs(20) });
+    app.wait(|event| matches!(event, Event::Stopped { .. }).then_some(()));
+    assert!(begin.elapsed() < Duration::from_secs(10), "who has no connection holds up nothing: {:?}", begin.elapsed());
+    let mut stream = files.encrypt(peer, "any.test");
+    stream.write_all(handshake("").as_bytes()).expect("request");
+    let answer = read_head(&mut stream);
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(app.event_within(Duration::from_millis(200)).is_none(), "nothing after the end");
 }
 
 #[test]

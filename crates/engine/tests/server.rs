@@ -10,7 +10,7 @@ use bytes::Bytes;
 use common::{App, PATIENCE};
 use lifeline_engine::bridge::{Bridge, Command, Event, HandshakeAnswer, LogLevel, Reply, Sent};
 use lifeline_engine::config::{RateAction, SlowConsumer, WatchdogAction};
-use lifeline_proto::heartbeat::Mode;
+use lifeline_proto::heartbeat::{Adaptive, Mode};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
@@ -814,4 +814,336 @@ fn channels_and_subscriptions_are_limited() {
     // A channel without members is none.
     app.submit(Command::Unsubscribe { conn: second, channel: "c".into() });
     assert!(matches!(subscribe(second, "d"), Ok(Reply::Flag(true))));
+}
+
+/// A handshake that the server answers with `status`.
+fn is_refused(address: &str, status: u16) -> bool {
+    let answer = tungstenite::connect(format!("ws://{address}/"));
+    matches!(&answer, Err(tungstenite::Error::Http(response)) if response.status() == status)
+}
+
+#[test]
+fn over_the_memory_limit_the_one_that_holds_most_is_stopped() {
+    const PART: usize = 64 * 1024;
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| {
+        config.limits.memory = 8 * PART;
+        config.limits.inbound = 1 << 30;
+        config.limits.handshake_timeout = Duration::from_secs(1);
+    });
+    let mut neighbour = connect(&address);
+    let near = app.wait_open();
+    let mut greedy = connect(&address);
+    let hog = app.wait_open();
+    let mut writer = greedy.get_ref().try_clone().expect("clone");
+    let flood = std::thread::spawn(move || {
+        let mut frame = vec![0x82, 0xFF, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        frame.resize(frame.len() + PART, 0);
+        // Until it is closed.
+        while writer.write_all(&frame).is_ok() {}
+    });
+    let mut held = 0;
+    let mut take = |event: &Event| match event {
+        Event::Message { conn, .. } if *conn == hog => {
+            held += 1;
+            None
+        }
+        Event::Message { conn, data, .. } if *conn == near => Some(data.clone()),
+        _ => None,
+    };
+    while app.stat(server, &["memory", "used"]) <= app.stat(server, &["memory", "limit"]) {
+        std::thread::yield_now();
+    }
+    assert!(is_refused(&address, 503));
+    for _ in 0..5 {
+        neighbour.send(Message::text("still here")).expect("send");
+        let data = app.wait(&mut take);
+        let bytes = data.len();
+        app.submit(Command::Consumed { conn: near, messages: 1, bytes });
+        app.send(near, "so am I");
+        assert_eq!(neighbour.read().expect("answer"), Message::text("so am I"));
+    }
+    let (code, conn) = app.wait(|event| {
+        take(event);
+        if let Event::Close { code, conn, .. } = event { Some((*code, *conn)) } else { None }
+    });
+    assert_eq!((code, conn), (1013, hog));
+    assert!((8..=12).contains(&held), "{held} parts were taken: reading paused at the limit");
+    // A reset may overtake the close frame: what it sent behind lies unread.
+    if let Ok(close) = greedy.read() {
+        assert!(matches!(&close, Message::Close(Some(frame)) if u16::from(frame.code) == 1013), "{close:?}");
+    }
+    drop(greedy);
+    flood.join().expect("flood");
+    // What the application has not finished with still counts.
+    assert!(is_refused(&address, 503));
+    app.submit(Command::Consumed { conn: hog, messages: held, bytes: held * PART });
+    connect(&address);
+    app.wait_open();
+    neighbour.send(Message::text("at the end")).expect("send");
+    assert_eq!(app.wait_message().1, "at the end");
+}
+
+#[test]
+fn the_memory_limit_is_the_largest_of_the_endpoints_alive() {
+    let mut app = App::new();
+    let (small, _) = app.serve(|config| config.limits.memory = 1 << 20);
+    let (large, _) = app.serve(|config| config.limits.memory = 3 << 20);
+    let (_middle, _) = app.serve(|config| config.limits.memory = 2 << 20);
+    assert_eq!(app.stat(small, &["memory", "limit"]), 3 << 20);
+    app.submit(Command::StopServer { server: large, drain: Duration::ZERO });
+    app.wait(|event| matches!(event, Event::Stopped { .. }).then_some(()));
+    assert_eq!(app.stat(small, &["memory", "limit"]), 2 << 20);
+}
+
+#[test]
+fn too_many_fragments_are_1008() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| config.limits.max_fragments = 10);
+    let mut peer = connect_raw(&address);
+    app.wait_open();
+    // Just as many as are allowed, and an end that makes it one message.
+    let part = |opcode: u8| [opcode, 0x81, 0, 0, 0, 0, b'x'];
+    peer.write_all(&part(0x02)).expect("write");
+    peer.write_all(&part(0x00).repeat(8)).expect("write");
+    peer.write_all(&part(0x80)).expect("write");
+    assert_eq!(app.wait_message().1.len(), 10);
+    peer.write_all(&part(0x02)).expect("write");
+    peer.write_all(&part(0x00).repeat(10)).expect("write");
+    let failure = app.wait(|event| if let Event::Failure { failure, .. } = event { Some(failure.code) } else { None });
+    assert_eq!(failure, 1008);
+    assert_eq!(app.wait_close().0, 1008);
+    let mut answer = Vec::new();
+    peer.read_to_end(&mut answer).expect("close frame and end");
+    assert_eq!(&answer[..4], [0x88, answer[1], 0x03, 0xF0], "close 1008");
+}
+
+#[test]
+fn an_unready_server_accepts_nobody_until_the_application_is_back() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| {
+        config.watchdog.lag = Duration::from_millis(50);
+        config.watchdog.action = WatchdogAction::Unready;
+    });
+    // The application does not take the opening.
+    let mut first = connect(&address);
+    let deadline = Instant::now() + PATIENCE;
+    while app.stat(server, &["watchdog", "fired"]) == 0 {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    for _ in 0..3 {
+        assert!(is_refused(&address, 503));
+    }
+    assert_eq!(app.stat(server, &["connections", "refused"]), 3);
+    // Who is there already stays.
+    let conn = app.wait_open();
+    app.send(conn, "hello");
+    assert_eq!(first.read().expect("message"), Message::text("hello"));
+    while is_refused(&address, 503) {
+        assert!(Instant::now() < deadline, "never ready again");
+        app.event_within(Duration::from_millis(20));
+    }
+    assert_eq!(app.stat(server, &["connections", "opened"]), 2);
+}
+
+#[test]
+fn passive_waits_for_the_peers_beats() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| {
+        config.heartbeat.rules.mode = Mode::Passive;
+        config.heartbeat.rules.interval = Duration::from_secs(1);
+    });
+    let mut peer = connect(&address);
+    app.wait_open();
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(2) {
+        peer.send(Message::Ping(Bytes::new())).expect("ping");
+        assert!(matches!(peer.read().expect("pong"), Message::Pong(_)));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(app.stat(server, &["connections", "open"]), 1);
+    let (code, reason, clean) = app.wait_close();
+    assert_eq!((code, clean), (4001, false), "{reason}");
+    assert_eq!(app.stat(server, &["heartbeats", "sent"]), 0);
+}
+
+#[test]
+fn keepalive_beats_and_never_cuts() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| {
+        config.heartbeat.rules.mode = Mode::Keepalive;
+        config.heartbeat.rules.interval = Duration::from_millis(30);
+        config.heartbeat.rules.timeout = Duration::from_millis(30);
+    });
+    // Answers nothing.
+    let mut peer = connect_raw(&address);
+    let conn = app.wait_open();
+    for _ in 0..8 {
+        let mut ping = [0; 6];
+        peer.read_exact(&mut ping).expect("ping");
+        assert_eq!(ping[..2], [0x89, 4]);
+    }
+    assert_eq!(app.stat(server, &["connections", "open"]), 1);
+    assert!(app.stat(server, &["heartbeats", "sent"]) >= 8);
+    assert!(matches!(app.send(conn, "still"), Reply::Sent(Sent::Queued)));
+}
+
+#[test]
+fn a_missed_limit_of_three_gives_three_beats() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| {
+        config.heartbeat.rules.interval = Duration::from_millis(50);
+        config.heartbeat.rules.timeout = Duration::from_millis(50);
+        config.heartbeat.rules.missed_limit = 3;
+    });
+    let mut peer = connect_raw(&address);
+    app.wait_open();
+    let mut pings = Vec::new();
+    // A dead link is reset, or it ends.
+    let _ = peer.read_to_end(&mut pings);
+    assert_eq!(pings.len(), 18, "{pings:?}");
+    assert!(pings.chunks(6).all(|ping| ping[..2] == [0x89, 4]));
+    assert_eq!(app.wait_close().0, 4001);
+    assert_eq!(app.stat(server, &["heartbeats", "sent"]), 3);
+
+    // Any answer makes the count begin anew.
+    let mut peer = connect_raw(&address);
+    app.wait_open();
+    let mut ping = [0; 6];
+    for round in 0..3 {
+        for _ in 0..2 {
+            peer.read_exact(&mut ping).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+        peer.write_all(&[0x8A, 0x84, 0, 0, 0, 0]).expect("pong");
+        peer.write_all(&ping[2..]).expect("pong");
+    }
+}
+
+#[test]
+fn adaptive_beats_grow_rare_until_there_is_traffic() {
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| {
+        config.heartbeat.rules.adaptive = Some(Adaptive {
+            min: Duration::from_millis(100),
+            max: Duration::from_millis(1300),
+            step: Duration::from_millis(600),
+        });
+        config.heartbeat.rules.timeout = Duration::from_secs(20);
+    });
+    let mut peer = connect(&address);
+    app.wait_open();
+    let mut gap = || {
+        let begin = Instant::now();
+        assert!(matches!(peer.read().expect("ping"), Message::Ping(_)));
+        peer.flush().expect("pong");
+        begin.elapsed()
+    };
+    let gaps = [gap(), gap(), gap(), gap()];
+    // Not exactly: the machine may be busy.
+    assert!(gaps[2] > gaps[0] && gaps[3] > Duration::from_millis(900), "{gaps:?}");
+    peer.send(Message::text("traffic")).expect("send");
+    app.wait_message();
+    let mut gap = || {
+        let begin = Instant::now();
+        assert!(matches!(peer.read().expect("ping"), Message::Ping(_)));
+        peer.flush().expect("pong");
+        begin.elapsed()
+    };
+    let after = gap();
+    assert!(after < gaps[3], "{after:?} after traffic, {gaps:?} before");
+    assert_eq!(app.stat(server, &["connections", "open"]), 1);
+}
+
+#[test]
+fn a_crowd_is_told_to_leave_over_a_window() {
+    use rustix::event::{PollFd, PollFlags, poll};
+    const CROWD: usize = 300;
+    let drain = Duration::from_secs(10);
+    let mut app = App::new();
+    let (server, address) = app.serve(|_| {});
+    let mut peers: Vec<_> = (0..CROWD).map(|_| connect_raw(&address)).collect();
+    for _ in 0..CROWD {
+        app.wait_open();
+    }
+    let begin = Instant::now();
+    let told = std::thread::spawn(move || {
+        let mut told = Vec::new();
+        while !peers.is_empty() {
+            let mut ready: Vec<_> = peers.iter().map(|peer| PollFd::new(peer, PollFlags::IN)).collect();
+            poll(&mut ready, None).expect("poll");
+            let ready: Vec<_> = ready.iter().map(|peer| !peer.revents().is_empty()).collect();
+            let mut ready = ready.into_iter();
+            peers.retain_mut(|peer| {
+                if ready.next() != Some(true) {
+                    return true;
+                }
+                told.push(begin.elapsed());
+                let mut close = [0; 4];
+                peer.read_exact(&mut close).expect("close frame");
+                assert_eq!([close[0], close[2], close[3]], [0x88, 0x03, 0xE9], "close 1001");
+                peer.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xE9]).expect("answer");
+                false
+            });
+        }
+        told
+    });
+    app.submit(Command::StopServer { server, drain });
+    let mut closed = 0;
+    app.wait(|event| match event {
+        Event::Close { code, clean, .. } => {
+            assert_eq!((*code, *clean), (1001, true));
+            closed += 1;
+            None
+        }
+        Event::Stopped { .. } => Some(()),
+        _ => None,
+    });
+    assert_eq!(closed, CROWD);
+    assert!(begin.elapsed() < drain, "{:?}", begin.elapsed());
+    let told = told.join().expect("peers");
+    let (first, last) = (told[0], told[CROWD - 1]);
+    // A millisecond for each of them; a busy machine makes it look narrower.
+    assert!(last - first > Duration::from_millis(100), "{first:?} to {last:?}");
+}
+
+#[test]
+fn who_is_only_sent_to_is_not_idle() {
+    let mut app = App::new();
+    let idle = Duration::from_millis(800);
+    let (server, address) = app.serve(|config| {
+        config.idle_timeout = Some(idle);
+        config.heartbeat.accept = vec![("ping".into(), "pong".into())];
+    });
+    let mut dashboard = connect(&address);
+    let conn = app.wait_open();
+    let begin = Instant::now();
+    let mut round = 0;
+    while begin.elapsed() < 2 * idle {
+        round += 1;
+        let data = Bytes::from(round.to_string());
+        if round % 2 == 0 {
+            app.submit(Command::Broadcast { server, data, binary: false, except: Vec::new() });
+        } else {
+            app.submit(Command::Send { conn, data, binary: false });
+        }
+        assert_eq!(dashboard.read().expect("news"), Message::text(round.to_string()));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // Beats, whatever they look like, are no messages.
+    let begin = Instant::now();
+    loop {
+        let _ = dashboard.send(Message::text("ping"));
+        match dashboard.read() {
+            Ok(Message::Close(Some(frame))) => {
+                assert_eq!(u16::from(frame.code), 1001);
+                break;
+            }
+            Ok(_) => assert!(begin.elapsed() < PATIENCE, "beats kept it open"),
+            Err(error) => panic!("{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = dashboard.read();
+    assert_eq!(app.wait_close().0, 4006);
 }
