@@ -2,7 +2,7 @@
 
 import time
 
-from harness import LIMIT, SLACK, Control, Load, check, equal, free_port, http_status, server
+from harness import LIMIT, SLACK, Control, Load, check, equal, http_status, server
 
 INTERVAL = 1
 TIMEOUT = 1
@@ -14,14 +14,13 @@ SILENT = 300
 
 
 def blocked(binary, how):
-    admin = f"127.0.0.1:{free_port()}"
     php = server(
         echo=False,
         options={
             "heartbeat": {"interval": INTERVAL, "timeout": TIMEOUT},
             "limits": {"inbound": INBOUND},
             "watchdog": {"lag": LAG, "action": "unready"},
-            "admin": admin,
+            "admin": "127.0.0.1:0",
         },
     )
     url = php.url()
@@ -32,8 +31,10 @@ def blocked(binary, how):
         "--size", 16 * 1024, "--rate", 1024 * 1024, "--until-eof", stdin=True,
     )
     held.wait_ready()
-    equal(http_status(admin, "/readyz"), 200, "readyz before")
     control = Control(url)
+    control.order("stats")
+    admin = php.wait_event("stats")[0]["stats"]["admin"]
+    equal(http_status(admin, "/readyz"), 200, "readyz before")
     control.order(f"{how} {BLOCKED}")
     start = php.wait_event("blocked")[0]["t"]
     # These come while PHP is away: accepted, beaten and dropped without it.

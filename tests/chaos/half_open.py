@@ -184,6 +184,7 @@ class Namespaces:
         try:
             for name in self.names:
                 self.ip("netns", "add", name)
+                self.ip("netns", "exec", name, "true")
             self.ip("link", "add", self.ends[0], "netns", self.names[0], "type", "veth", "peer", "name", self.ends[1], "netns", self.names[1])
             for number, (name, end) in enumerate(zip(self.names, self.ends), 1):
                 self.ip("-n", name, "addr", "add", f"10.99.0.{number}/24", "dev", end)

@@ -304,6 +304,7 @@ class Control:
 
 def http_status(address, path):
     """The status of a plain GET."""
+    address = address.removeprefix("http://").rstrip("/")
     host, port = address.rsplit(":", 1)
     with socket.create_connection((host.strip("[]"), int(port)), LIMIT) as connection:
         connection.settimeout(LIMIT)
@@ -314,13 +315,6 @@ def http_status(address, path):
             check(more, f"GET {path} at {address}: end of stream after {head!r}")
             head += more
     return int(head.split()[1])
-
-
-def free_port():
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def main(folder, tests):
