@@ -522,6 +522,12 @@ impl Endpoint for Core {
                 Ok(0)
             }
             Event::Stopped { endpoint } => {
+                let mut waiting = self.serial.release();
+                if !waiting.is_empty() {
+                    waiting.push_back(Event::Stopped { endpoint });
+                    dispatcher().requeue(waiting);
+                    return Ok(0);
+                }
                 self.ended.set(true);
                 dispatcher().unregister(endpoint);
                 Ok(1)

@@ -152,6 +152,11 @@ impl Dispatcher {
         for event in events.into_iter().rev() {
             queue.push_front(event);
         }
+        drop(queue);
+        // Outside of a dispatch nobody looks at the queue until the stream says so.
+        if self.depth.get() == 0 {
+            self.arm();
+        }
     }
 
     fn receive(&self) {
@@ -468,12 +473,14 @@ pub(crate) struct Serial {
     busy: Cell<bool>,
     deferred: Cell<u32>,
     waiting: RefCell<VecDeque<Event>>,
+    /// Set by `release`.
+    released: Cell<bool>,
 }
 
 impl Serial {
     /// Takes the turn; gives the event back when it may be handled now, else keeps it for later.
     pub(crate) fn begin(&self, event: Event) -> Option<Event> {
-        if self.busy.get() || self.deferred.get() > 0 {
+        if !self.released.get() && (self.busy.get() || self.deferred.get() > 0) {
             self.waiting.borrow_mut().push_back(event);
             return None;
         }
@@ -503,6 +510,12 @@ impl Serial {
         self.resume();
     }
 
+    /// The server or client has ended: what has waited is to be told now, for nobody looks later.
+    pub(crate) fn release(&self) -> VecDeque<Event> {
+        self.released.set(true);
+        std::mem::take(&mut *self.waiting.borrow_mut())
+    }
+
     /// The connection is gone: messages that waited for their turn are nobody's.
     pub(crate) fn discard(&self) {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
@@ -519,9 +532,5 @@ impl Serial {
         }
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         dispatcher().requeue(waiting);
-        // Outside of a dispatch nobody looks at the queue until the stream says so.
-        if dispatcher().depth.get() == 0 {
-            dispatcher().arm();
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! `WsServer`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -160,6 +160,13 @@ impl Core {
         let this: Weak<dyn Endpoint> = self.this.clone();
         dispatcher().register(id, this);
         Ok(())
+    }
+
+    /// What waits behind handlers that have not finished: each opened connection gets its onClose.
+    fn release(&self) -> VecDeque<Event> {
+        let mut conns: Vec<_> = self.connections.borrow().values().map(|(conn, _)| Rc::clone(conn)).collect();
+        conns.sort_unstable_by_key(|conn| conn.id);
+        conns.iter().flat_map(|conn| conn.serial.release()).collect()
     }
 
     /// It has ended: whatever comes now finds nothing.
@@ -371,6 +378,12 @@ impl Endpoint for Core {
                 }
             }
             Event::Stopped { endpoint } => {
+                let mut waiting = if self.id.get() == Some(endpoint) { self.release() } else { VecDeque::new() };
+                if !waiting.is_empty() {
+                    waiting.push_back(Event::Stopped { endpoint });
+                    dispatcher().requeue(waiting);
+                    return Ok(0);
+                }
                 dispatcher().unregister(endpoint);
                 if self.id.get() == Some(endpoint) {
                     self.stopped();

@@ -1,0 +1,33 @@
+--TEST--
+onMessage() set late: the messages that have waited wake the stream of an outer loop
+--EXTENSIONS--
+lifeline
+--FILE--
+<?php
+require __DIR__ . '/../inc/client.php';
+$server = serve(['open' => function (WsConnection $c) { $c->send('one'); $c->send('two'); $c->close(1000); }]);
+$client = new WsClient($server->address(), ['reconnect' => ['base' => 3600, 'max' => 3600, 'first' => 3600, 'jitter' => 'none']]);
+$closed = false;
+$client->onClose(function () use (&$closed) { $closed = true; });
+$client->connect();
+$stream = $client->stream();
+until($client, function () use (&$closed) { return $closed; }, 'the close'); // both are in the inbox
+function readable($stream, int $seconds): int
+{
+    $read = [$stream];
+    $none = null;
+    return stream_select($read, $none, $none, $seconds);
+}
+while (readable($stream, 0)) {
+    $client->tick();
+}
+$got = [];
+$client->onMessage(function (WsClient $c, string $data) use (&$got) { $got[] = $data; });
+var_dump(readable($stream, (int) LIMIT));
+$client->tick();
+echo implode(' ', $got), "\n";
+var_dump(readable($stream, 0));
+--EXPECT--
+int(1)
+one two
+int(0)
