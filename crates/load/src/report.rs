@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use crate::run::{Outcome, Point};
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 220.0;
-const LEFT: f64 = 56.0;
+const WIDTH: f64 = 440.0;
+const HEIGHT: f64 = 200.0;
+const LEFT: f64 = 48.0;
 const BOTTOM: f64 = 24.0;
 const TOP: f64 = 10.0;
 

@@ -154,14 +154,8 @@ fn direct(crew: &mut Crew, course: &Course) -> Result<Outcome> {
     let seconds = watched.begun.elapsed().as_secs_f64();
     let server_cpu = course.server.map_or(0.0, Tree::cpu) - watched.server_start;
     let machine_cpu = machine_cpu() - watched.machine_start;
-    crew.phase(Phase::Warm)?;
+    let own_cpu = finish(crew, &mut watched, &mut total, seconds, server_cpu)?;
     let ended = usage();
-    sleep(SETTLE);
-    let fresh = crew.sample()?;
-    watched.last_point(&fresh, seconds);
-    let own_cpu = fresh.cpu - watched.own_start;
-    total.count(&fresh);
-    total.open = fresh.open;
     progress.done();
     let server = match (before, opened, ended) {
         (Some(before), Some(opened), Some(ended)) => Some([before, opened, ended]),
@@ -250,13 +244,8 @@ fn climb(crew: &mut Crew, stages: &[Stage], course: &Course) -> Result<Outcome> 
     let seconds = watched.begun.elapsed().as_secs_f64();
     let server_cpu = course.server.map_or(0.0, Tree::cpu) - watched.server_start;
     let machine_cpu = machine_cpu() - watched.machine_start;
+    let own_cpu = finish(crew, &mut watched, &mut total, seconds, server_cpu)?;
     let ended = course.server.map(Tree::usage);
-    crew.phase(Phase::Warm)?;
-    sleep(SETTLE);
-    let fresh = crew.sample()?;
-    watched.last_point(&fresh, seconds);
-    total.count(&fresh);
-    total.open = fresh.open;
     progress.done();
     let server = match (before, opened, ended) {
         (Some(before), Some(opened), Some(ended)) => Some([before, opened, ended]),
@@ -269,11 +258,29 @@ fn climb(crew: &mut Crew, stages: &[Stage], course: &Course) -> Result<Outcome> 
         opening: 0.0,
         server,
         server_cpu,
-        own_cpu: fresh.cpu - watched.own_start,
+        own_cpu,
         machine_cpu,
         threads: course.threads,
         points: watched.points,
     })
+}
+
+/// Ends the measured time and gathers what threads have not handed over; returns the generator's CPU time.
+fn finish(crew: &mut Crew, watched: &mut Watch, total: &mut Sample, seconds: f64, server_cpu: f64) -> Result<f64> {
+    let mut last = crew.sample()?;
+    crew.phase(Phase::Warm)?;
+    sleep(SETTLE);
+    let rest = crew.sample()?;
+    last.count(&rest);
+    last.open = rest.open;
+    let usage = Usage { cpu: watched.server_start + server_cpu, ..watched.usage() };
+    // Of less than that a rate says nothing.
+    if watched.points.is_empty() || seconds - watched.last.0 >= 0.5 {
+        watched.add(&last, seconds, usage);
+    }
+    total.count(&last);
+    total.open = last.open;
+    Ok(last.cpu - watched.own_start)
 }
 
 struct Watch {
@@ -302,18 +309,21 @@ impl Watch {
         }
     }
 
-    fn point(&mut self, fresh: &Sample) {
-        self.last_point(fresh, self.begun.elapsed().as_secs_f64());
-    }
-
-    fn last_point(&mut self, fresh: &Sample, at: f64) {
-        let (last, server, own) = self.last;
-        let seconds = (at - last).max(1e-3);
-        let usage = match self.server {
+    fn usage(&self) -> Usage {
+        match self.server {
             Some(tree) if self.memory => tree.usage(),
             Some(tree) => Usage { cpu: tree.cpu(), ..Usage::default() },
             None => Usage::default(),
-        };
+        }
+    }
+
+    fn point(&mut self, fresh: &Sample) {
+        self.add(fresh, self.begun.elapsed().as_secs_f64(), self.usage());
+    }
+
+    fn add(&mut self, fresh: &Sample, at: f64, usage: Usage) {
+        let (last, server, own) = self.last;
+        let seconds = (at - last).max(1e-3);
         self.last = (at, usage.cpu, fresh.cpu);
         self.points.push(Point {
             at,
