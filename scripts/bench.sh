@@ -10,7 +10,8 @@ have node && have npm || fail "needs node and npm; run scripts/setup.sh test"
 
 cd "$ROOT"
 "$CARGO" build --locked --release -p lifeline-load
-[ -n "${LIFELINE_SO:-}" ] || [ -f "$MODULE" ] || scripts/build.sh
+# Always of the sources that are here; a module of another build is named by LIFELINE_SO.
+[ -n "${LIFELINE_SO:-}" ] || scripts/build.sh
 # node-gyp-build finds the prebuilt bufferutil; nothing needs to run at installation.
 if ! cmp -s bench/package-lock.json bench/node_modules/.lock; then
     (cd bench && npm ci --silent --no-audit --no-fund --ignore-scripts) || fail "npm ci failed in bench"
