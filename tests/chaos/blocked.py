@@ -1,8 +1,8 @@
-"""PHP is blocked for ten seconds; the connections must not notice."""
+"""PHP is blocked for seconds; the connections must not notice."""
 
 import time
 
-from harness import LIMIT, SLACK, Control, Load, check, equal, http_status, server
+from harness import LIMIT, SLACK, Control, Load, Proxy, check, client, equal, host_port, http_status, server
 
 INTERVAL = 1
 TIMEOUT = 1
@@ -86,3 +86,25 @@ def test_sleeping_callback(binary):
 
 def test_burning_callback(binary):
     return blocked(binary, "burn")
+
+
+def test_blocked_client(binary):
+    """A client whose PHP sleeps answers, notices a cut and comes back."""
+    beats = {"interval": INTERVAL, "timeout": TIMEOUT}
+    php = server(options={"heartbeat": beats})
+    proxy = Proxy(binary, host_port(php.url()))
+    peer = client(url=f"ws://{proxy.address}/", options={"heartbeat": beats}, sleep=BLOCKED)
+    start = peer.wait_event("blocked")[0]["t"]
+    php.wait_event("open", count=1)
+    # Longer than a client that does not answer would be kept.
+    while time.time() < start + SLACK * (INTERVAL + TIMEOUT):
+        time.sleep(0.1)
+    equal(php.events("close"), [], "closed while PHP slept")
+    proxy.command("cut")
+    opens = php.wait_event("open", count=2)
+    check(not peer.events("unblocked"), "PHP came back too early for this test")
+    equal(len(php.wait_event("close")), 1, "connections closed")
+    peer.wait_event("unblocked")
+    peer.wait_event("state", count=2, to="Connected")
+    equal((len(php.events("open")), len(php.events("close"))), (2, 1), "opens and closes at the end")
+    return f"cut and back {opens[1]['t'] - start:.1f} s into a sleep of {BLOCKED} s"

@@ -1,6 +1,7 @@
 <?php
 // Clients that say what happens to them.
-//   config: url, query (more of it), count (1), first (number of the first one), closeAfter (opens, then all close), options, sendEvery, sendSize
+//   config: url, query (more of it), count (1), first (number of the first one), closeAfter (opens, then all close), options,
+//   sendEvery, sendSize, sleep (seconds, once)
 
 declare(strict_types=1);
 
@@ -44,6 +45,13 @@ for ($n = $first; $n < $first + ($config['count'] ?? 1); $n++) {
 if (isset($config['sendEvery'])) {
     $message = str_repeat('c', $config['sendSize']);
     $clients[0]->every($config['sendEvery'], static fn () => $clients[0]->send($message, true));
+}
+if (isset($config['sleep'])) {
+    $clients[0]->after(0.1, static function () use ($config): void {
+        say('blocked');
+        sleep($config['sleep']);
+        say('unblocked');
+    });
 }
 say('started');
 $clients[0]->run();
