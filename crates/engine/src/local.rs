@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::os::fd::BorrowedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -82,9 +81,9 @@ impl Local {
             let running = running.clone();
             threads.push(std::thread::Builder::new().name(format!("lifeline-io-{index}")).spawn(move || {
                 hook();
-                while let Err(panic) =
-                    catch_unwind(AssertUnwindSafe(|| runtime.block_on(shard.clone().pump(weak.clone()))))
-                {
+                // A task of its own: to wake the future that `block_on` was given takes a system call.
+                while let Err(fallen) = runtime.block_on(runtime.spawn(shard.clone().pump(weak.clone()))) {
+                    let Ok(panic) = fallen.try_into_panic() else { break };
                     report_panic(&weak, index, &*panic);
                     // What the pump had in its hands when it fell is found by who is woken for nothing.
                     shard.wake_all();

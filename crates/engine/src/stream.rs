@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
@@ -17,7 +18,7 @@ use tokio_rustls::TlsStream;
 pub enum Stream {
     Tcp(TcpStream),
     /// TCP whose writing side another thread may use too, see [`Stream::share`].
-    Shared(Arc<TcpStream>),
+    Shared(OwnedReadHalf, SharedWriter),
     Unix(UnixStream),
     /// Boxed: a TLS session is a hundred times larger than a socket.
     Tls(Box<TlsStream<TcpStream>>),
@@ -28,7 +29,7 @@ impl Stream {
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buffer),
-            Self::Shared(stream) => poll_shared_read(stream, cx, buffer),
+            Self::Shared(reader, _) => AsyncRead::poll_read(Pin::new(reader), cx, buffer),
             Self::Unix(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buffer),
             Self::Tls(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buffer),
         }
@@ -38,7 +39,7 @@ impl Stream {
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, bytes),
-            Self::Shared(stream) => poll_shared_write(stream, cx, || stream.try_write(bytes)),
+            Self::Shared(_, writer) => writer.poll_write(cx, |half| half.try_write(bytes)),
             Self::Unix(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, bytes),
             Self::Tls(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, bytes),
         }
@@ -48,7 +49,7 @@ impl Stream {
     pub fn poll_write_vectored(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_write_vectored(Pin::new(stream), cx, slices),
-            Self::Shared(stream) => poll_shared_write(stream, cx, || stream.try_write_vectored(slices)),
+            Self::Shared(_, writer) => writer.poll_write(cx, |half| half.try_write_vectored(slices)),
             Self::Unix(stream) => AsyncWrite::poll_write_vectored(Pin::new(stream), cx, slices),
             Self::Tls(stream) => AsyncWrite::poll_write_vectored(Pin::new(stream), cx, slices),
         }
@@ -79,21 +80,26 @@ impl Stream {
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_shutdown(Pin::new(stream), cx),
-            Self::Shared(stream) => Poll::Ready(SockRef::from(&**stream).shutdown(Shutdown::Write)),
+            Self::Shared(reader, _) => {
+                let stream: &TcpStream = reader.as_ref();
+                Poll::Ready(SockRef::from(stream).shutdown(Shutdown::Write))
+            }
             Self::Unix(stream) => AsyncWrite::poll_shutdown(Pin::new(stream), cx),
             Self::Tls(stream) => AsyncWrite::poll_shutdown(Pin::new(stream), cx),
         }
     }
 
-    /// Lets another thread write to a plain TCP socket without waiting ([`TcpStream::try_write_vectored`]);
-    /// nothing for other kinds. Who writes when is the callers' matter. (Not tokio's split: its writing
-    /// half says goodbye when dropped, also where the link is to be cut.)
+    /// Lets another thread write to a plain TCP socket without waiting; nothing for other kinds. Who
+    /// writes when is the callers' matter.
     #[must_use]
-    pub fn share(self) -> (Self, Option<Arc<TcpStream>>) {
+    pub fn share(self) -> (Self, Option<SharedWriter>) {
         match self {
             Self::Tcp(stream) => {
-                let stream = Arc::new(stream);
-                (Self::Shared(stream.clone()), Some(stream))
+                // tokio's halves, because only its own reading knows that a short read has emptied the
+                // socket: anything else asks the kernel once more for each message.
+                let (reader, writer) = stream.into_split();
+                let writer = SharedWriter(Some(Arc::new(writer)));
+                (Self::Shared(reader, writer.clone()), Some(writer))
             }
             other => (other, None),
         }
@@ -125,34 +131,55 @@ impl Stream {
     fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
-            Self::Shared(stream) => Some(stream),
+            Self::Shared(reader, _) => Some(reader.as_ref()),
             Self::Unix(_) => None,
             Self::Tls(stream) => Some(stream.get_ref().0),
         }
     }
 }
 
-/// Reads what there is, or waits for the socket.
-fn poll_shared_read(stream: &TcpStream, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-    loop {
-        ready!(stream.poll_read_ready(cx))?;
-        match stream.try_read_buf(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return Poll::Ready(result.map(drop)),
+/// The writing side of a TCP socket, for two threads.
+#[derive(Debug, Clone)]
+pub struct SharedWriter(Option<Arc<OwnedWriteHalf>>);
+
+impl SharedWriter {
+    /// Writes what the socket takes at once.
+    ///
+    /// # Errors
+    /// `WouldBlock` when it takes nothing; else what the socket says.
+    pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.half()?.try_write_vectored(slices)
+    }
+
+    /// Tries `write` until it takes something or the socket has to be waited for.
+    fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        mut write: impl FnMut(&OwnedWriteHalf) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        let half = self.half()?;
+        loop {
+            match write(half) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let stream: &TcpStream = half.as_ref();
+                    ready!(stream.poll_write_ready(cx))?;
+                }
+                result => return Poll::Ready(result),
+            }
         }
+    }
+
+    /// Empty only while it is dropped.
+    fn half(&self) -> io::Result<&OwnedWriteHalf> {
+        self.0.as_deref().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 
-/// Tries `write` until it takes something or the socket has to be waited for.
-fn poll_shared_write(
-    stream: &TcpStream,
-    cx: &mut Context<'_>,
-    mut write: impl FnMut() -> io::Result<usize>,
-) -> Poll<io::Result<usize>> {
-    loop {
-        match write() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(stream.poll_write_ready(cx))?,
-            result => return Poll::Ready(result),
+impl Drop for SharedWriter {
+    fn drop(&mut self) {
+        // tokio's half says goodbye when it is dropped, also where the link is to be cut.
+        if let Some(half) = self.0.take().and_then(Arc::into_inner) {
+            half.forget();
         }
     }
 }

@@ -13,8 +13,7 @@ use lifeline_proto::frame::{Opcode, Role, put_frame, put_header};
 
 use crate::memory::SharedFrame;
 use crate::outlet::{Ending, Item, Outlet};
-use crate::stream::Stream;
-use tokio::net::TcpStream;
+use crate::stream::{SharedWriter, Stream};
 
 /// A batch taken from the queue at a time, in bytes: what a slow peer holds here and can no longer be
 /// dropped by the slow-consumer policy.
@@ -109,7 +108,7 @@ struct Extras {
 #[derive(Debug, Default)]
 pub struct Writer {
     /// The socket, where the application's thread may write to it.
-    pub direct: Option<Arc<TcpStream>>,
+    pub direct: Option<SharedWriter>,
     /// What the socket did not take.
     parked: Option<Box<Batch>>,
     extras: Option<Box<Extras>>,
