@@ -60,6 +60,8 @@ use_cargo() {
 use_php() {
     local wanted=${PHP:-php} config=${PHP_CONFIG:-php-config}
     PHP=$(command -v "$wanted") || fail "no '$wanted' found; run scripts/setup.sh build"
+    # As configure names it, so that cargo sees the same environment both ways.
+    PHP=$(readlink -f "$PHP")
     PHP_CONFIG=$(command -v "$config") || fail "no '$config' found; run scripts/setup.sh build"
     export PHP PHP_CONFIG
     local cli dev

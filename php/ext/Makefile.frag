@@ -7,5 +7,5 @@ $(phplibdir)/lifeline.la: lifeline-cargo
 
 .PHONY: lifeline-cargo
 lifeline-cargo:
-	cd "$(LIFELINE_ROOT)" && PATH="$$(dirname "$(CARGO)"):$$PATH" PHP="$${PHP:-$(PHP_EXECUTABLE)}" PHP_CONFIG="$${PHP_CONFIG:-$(LIFELINE_PHP_CONFIG)}" \
+	cd "$(LIFELINE_ROOT)" && PATH="$$(dirname "$(CARGO)"):$$PATH" PHP="$(PHP_EXECUTABLE)" PHP_CONFIG="$(LIFELINE_PHP_CONFIG)" \
 		CARGO_TARGET_DIR="$(LIFELINE_TARGET_DIR)" "$(CARGO)" build --locked --release -p lifeline
