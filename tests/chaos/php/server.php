@@ -1,7 +1,7 @@
 <?php
 // An echo server that takes orders: a text message that starts with the character 1.
 //   config: listen, options, quiet (no events for opens and closes), echo (default true),
-//   wait (bind when a line has come on stdin)
+//   wait (bind when a line has come on stdin), ask (decide on handshakes, for all)
 
 declare(strict_types=1);
 
@@ -32,6 +32,9 @@ $server->onOpen(static function (WsConnection $c, WsRequest $r) use (&$open, $qu
         say('open', ['id' => $c->id, 'client' => $c->data, 'query' => $r->query]);
     }
 });
+if ($config['ask'] ?? false) {
+    $server->onHandshake(static fn (WsRequest $r): bool => true);
+}
 $server->onMessage(static function (WsConnection $c, string $data, bool $binary) use ($server, $echo): void {
     if ($binary || !str_starts_with($data, "\x01")) {
         if ($echo) {
@@ -50,6 +53,12 @@ $server->onMessage(static function (WsConnection $c, string $data, bool $binary)
             say('blocked');
             $end = hrtime(true) + (int) ((float) $words[1] * 1e9);
             while (hrtime(true) < $end);
+            say('unblocked');
+            break;
+        case 'block':
+            // until a line comes on stdin (config: wait)
+            say('blocked');
+            fgets(STDIN);
             say('unblocked');
             break;
         case 'publish':
