@@ -242,7 +242,7 @@ mod tests {
     async fn a_shared_link_is_cut_with_a_reset_and_no_goodbye() {
         let (near, mut far) = pair().await;
         let (mut near, direct) = near.share();
-        direct.unwrap().try_write(b"a").unwrap();
+        direct.unwrap().try_write_vectored(&[IoSlice::new(b"a")]).unwrap();
         near.write_all(b"b").await.unwrap();
         far.write_all(b"c").await.unwrap();
         assert_eq!(near.read_u8().await.unwrap(), b'c');
