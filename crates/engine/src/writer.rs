@@ -397,6 +397,7 @@ impl Batch {
     }
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "the allocation is what is kept and used again")]
 fn take_spare() -> Box<Batch> {
     SPARE.take().unwrap_or_default()
 }
