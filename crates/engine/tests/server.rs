@@ -868,7 +868,8 @@ fn over_the_memory_limit_the_one_that_holds_most_is_stopped() {
         if let Event::Close { code, conn, .. } = event { Some((*code, *conn)) } else { None }
     });
     assert_eq!((code, conn), (1013, hog));
-    assert!((8..=12).contains(&held), "{held} parts were taken: reading paused at the limit");
+    // The part under way counts with all the room that is made for it.
+    assert!((6..=12).contains(&held), "{held} parts were taken: reading paused at the limit");
     // A reset may overtake the close frame: what it sent behind lies unread.
     if let Ok(close) = greedy.read() {
         assert!(matches!(&close, Message::Close(Some(frame)) if u16::from(frame.code) == 1013), "{close:?}");
@@ -944,6 +945,7 @@ fn an_unready_server_accepts_nobody_until_the_application_is_back() {
         assert!(Instant::now() < deadline, "never ready again");
         app.event_within(Duration::from_millis(20));
     }
+    app.wait_open();
     assert_eq!(app.stat(server, &["connections", "opened"]), 2);
 }
 
