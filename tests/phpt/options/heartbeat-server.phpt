@@ -23,7 +23,7 @@ foreach ([1, 3] as $limit) {
 }
 echo 'fixed: ', seen(['heartbeat' => $quick + ['mode' => 'fixed']]), "\n";
 echo 'passive: ', seen(['heartbeat' => $quick + ['mode' => 'passive']]), "\n";
-echo 'idle: ', seen(['heartbeat' => ['mode' => 'off'], 'idle' => ['timeout' => 0.1]]), "\n";
+echo 'idle: ', seen(['heartbeat' => ['mode' => 'off'], 'idle' => ['timeout' => 0.1], 'limits' => ['handshakeTimeout' => 0.2]]), "\n";
 /** Frames of the first 0.4 s, in which nothing ends. */
 function beats(array $heartbeat): int
 {

@@ -25,7 +25,7 @@ foreach (['maxConnections', 'perIp'] as $limit) {
     echo "$limit: $code\n";
 }
 $server = serve(['close' => function (WsConnection $c, int $code) use (&$evicted) { $evicted = [$c->id, $code]; }],
-    ['limits' => ['maxConnections' => 2], 'idle' => ['evict' => true]]);
+    ['limits' => ['maxConnections' => 2, 'handshakeTimeout' => 0.5], 'idle' => ['evict' => true]]);
 [$one, $two] = [Peer::open($server), Peer::open($server)];
 $idle = [...$server->connections()][1]->id;
 $one->text('busy');
