@@ -1060,7 +1060,7 @@ fn adaptive_beats_grow_rare_until_there_is_traffic() {
         begin.elapsed()
     };
     let after = gap();
-    assert!(after < gaps[3], "{after:?} after traffic, {gaps:?} before");
+    assert!(after < gaps[3].mul_f64(0.7), "{after:?} after traffic, {gaps:?} before");
     assert_eq!(app.stat(server, &["connections", "open"]), 1);
 }
 
