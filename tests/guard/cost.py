@@ -21,7 +21,7 @@ SECONDS = 2
 
 def stats(php, control):
     before = len(php.events("stats"))
-    control.order("!stats")
+    control.order("stats")
     return php.wait_event("stats", before + 1)[-1]["stats"]
 
 
