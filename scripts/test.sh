@@ -85,7 +85,7 @@ use_php
 
 part lint 600 scripts/lint.sh
 # The extension itself cannot be linked into a test program: Zend's symbols are PHP's.
-part rust 900 "$CARGO" test --locked --workspace --exclude lifeline --quiet
+part rust 900 "$CARGO" test --locked --workspace --exclude lifeline --quiet --no-fail-fast
 part build 900 bash -c 'step build scripts/build.sh'
 if [ ! -f "$MODULE" ]; then
     report+=("the rest needs the module")
