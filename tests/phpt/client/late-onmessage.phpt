@@ -5,13 +5,18 @@ lifeline
 --FILE--
 <?php
 require __DIR__ . '/../inc/client.php';
-$server = serve(['open' => function (WsConnection $c) { $c->send('one'); $c->send('two'); $c->close(1000); }]);
+$gone = false;
+$server = serve([
+    'open' => function (WsConnection $c) { $c->send('one'); $c->send('two'); $c->close(1000); },
+    'close' => function () use (&$gone) { $gone = true; },
+]);
 $client = new WsClient($server->address(), ['reconnect' => ['base' => 3600, 'max' => 3600, 'first' => 3600, 'jitter' => 'none']]);
 $closed = false;
 $client->onClose(function () use (&$closed) { $closed = true; });
 $client->connect();
 $stream = $client->stream();
-until($client, function () use (&$closed) { return $closed; }, 'the close'); // both are in the inbox
+// Both messages are in the inbox then, and nothing else is on its way that could wake the stream.
+until($client, function () use (&$closed, &$gone) { return $closed && $gone; }, 'the close on both sides');
 function readable($stream, int $seconds): int
 {
     $read = [$stream];
