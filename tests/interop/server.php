@@ -13,7 +13,8 @@ function emit(string $event, array $fields = []): void
 }
 
 $config = json_decode($argv[1], true, flags: JSON_THROW_ON_ERROR);
-$server = new WsServer($config['listen'] ?? 'ws://127.0.0.1:0', $config['options'] ?? []);
+$logger = fn (string $level, string $message) => emit('log', ['level' => $level, 'message' => $message]);
+$server = new WsServer($config['listen'] ?? 'ws://127.0.0.1:0', ($config['options'] ?? []) + ['logger' => $logger]);
 if (array_key_exists('handshake', $config)) {
     $server->onHandshake(fn (WsRequest $r): bool|int|array => $config['handshake']);
 }

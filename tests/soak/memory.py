@@ -85,7 +85,10 @@ def memory_limit(binary, how, count, every):
     url = php.url()
     idle = php.rss()
     news = f"{url}/?news"
-    good = Load(binary, "hold", "--url", news, "--peers", f"answer={neighbours}", "--secs", 3600, "--until-eof", stdin=True)
+    good = Load(
+        binary, "hold", "--url", news, "--peers", f"answer={neighbours}", "--secs", 3600, "--messages", count,
+        "--until-eof", stdin=True,
+    )
     echo = Load(
         binary, "echo", "--url", url, "--conns", 4, "--messages", 10**9, "--every", 0.02, "--size", 1024,
         "--timeout", 3600, "--until-eof", stdin=True,
@@ -114,8 +117,6 @@ def memory_limit(binary, how, count, every):
     finally:
         over.set()
         watcher.join()
-    # Whoever has waited for it now has all: its own echo comes after the last of the news.
-    time.sleep(1)
     echo.child.stdin.close()
     echo = echo.report()
     check("error" not in echo, f"echoes beside the greedy ones: {echo}")

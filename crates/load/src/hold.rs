@@ -104,6 +104,8 @@ pub struct Hold {
     pub size: usize,
     /// What one [`Kind::Flood`] sends, in bytes a second.
     pub rate: u64,
+    /// How many messages a [`Kind::Answer`] is to get: those that lack some stay up to 60 s longer.
+    pub messages: u64,
     /// Own addresses, 127.0.0.2 and on; 0: the kernel chooses.
     pub sources: u8,
 }
@@ -165,8 +167,9 @@ impl Hold {
         let Some(opened) = opened else { return Ok(()) };
         let (kind, peer) = opened?;
         let peer = peer.with_context(|| format!("{kind} peer {}", staying.len() + 1))?;
-        let member =
-            Member { kind, peer, every: self.every, size: self.size, rate: self.rate, report: Report::default() };
+        let messages = if kind == Kind::Answer { self.messages } else { 0 };
+        let (every, size, rate) = (self.every, self.size, self.rate);
+        let member = Member { kind, peer, every, size, rate, messages, report: Report::default() };
         let phases = phases.clone();
         staying.spawn(async move { (kind, member.live(phases).await) });
         Ok(())
@@ -203,6 +206,7 @@ struct Member {
     every: Duration,
     size: usize,
     rate: u64,
+    messages: u64,
     report: Report,
 }
 
@@ -210,6 +214,8 @@ impl Member {
     async fn live(mut self, mut phases: watch::Receiver<Phase>) -> Result<Report> {
         /// A flood is made in portions of so long; a half looks as often whether all are open.
         const PORTION: Duration = Duration::from_millis(50);
+        /// What is under way comes within this time.
+        const LATE: Duration = Duration::from_secs(60);
 
         let phase = phases.clone();
         let (ping, deaf) = (self.kind == Kind::Ping, self.kind == Kind::Deaf);
@@ -222,6 +228,7 @@ impl Member {
         let mut waiting: Option<(Instant, u64)> = None;
         let mut pings = 0_u64;
         let mut last_beat = Instant::now();
+        let mut over = None;
 
         loop {
             // What came along with the handshake's answer waits in the decoder, also for the deaf.
@@ -252,13 +259,17 @@ impl Member {
                     }
                 }
             }
+            if over.is_some_and(|until| self.report.messages >= self.messages || Instant::now() >= until) {
+                break;
+            }
             let queued = self.peer.queued() > 0;
             tokio::select! {
                 biased;
-                changed = phases.wait_for(|phase| matches!(phase, Phase::Over)) => {
+                changed = phases.wait_for(|phase| matches!(phase, Phase::Over)), if over.is_none() => {
                     drop(changed);
-                    break;
+                    over = Some(Instant::now() + LATE);
                 }
+                () = sleep_until(over.unwrap_or(last_beat)), if over.is_some() => {}
                 _ = clock.tick(), if ticks => {
                     let staying = matches!(*phase.borrow(), Phase::Staying);
                     match self.kind {

@@ -32,8 +32,9 @@ lifeline-load proxy --target HOST:PORT [--listen ADDRESS] [--control ADDRESS] [-
       stats                                         JSON
 
 lifeline-load hold --url URL --peers KIND=N,... --secs S [--every S] [--size BYTES] [--rate BYTES]
-                   [--sources N] [--until-eof]
+                   [--sources N] [--until-eof] [--messages N]
     Peers that stay. Prints 'ready' when all are open; ends after S seconds (or at the end of stdin).
+    --messages: those of answer that have fewer stay for them, up to 60 seconds.
       ping      ping each --every seconds (1) and answer pings
       answer    answer pings
       silent    read, answer nothing
@@ -149,6 +150,7 @@ async fn hold(mut args: Args) -> Result<ExitCode> {
         every: seconds(&mut args, "every", 1.0)?,
         size: args.or("size", 4096)?,
         rate: args.or("rate", 200 * 1024)?,
+        messages: args.or("messages", 0)?,
         sources: args.or("sources", 0)?,
     };
     let until_eof = args.flag("until-eof");

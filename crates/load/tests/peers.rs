@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -11,6 +12,7 @@ use lifeline_load::hold::Hold;
 use lifeline_load::ws::Url;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -63,6 +65,7 @@ fn hold(url: Url, crowd: &str) -> Hold {
         every: Duration::from_millis(20),
         size: 100,
         rate: 10_000,
+        messages: 0,
         sources: 0,
     }
 }
@@ -176,26 +179,47 @@ async fn held_peers_behave_as_their_kinds_say() {
 
 #[tokio::test]
 async fn held_peers_report_who_closed_them_and_how() {
-    let url = server(|mut peer| async move {
-        if let Some(Ok(Message::Ping(_))) = peer.next().await {
-            let frame = tokio_tungstenite::tungstenite::protocol::CloseFrame { code: 4321.into(), reason: "go".into() };
-            peer.close(Some(frame)).await.unwrap();
-            while let Some(Ok(_)) = peer.next().await {}
-        } else {
-            // The fragment of a `half` never makes a message: only its end comes here.
+    let closed = Arc::new(Semaphore::new(0));
+    let both = closed.clone();
+    let url = server(move |mut peer| {
+        let closed = closed.clone();
+        async move {
+            if let Some(Ok(Message::Ping(_))) = peer.next().await {
+                let frame =
+                    tokio_tungstenite::tungstenite::protocol::CloseFrame { code: 4321.into(), reason: "go".into() };
+                peer.close(Some(frame)).await.unwrap();
+                while let Some(Ok(_)) = peer.next().await {}
+                closed.add_permits(1);
+            }
         }
     })
     .await;
     let crowd = hold(url, "ping=2,answer=1");
-    let (end, ended) = tokio::sync::oneshot::channel::<()>();
-    let staying =
-        tokio::spawn(Hold { stay: Duration::from_millis(300), ..crowd }.run(|| {}, async { drop(ended.await) }));
-    let report = staying.await.unwrap().unwrap();
-    drop(end);
+    let report = crowd.run(|| {}, async { drop(both.acquire_many(2).await) }).await.unwrap();
     let ping = &report["kinds"]["ping"];
     assert_eq!(ping["alive"], 0, "{report}");
     assert_eq!(ping["closed"][0]["code"], 4321);
     assert_eq!(ping["closed"][0]["reason"], "go");
     assert_eq!(ping["closed"][0]["count"], 2);
     assert_eq!(report["kinds"]["answer"]["alive"], 1);
+}
+
+#[tokio::test]
+async fn held_peers_stay_for_what_is_on_its_way() {
+    let over = Arc::new(Semaphore::new(0));
+    let ended = over.clone();
+    let url = server(move |mut peer| {
+        let over = over.clone();
+        async move {
+            drop(over.acquire().await.unwrap());
+            for text in ["one", "two"] {
+                peer.send(Message::text(text)).await.unwrap();
+            }
+            while let Some(Ok(_)) = peer.next().await {}
+        }
+    })
+    .await;
+    let crowd = Hold { messages: 2, ..hold(url, "answer=3,silent=1") };
+    let report = crowd.run(|| {}, async { ended.add_permits(1) }).await.unwrap();
+    assert_eq!(report["kinds"]["answer"]["fewest_messages"], 2, "{report}");
 }

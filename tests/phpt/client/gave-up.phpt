@@ -59,10 +59,7 @@ echo told(fn () => until($client, fn () => false)), "\n";
 
 echo "-- it has given up and was not asked yet\n";
 $client = refused($refuse);
-$end = microtime(true) + LIMIT;
-while ($client->stats()['state'] !== 'Closed' && microtime(true) < $end) {
-    usleep(1000); // nobody dispatches
-}
+meanwhile(fn () => $client->stats()['state'] === 'Closed', 'the refusal');
 var_dump($client->state() === WsState::Closed);
 echo thrown(fn () => $client->send('x')), "\n";
 echo told(fn () => $client->flush()), "\n";

@@ -18,6 +18,18 @@ function pump(WsServer $server, callable $done, string $what = 'the condition'):
     }
 }
 
+/** Waits until $done while nobody dispatches; fails after LIMIT seconds. */
+function meanwhile(callable $done, string $what): void
+{
+    $end = microtime(true) + LIMIT;
+    while (!$done()) {
+        if (microtime(true) > $end) {
+            throw new RuntimeException("waited in vain for $what");
+        }
+        usleep(1000);
+    }
+}
+
 /** A server on a free port, already started. */
 function serve(array $callbacks = [], array $options = [], string $listen = 'ws://127.0.0.1:0'): WsServer
 {

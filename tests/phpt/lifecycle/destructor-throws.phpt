@@ -8,7 +8,7 @@ $server = serve(['message' => function ($c, $data) { $c->send($data); return $da
     'error' => function (Throwable $e, $c) { echo get_class($e), ' ', $e->getMessage(), ' ', var_export($c, true), "\n"; }]);
 $peer = Peer::open($server);
 foreach (['1', '2', '3'] as $data) { $peer->text($data); }
-usleep(100000);
+meanwhile(fn () => $server->stats()['messages']['in'] === 3, 'the messages');
 echo $peer->next($server), "\n", $peer->next($server), "\n", $peer->next($server), "\n";
 $server->after(0, fn () => new Late);
 $server->poll(1);

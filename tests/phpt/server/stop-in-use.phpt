@@ -21,8 +21,8 @@ $server->start();
 $peers = [];
 for ($i = 0; $i < 5; $i++) { $peers[] = Peer::open($server); }
 $server->stop(0);
-// Everything is there before the first callback: the end of the server as well.
-usleep(700000);
+// Everything is there before the first callback: five closes and the end of the server.
+meanwhile(fn () => $server->stats()['watchdog']['eventsWaiting'] === 6, 'the end of the server');
 $server->run();
 var_dump($closed);
 
@@ -34,7 +34,7 @@ $client->onError(function (Throwable $e) use (&$client) {
     var_dump($client->unacknowledged(), $client->state());
 });
 $client->connect();
-usleep(300000);
+meanwhile(fn () => $client->stats()['state'] === 'Closed', 'the end of the attempts');
 $client->run();
 ?>
 --EXPECT--
