@@ -464,10 +464,12 @@ mod tests {
     fn serve() -> (Arc<Local>, EndpointId, String) {
         let config = RuntimeConfig { io_threads: 1, on_thread_start: Arc::new(|| {}) };
         let local = Local::start(&config).unwrap();
-        let config = ServerConfig {
+        let mut config = ServerConfig {
             listen: vec![ListenAddress::Tcp { host: "127.0.0.1".into(), port: 0, tls: false }],
             ..ServerConfig::default()
         };
+        // A beat that is due would make up for a wake that was forgotten.
+        config.heartbeat.rules.mode = lifeline_proto::heartbeat::Mode::Off;
         let Reply::Endpoint(server) = local.submit(Command::StartServer(Box::new(config))).unwrap() else { panic!() };
         let Reply::Names(names) = local.submit(Command::Addresses { server }).unwrap() else { panic!() };
         let address = names[0].trim_start_matches("ws://").to_owned();
@@ -556,10 +558,18 @@ mod tests {
         let mut peer = connect(&address);
         wait(&local, |event| matches!(event, Event::Open { .. }).then_some(()));
         for _ in 0..2 {
+            let mut lost = connect(&address);
+            let conn = wait(&local, |event| if let Event::Open { conn, .. } = event { Some(conn) } else { None });
             local.core.shards[0].break_pump();
+            local.submit(Command::Abort { conn }).unwrap();
+            local.flush();
             let said = wait(&local, |event| if let Event::Log { record, .. } = event { Some(record) } else { None });
             assert_eq!(said.level, LogLevel::Error);
             assert_eq!(said.message, "internal error: I/O thread 0 panicked and goes on: as the test asked");
+            // What the pump was about to deliver is not lost.
+            let closed = wait(&local, |event| if let Event::Close { conn, .. } = event { Some(conn) } else { None });
+            assert_eq!(closed, conn);
+            assert_eq!(lost.read(&mut [0; 16]).unwrap_or(0), 0, "the socket is closed");
             echo(&local, &mut peer);
         }
         let mut other = connect(&address);

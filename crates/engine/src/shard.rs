@@ -102,11 +102,10 @@ impl Shard {
         }
     }
 
-    /// Has the pump panic at its next turn.
+    /// Has the pump panic with the next mail in its hands.
     #[cfg(test)]
     pub fn break_pump(&self) {
         self.broken.store(true, Ordering::Release);
-        self.pump.wake();
     }
 
     /// Entries in the wheel.
@@ -134,12 +133,11 @@ impl Shard {
                     return Poll::Ready(());
                 }
                 std::mem::swap(&mut *self.mailbox.lock(), &mut mail);
+                #[cfg(test)]
+                assert!(mail.is_empty() || !self.broken.swap(false, Ordering::AcqRel), "as the test asked");
                 for outlet in mail.drain(..) {
                     outlet.wake_mail();
                 }
-
-                #[cfg(test)]
-                assert!(!self.broken.swap(false, Ordering::AcqRel), "as the test asked");
 
                 let now = clock::now();
                 let boot = clock::since_boot();

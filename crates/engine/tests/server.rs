@@ -1125,21 +1125,26 @@ fn who_is_only_sent_to_is_not_idle() {
         config.idle_timeout = Some(idle);
         config.heartbeat.accept = vec![("ping".into(), "pong".into())];
     });
+    // One is told its news alone, one with all others.
     let mut dashboard = connect(&address);
     let conn = app.wait_open();
+    let mut wall = connect(&address);
+    app.wait_open();
     let begin = Instant::now();
     let mut round = 0;
     while begin.elapsed() < 2 * idle {
         round += 1;
         let data = Bytes::from(round.to_string());
-        if round % 2 == 0 {
-            app.submit(Command::Broadcast { server, data, binary: false, except: Vec::new() });
-        } else {
-            app.submit(Command::Send { conn, data, binary: false });
+        app.submit(Command::Send { conn, data: data.clone(), binary: false });
+        app.submit(Command::Broadcast { server, data, binary: false, except: vec![conn] });
+        for peer in [&mut dashboard, &mut wall] {
+            assert_eq!(peer.read().expect("news"), Message::text(round.to_string()));
         }
-        assert_eq!(dashboard.read().expect("news"), Message::text(round.to_string()));
         std::thread::sleep(Duration::from_millis(20));
     }
+    wall.close(None).expect("close");
+    assert!(matches!(wall.read().expect("answer"), Message::Close(_)));
+    app.wait_close();
     // Beats, whatever they look like, are no messages.
     let begin = Instant::now();
     loop {
