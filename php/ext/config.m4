@@ -32,6 +32,8 @@ if test "$PHP_LIFELINE" != "no"; then
   PHP_SUBST([LIFELINE_PHP_CONFIG])
   dnl Three arguments: the defaults exist only after PHP_NEW_EXTENSION, which would want C files.
   PHP_ADD_MAKEFILE_FRAGMENT([$abs_srcdir/Makefile.frag], [$abs_srcdir], [$abs_builddir])
+  dnl Without any, configure's mkdir complains.
+  PHP_ADD_BUILD_DIR([.])
   dnl A libtool module in name only, so that the generated all, install and test work unchanged.
   PHP_MODULES="$PHP_MODULES \$(phplibdir)/lifeline.la"
   PHP_SUBST([PHP_MODULES])

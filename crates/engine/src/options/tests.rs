@@ -34,7 +34,7 @@ fn file() -> String {
 fn read(role: Role, options: &Value) -> Result<String, OptionError> {
     match role {
         Role::Server => {
-            let secure = options.entry("tls").is_some_and(|tls| tls.entry("cert").is_some());
+            let secure = options.entry("tls").and_then(|tls| tls.entry("cert")).is_some_and(|cert| *cert != Null);
             let listen = if secure { "wss://[::1]:8443" } else { "ws://127.0.0.1:8080" };
             server(&text(listen), options).map(|config| format!("{config:?}"))
         }
@@ -645,32 +645,82 @@ fn proxies() {
     assert!(!error.contains("hunter2") && error.contains("'ftp'"), "{error}");
 }
 
-#[test]
-fn the_documentation_lists_every_option_and_no_other() {
-    let mut listed: Vec<(String, &str)> = Vec::new();
+/// An option as `docs/options.md` has it.
+struct Documented {
+    path: String,
+    roles: String,
+    /// For each of the roles.
+    defaults: Vec<(Role, Value)>,
+}
+
+fn documented() -> Vec<Documented> {
+    let mut options = Vec::new();
     for line in include_str!("../../../../docs/options.md").lines() {
         let Some(cells) = line.strip_prefix("| `") else { continue };
-        let cells: Vec<&str> = cells.split(" | ").collect();
+        let cells: Vec<&str> = cells.split(" | ").map(str::trim).collect();
         let group = cells[0].split_once('.').map_or("", |(group, _)| group);
-        for name in cells[0].split(" / ").map(|name| name.trim_matches('`')) {
-            let path = if name.starts_with('.') { format!("{group}{name}") } else { name.to_owned() };
-            listed.push((path, cells[1].trim()));
+        let names: Vec<&str> = cells[0].split(" / ").map(|name| name.trim_matches('`')).collect();
+        let defaults: Vec<Value> = cells[2].split(" / ").map(documented_value).collect();
+        for (index, name) in names.iter().enumerate() {
+            let path = if name.starts_with('.') { format!("{group}{name}") } else { (*name).to_owned() };
+            let mut option = Documented { path, roles: cells[1].to_owned(), defaults: Vec::new() };
+            for (role, letter) in [(Role::Server, 'S'), (Role::Client, 'C')] {
+                if option.roles.contains(letter) {
+                    // One for each name or one for all; a single name may have one for each role.
+                    let by_role = names.len() == 1 && role == Role::Client;
+                    let default = defaults.get(if by_role { 1 } else { index }).unwrap_or(&defaults[0]);
+                    option.defaults.push((role, default.clone()));
+                }
+            }
+            options.push(option);
         }
     }
-    let mut known: Vec<(String, &str)> = KEYS
+    options
+}
+
+fn documented_value(cell: &str) -> Value {
+    let unit = |text: &str| ["KiB", "MiB", "GiB"].iter().position(|unit| *unit == text);
+    let number = |text: &str| text.parse().map(Int).or_else(|_| text.parse().map(Float)).ok();
+    match cell.split(' ').collect::<Vec<_>>()[..] {
+        // What the table cannot say: computed when the server starts.
+        ["null"] | ["min(cores,", "4)"] => Null,
+        ["true"] => Bool(true),
+        ["false"] => Bool(false),
+        ["`[]`"] => List(vec![]),
+        [word] if word.starts_with('`') => text(word.trim_matches('`')),
+        [count, size] if unit(size).is_some() => Int(count.parse::<i64>().unwrap() << (10 * (1 + unit(size).unwrap()))),
+        [one] => number(one).unwrap_or_else(|| panic!("{cell}")),
+        ref many => List(many.iter().map(|one| number(one).unwrap_or_else(|| panic!("{cell}"))).collect()),
+    }
+}
+
+#[test]
+fn the_documentation_lists_every_option_and_no_other() {
+    let mut listed: Vec<_> = documented().into_iter().map(|option| (option.path, option.roles)).collect();
+    let mut known: Vec<_> = KEYS
         .iter()
         .map(|key| {
-            let roles = match (key.server, key.client) {
+            let letters = match (key.server, key.client) {
                 (true, true) => "SC",
                 (true, false) => "S",
                 _ => "C",
             };
-            (key.path.to_owned(), roles)
+            (key.path.to_owned(), letters.to_owned())
         })
         .collect();
     listed.sort();
     known.sort();
     assert_eq!(listed, known);
+}
+
+#[test]
+fn the_documented_defaults_change_nothing() {
+    for Documented { path, defaults, .. } in documented() {
+        for (role, value) in defaults {
+            let given = read(role, &nested(&path, value.clone()));
+            assert_eq!(given, read(role, &List(vec![])), "{path}: {value:?} is not the default of {}", role.class());
+        }
+    }
 }
 
 #[test]
