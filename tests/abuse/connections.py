@@ -138,3 +138,19 @@ def test_who_never_reads(_binary):
         peer.drop()
     what = f"1000 messages of 1 KiB to 200 peers that never read: {slow} closed as slow, {dead} as dead"
     return victim.finish(what)
+
+
+def test_who_reads_nothing_of_much(_binary):
+    """20 peers that never read while each is sent 16 MiB: more than the kernel's buffers take."""
+    # Their close frame is waited for no longer than a handshake.
+    options = {"send": {"limit": 256 * 1024}, "limits": {"handshakeTimeout": 1}}
+    victim = Victim(options, growth=64 * MIB, quiet=False)
+    peers = [Peer(victim.address, "/?news", receive_buffer=4096) for _ in range(20)]
+    victim.control.order("each 0.001 16384 1000")
+    victim.php.wait_event("published")
+    closed = victim.php.wait_event("close", count=20)
+    equal([event["code"] for event in closed], [4002] * 20, "closed as slow")
+    victim.wait_gone()
+    for peer in peers:
+        peer.drop()
+    return victim.finish("up to 16 MiB to each of 20 peers that never read, each closed as slow")

@@ -1,7 +1,7 @@
 //! The client on real sockets: against tokio-tungstenite, against servers made by hand, and against
 //! our own server.
 
-mod support;
+mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use support::{App, Directory, PATIENCE, client, local, tcp};
+use common::{App, Directory, PATIENCE, client, local, tcp};
 
 /// A server by another make.
 struct Peer {
@@ -97,14 +97,14 @@ fn overflows(events: &[Event]) -> Vec<(u64, Bytes, OverflowReason)> {
 
 #[tokio::test]
 async fn messages_go_both_ways_and_close_is_clean() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let id = app.create(client(vec![local(peer.port)]));
     assert_eq!(app.state(id), State::Disconnected);
-    assert_eq!(app.send(id, "early"), 1);
+    assert_eq!(app.client_send(id, "early"), 1);
     assert_eq!(app.unacknowledged(id), 1);
-    app.submit(Command::Connect { client: id }).unwrap();
-    app.submit(Command::Connect { client: id }).unwrap();
+    app.submit(Command::Connect { client: id });
+    app.submit(Command::Connect { client: id });
     let mut far = peer.accept().await;
     assert_eq!(text(&mut far).await, "early");
 
@@ -113,7 +113,7 @@ async fn messages_go_both_ways_and_close_is_clean() {
     let transition = app.transition().await;
     assert_eq!((transition.from, transition.to), (State::Connecting, State::Connected));
     let conn = app.opened(id).await;
-    assert_eq!(app.send(id, "later"), 2);
+    assert_eq!(app.client_send(id, "later"), 2);
     assert_eq!(text(&mut far).await, "later");
     far.send(Message::text("answer")).await.unwrap();
     far.send(Message::binary(vec![0, 255])).await.unwrap();
@@ -144,7 +144,7 @@ async fn messages_go_both_ways_and_close_is_clean() {
 
 #[tokio::test]
 async fn a_lost_link_comes_back_by_itself() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let id = app.connect(client(vec![local(peer.port)]));
     let mut previous = None;
@@ -152,7 +152,7 @@ async fn a_lost_link_comes_back_by_itself() {
         let mut far = peer.accept().await;
         let conn = app.opened(id).await;
         assert_ne!(previous.replace(conn), Some(conn));
-        app.send(id, format!("round {round}"));
+        app.client_send(id, format!("round {round}"));
         assert_eq!(text(&mut far).await, format!("round {round}"));
         drop(far);
         let (code, clean) = app
@@ -170,7 +170,7 @@ async fn a_lost_link_comes_back_by_itself() {
 
 #[tokio::test]
 async fn a_close_by_the_peer_is_reported_and_answered_by_a_reconnect() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let id = app.connect(client(vec![local(peer.port)]));
     for code in [1001, 1000, 1008, 1011, 1012, 1013, 3000, 4500] {
@@ -186,11 +186,11 @@ async fn a_close_by_the_peer_is_reported_and_answered_by_a_reconnect() {
 #[tokio::test]
 async fn a_terminal_close_code_ends_the_client() {
     for code in [1002, 1003, 1007, 1009, 1010] {
-        let mut app = App::start();
+        let mut app = App::with_threads(1);
         let peer = Peer::start().await;
         let id = app.connect(client(vec![local(peer.port)]));
         let mut far = peer.accept().await;
-        app.send(id, "first");
+        app.client_send(id, "first");
         assert_eq!(text(&mut far).await, "first");
         app.opened(id).await;
         far.close(Some(close_frame(code))).await.unwrap();
@@ -208,11 +208,11 @@ async fn a_terminal_close_code_ends_the_client() {
 #[tokio::test]
 async fn a_terminal_refusal_ends_the_client_and_reports_what_was_unsent() {
     for status in [400, 403, 404, 410, 426] {
-        let mut app = App::start();
+        let mut app = App::with_threads(1);
         let peer = Peer::start().await;
         let id = app.create(client(vec![local(peer.port)]));
-        app.send(id, "kept");
-        app.submit(Command::Connect { client: id }).unwrap();
+        app.client_send(id, "kept");
+        app.submit(Command::Connect { client: id });
         peer.refuse(&format!("HTTP/1.1 {status} No\r\nContent-Length: 5\r\n\r\nnever")).await;
         let events = app.rest(id).await;
         let failure = events.iter().find_map(|event| match event {
@@ -229,7 +229,7 @@ async fn a_terminal_refusal_ends_the_client_and_reports_what_was_unsent() {
 
 #[tokio::test]
 async fn unauthorized_is_tried_once_more_with_fresh_headers() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let mut config = client(vec![local(peer.port)]);
     config.ask_headers = true;
@@ -242,7 +242,7 @@ async fn unauthorized_is_tried_once_more_with_fresh_headers() {
             })
             .await;
         let headers = vec![("Authorization".to_owned(), format!("Bearer {round}"))];
-        app.submit(Command::AnswerHeaders { ticket, headers }).unwrap();
+        app.submit(Command::AnswerHeaders { ticket, headers });
         let request = peer.refuse("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await;
         assert!(request.contains(&format!("\r\nAuthorization: Bearer {round}\r\n")), "{request}");
     }
@@ -253,7 +253,7 @@ async fn unauthorized_is_tried_once_more_with_fresh_headers() {
 
 #[tokio::test]
 async fn an_application_that_cannot_supply_headers_fails_the_attempt_only() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let mut config = client(vec![local(peer.port)]);
     config.ask_headers = true;
@@ -263,37 +263,37 @@ async fn an_application_that_cannot_supply_headers_fails_the_attempt_only() {
         _ => None,
     };
     let ticket = app.until(wanted).await;
-    app.submit(Command::FailAttempt { ticket, reason: "no token today".into() }).unwrap();
+    app.submit(Command::FailAttempt { ticket, reason: "no token today".into() });
     let transition = app.reach(State::Reconnecting).await;
     assert!(transition.reason.contains("no token today"), "{}", transition.reason);
     let ticket = app.until(wanted).await;
     let bad = vec![("X-A".to_owned(), "a\r\nb".to_owned())];
-    app.submit(Command::AnswerHeaders { ticket, headers: bad }).unwrap();
+    app.submit(Command::AnswerHeaders { ticket, headers: bad });
     let transition = app.reach(State::Reconnecting).await;
     assert!(transition.reason.contains("X-A"), "{}", transition.reason);
     let ticket = app.until(wanted).await;
-    app.submit(Command::AnswerHeaders { ticket, headers: Vec::new() }).unwrap();
+    app.submit(Command::AnswerHeaders { ticket, headers: Vec::new() });
     let _far = peer.accept().await;
     app.opened(id).await;
 }
 
 #[tokio::test]
 async fn retry_after_is_waited_for_and_wake_cuts_it_short() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let id = app.connect(client(vec![local(peer.port)]));
     peer.refuse("HTTP/1.1 503 Busy\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n").await;
     let transition = app.reach(State::Reconnecting).await;
     assert_eq!(transition.code, 503);
     assert!(transition.delay >= Some(Duration::from_secs(3600)), "{transition:?}");
-    app.submit(Command::Wake { client: id }).unwrap();
+    app.submit(Command::Wake { client: id });
     let _far = peer.accept().await;
     app.opened(id).await;
 }
 
 #[tokio::test]
 async fn attempts_may_be_limited() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let port = peer.port;
     drop(peer);
@@ -317,7 +317,7 @@ async fn attempts_may_be_limited() {
 
 #[tokio::test]
 async fn the_next_url_takes_over() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let (dead, second) = (Peer::start().await, Peer::start().await);
     let urls = vec![local(dead.port), local(second.port)];
     drop(dead);
@@ -331,7 +331,7 @@ async fn the_next_url_takes_over() {
 
 #[tokio::test]
 async fn a_lazy_client_waits_for_something_to_send() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let mut config = client(vec![local(peer.port)]);
     config.reconnect.lazy = true;
@@ -343,9 +343,9 @@ async fn a_lazy_client_waits_for_something_to_send() {
         let transition = app.reach(State::Reconnecting).await;
         assert_eq!(transition.delay, None);
         if round % 2 == 0 {
-            app.send(id, "news");
+            app.client_send(id, "news");
         } else {
-            app.submit(Command::Wake { client: id }).unwrap();
+            app.submit(Command::Wake { client: id });
         }
         // Nothing had been dialled before: the next change comes from the send.
         assert_eq!(app.transition().await.to, State::Connecting);
@@ -354,7 +354,7 @@ async fn a_lazy_client_waits_for_something_to_send() {
 
 #[tokio::test]
 async fn the_outbox_is_bounded_by_its_policy() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let with = |overflow| {
         let mut config = client(vec![local(1)]);
         config.outbox.limit = 2;
@@ -362,45 +362,45 @@ async fn the_outbox_is_bounded_by_its_policy() {
         config
     };
     let send = |app: &App, id, data: &'static str| {
-        app.submit(Command::ClientSend { client: id, data: data.into(), binary: false, ttl: None })
+        app.try_submit(Command::ClientSend { client: id, data: data.into(), binary: false, ttl: None })
     };
     let id = app.create(with(OverflowPolicy::Error));
-    app.send(id, "a");
-    app.send(id, "b");
+    app.client_send(id, "a");
+    app.client_send(id, "b");
     let Err(CommandError::Overflow(error)) = send(&app, id, "c") else { panic!() };
     assert!(error.contains("outbox.limit"), "{error}");
 
     let id = app.create(with(OverflowPolicy::Block));
-    app.send(id, "a");
-    app.send(id, "b");
+    app.client_send(id, "a");
+    app.client_send(id, "b");
     assert!(matches!(send(&app, id, "c"), Ok(Reply::WouldBlock)));
 
     for (policy, victim) in [(OverflowPolicy::DropOldest, (1, "a")), (OverflowPolicy::DropNewest, (3, "c"))] {
         let id = app.create(with(policy));
-        app.send(id, "a");
-        app.send(id, "b");
-        assert_eq!(app.send(id, "c"), 3);
-        let event = app.event().await;
+        app.client_send(id, "a");
+        app.client_send(id, "b");
+        assert_eq!(app.client_send(id, "c"), 3);
+        let event = app.next().await;
         assert_eq!(overflows(&[event]), [(victim.0, Bytes::from(victim.1), OverflowReason::Limit)]);
     }
 }
 
 #[tokio::test]
 async fn what_was_dropped_is_told_before_more_is_dropped() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let mut config = client(vec![local(1)]);
     config.outbox.limit = 2;
     config.outbox.overflow = OverflowPolicy::DropOldest;
     let id = app.create(config);
     let (mut sent, mut dropped) = (0, 0);
     while sent < 20_000 {
-        match app.submit(Command::ClientSend { client: id, data: "x".into(), binary: false, ttl: None }) {
+        match app.try_submit(Command::ClientSend { client: id, data: "x".into(), binary: false, ttl: None }) {
             Ok(Reply::Sequence(_)) => sent += 1,
             Ok(Reply::DispatchFirst) => {
                 assert!(sent - 2 - dropped >= 1000, "asked after {dropped} of {sent}");
                 // As many as are known to wait.
                 while dropped < sent - 2 {
-                    dropped += overflows(&[app.event().await]).len();
+                    dropped += overflows(&[app.next().await]).len();
                 }
             }
             other => panic!("{other:?}"),
@@ -411,56 +411,56 @@ async fn what_was_dropped_is_told_before_more_is_dropped() {
 
 #[tokio::test]
 async fn a_blocked_sender_is_told_of_room() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let mut config = client(vec![local(peer.port)]);
     config.outbox.limit = 1;
     config.outbox.overflow = OverflowPolicy::Block;
     let id = app.create(config);
-    app.send(id, "a");
+    app.client_send(id, "a");
     let again = Command::ClientSend { client: id, data: "b".into(), binary: false, ttl: None };
-    assert!(matches!(app.submit(again), Ok(Reply::WouldBlock)));
-    app.submit(Command::Connect { client: id }).unwrap();
+    assert!(matches!(app.try_submit(again), Ok(Reply::WouldBlock)));
+    app.submit(Command::Connect { client: id });
     let mut far = peer.accept().await;
     app.until(|event| matches!(event, Event::Room { .. }).then_some(())).await;
-    assert_eq!(app.send(id, "b"), 2);
+    assert_eq!(app.client_send(id, "b"), 2);
     assert_eq!([text(&mut far).await, text(&mut far).await], ["a", "b"]);
 }
 
 #[tokio::test]
 async fn expired_messages_are_reported_and_not_sent() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let id = app.create(client(vec![local(peer.port)]));
     let ttl = Some(Duration::from_millis(20));
-    app.submit(Command::ClientSend { client: id, data: "stale".into(), binary: false, ttl }).unwrap();
-    app.send(id, "fresh");
+    app.submit(Command::ClientSend { client: id, data: "stale".into(), binary: false, ttl });
+    app.client_send(id, "fresh");
     let event = app
         .until(|event| matches!(event, Event::Overflow { .. }).then(|| overflows(std::slice::from_ref(event))))
         .await;
     assert_eq!(event, [(1, Bytes::from("stale"), OverflowReason::Expired)]);
-    app.submit(Command::Connect { client: id }).unwrap();
+    app.submit(Command::Connect { client: id });
     let mut far = peer.accept().await;
     assert_eq!(text(&mut far).await, "fresh");
 }
 
 #[tokio::test]
 async fn flushed_comes_once_to_those_who_asked() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let id = app.create(client(vec![local(peer.port)]));
     for number in 0..100 {
-        app.send(id, format!("{number}"));
+        app.client_send(id, format!("{number}"));
     }
     assert_eq!(app.unacknowledged(id), 100);
-    app.submit(Command::Connect { client: id }).unwrap();
+    app.submit(Command::Connect { client: id });
     let mut far = peer.accept().await;
     app.until(|event| matches!(event, Event::Flushed { .. }).then_some(())).await;
     assert_eq!(app.unacknowledged(id), 0);
     for number in 0..100 {
         assert_eq!(text(&mut far).await, format!("{number}"));
     }
-    app.send(id, "nobody asked");
+    app.client_send(id, "nobody asked");
     assert_eq!(text(&mut far).await, "nobody asked");
     far.send(Message::text("end")).await.unwrap();
     let flushed = app
@@ -475,7 +475,7 @@ async fn flushed_comes_once_to_those_who_asked() {
 
 #[tokio::test]
 async fn close_sends_what_waits_and_reports_what_it_cannot() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let id = app.connect(client(vec![local(peer.port)]));
     let mut far = peer.accept().await;
@@ -483,7 +483,7 @@ async fn close_sends_what_waits_and_reports_what_it_cannot() {
     // More than a connection's queue takes at a time.
     let long = "x".repeat(1000);
     for number in 0..2000 {
-        app.send(id, format!("{number} {long}"));
+        app.client_send(id, format!("{number} {long}"));
     }
     app.close(id);
     for number in 0..2000 {
@@ -493,19 +493,19 @@ async fn close_sends_what_waits_and_reports_what_it_cannot() {
     assert!(overflows(&app.rest(id).await).is_empty());
 
     let id = app.create(client(vec![local(peer.port)]));
-    app.send(id, "a");
-    app.send(id, "b");
+    app.client_send(id, "a");
+    app.client_send(id, "b");
     app.close(id);
     let lost = overflows(&app.rest(id).await);
     let expected = [(1, Bytes::from("a"), OverflowReason::Closed), (2, Bytes::from("b"), OverflowReason::Closed)];
     assert_eq!(lost, expected);
-    let after = app.submit(Command::ClientSend { client: id, data: "c".into(), binary: false, ttl: None });
+    let after = app.try_submit(Command::ClientSend { client: id, data: "c".into(), binary: false, ttl: None });
     assert!(matches!(after, Err(CommandError::Gone(_))), "{after:?}");
 }
 
 #[tokio::test]
 async fn close_while_connecting_gives_the_attempt_up() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let id = app.connect(client(vec![local(peer.port)]));
     let mut socket = peer.socket().await;
@@ -517,13 +517,13 @@ async fn close_while_connecting_gives_the_attempt_up() {
 
 #[tokio::test]
 async fn discard_says_nothing_on_the_wire() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let id = app.connect(client(vec![local(peer.port)]));
     let mut socket = peer.socket().await;
     upgrade(&mut socket).await;
     app.opened(id).await;
-    app.submit(Command::Discard { endpoint: id }).unwrap();
+    app.submit(Command::Discard { endpoint: id });
     let mut bytes = Vec::new();
     let _ = socket.read_to_end(&mut bytes).await;
     assert_eq!(bytes, b"");
@@ -532,7 +532,7 @@ async fn discard_says_nothing_on_the_wire() {
 
 #[tokio::test]
 async fn an_attempt_without_answer_ends_with_the_connect_timeout() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let mut config = client(vec![local(peer.port)]);
     config.connect_timeout = Duration::from_millis(50);
@@ -581,7 +581,7 @@ async fn order_survives_closes(count: usize, length: usize) {
     });
     let filling = "z".repeat(length);
     for number in 0..count {
-        app.send(id, format!("{number} {filling}"));
+        app.client_send(id, format!("{number} {filling}"));
         if number % 50 == 0 {
             tokio::task::yield_now().await;
         }
@@ -630,7 +630,7 @@ async fn order_survives_cuts() {
     app.opened(id).await;
     for round in 0..=CUTS {
         for number in PORTION * round..PORTION * (round + 1) {
-            app.send(id, format!("{number} {long}"));
+            app.client_send(id, format!("{number} {long}"));
         }
         if round < CUTS {
             app.opened(id).await;
@@ -666,7 +666,7 @@ fn assert_gone(socket: TcpStream, round: usize) {
 /// However a connection ends, the client has closed its socket before it opens the next.
 #[tokio::test]
 async fn there_are_never_two_sockets() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let id = app.connect(client(vec![local(peer.port)]));
     let mut previous: Option<TcpStream> = None;
@@ -690,8 +690,8 @@ async fn there_are_never_two_sockets() {
                 // A wake of a client that is connected probes, and does not dial.
                 3 => {
                     app.opened(id).await;
-                    app.submit(Command::Wake { client: id }).unwrap();
-                    app.submit(Command::Connect { client: id }).unwrap();
+                    app.submit(Command::Wake { client: id });
+                    app.submit(Command::Connect { client: id });
                     socket.write_all(&[0x88, 0x00]).await.unwrap();
                 }
                 // Data right before the end.
@@ -704,7 +704,7 @@ async fn there_are_never_two_sockets() {
 
 #[tokio::test]
 async fn a_peer_that_answers_no_beat_is_replaced() {
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let mut config = client(vec![local(peer.port)]);
     config.heartbeat.rules.interval = Duration::from_millis(40);
@@ -731,23 +731,23 @@ async fn a_peer_that_answers_no_beat_is_replaced() {
 #[tokio::test]
 async fn statistics_tell_the_state() {
     use lifeline_engine::bridge::Stat;
-    let mut app = App::start();
+    let mut app = App::with_threads(1);
     let peer = Peer::start().await;
     let id = app.connect(client(vec![local(peer.port)]));
     let _far = peer.accept().await;
     app.opened(id).await;
-    let Ok(Reply::Stats(stats)) = app.submit(Command::EndpointStats { endpoint: id }) else { panic!() };
+    let stats = app.stats(id);
     let found = stats.0.iter().find(|(name, _)| name == "state").map(|(_, value)| value);
     assert!(matches!(found, Some(Stat::Text(text)) if text == "Connected"), "{stats:?}");
 }
 
 #[tokio::test]
 async fn a_client_needs_usable_settings() {
-    let app = App::start();
+    let app = App::with_threads(1);
     let create = |change: &dyn Fn(&mut lifeline_engine::config::ClientConfig)| {
         let mut config = client(vec![tcp("a.test", 443, true)]);
         change(&mut config);
-        match app.submit(Command::CreateClient(Box::new(config))) {
+        match app.try_submit(Command::CreateClient(Box::new(config))) {
             Err(CommandError::Invalid(text) | CommandError::Start(text)) => text,
             other => panic!("{other:?}"),
         }
@@ -767,12 +767,12 @@ fn unix(path: &std::path::Path) -> ClientUrl {
 /// One client and our own server in the same process.
 async fn conversation(server: ServerConfig, url: impl FnOnce(u16) -> ClientUrl, tls: ClientTls) {
     let mut app = App::with_threads(2);
-    let (server, address) = app.serve(server);
+    let (server, address) = app.serve(|config| *config = server);
     let port = address.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(0);
     let mut config = client(vec![url(port)]);
     config.tls = tls;
     let id = app.connect(config);
-    app.send(id, "question");
+    app.client_send(id, "question");
     let (conn, question) = app
         .until(|event| match event {
             Event::Message { endpoint, conn, data, .. } if *endpoint == server => Some((*conn, data.clone())),
@@ -780,10 +780,10 @@ async fn conversation(server: ServerConfig, url: impl FnOnce(u16) -> ClientUrl, 
         })
         .await;
     assert_eq!(question, "question");
-    app.submit(Command::Send { conn, data: "answer".into(), binary: false }).unwrap();
+    app.submit(Command::Send { conn, data: "answer".into(), binary: false });
     assert_eq!(app.message(id).await, "answer");
     // The server cuts the link; the client is back by itself.
-    app.submit(Command::Abort { conn }).unwrap();
+    app.submit(Command::Abort { conn });
     app.opened(server).await;
     app.close(id);
     app.rest(id).await;
@@ -842,7 +842,7 @@ async fn a_crowd_comes_back_after_a_restart_of_the_server() {
     const CROWD: usize = 50;
     let mut app = App::with_threads(2);
     let target = ListenAddress::Tcp { host: "127.0.0.1".into(), port: 0, tls: false };
-    let (first, address) = app.serve(listen(target));
+    let (first, address) = app.serve(|config| *config = listen(target));
     let port: u16 = address.rsplit(':').next().unwrap().parse().unwrap();
     let clients: Vec<_> = (0..CROWD).map(|_| app.connect(client(vec![local(port)]))).collect();
     let opened = AtomicUsize::new(0);
@@ -853,13 +853,13 @@ async fn a_crowd_comes_back_after_a_restart_of_the_server() {
         (opened.load(Ordering::Relaxed) == CROWD).then_some(())
     };
     app.until(|event| count(event, first)).await;
-    app.submit(Command::StopServer { server: first, drain: Duration::from_millis(100) }).unwrap();
+    app.submit(Command::StopServer { server: first, drain: Duration::from_millis(100) });
     app.until(|event| matches!(event, Event::Stopped { endpoint } if *endpoint == first).then_some(())).await;
     opened.store(0, Ordering::Relaxed);
     let target = ListenAddress::Tcp { host: "127.0.0.1".into(), port, tls: false };
-    let (second, _) = app.serve(listen(target));
+    let (second, _) = app.serve(|config| *config = listen(target));
     app.until(|event| count(event, second)).await;
-    let Ok(Reply::Count(open)) = app.submit(Command::CountConnections { server: second }) else { panic!() };
+    let Reply::Count(open) = app.submit(Command::CountConnections { server: second }) else { panic!() };
     assert_eq!(open, CROWD);
     for id in clients {
         app.close(id);
@@ -871,7 +871,7 @@ async fn sending_and_writing_go_on_at_once() {
     let app = App::with_threads(2);
     let peer = Peer::start().await;
     let id = app.connect(client(vec![local(peer.port)]));
-    let bridge = app.bridge.clone();
+    let bridge = app.local.clone();
     let sending = tokio::task::spawn_blocking(move || {
         for number in 0..10_000_u32 {
             let data = Bytes::from(number.to_string());

@@ -11,10 +11,10 @@ function seen(array $options): string
     $server = serve(['close' => function ($c, int $code, string $reason, bool $clean) use (&$closed) { $closed = "$code " . var_export($clean, true); }], $options);
     $peer = Peer::open($server);
     $words = [];
-    while (!isset($closed)) {
-        $server->poll(0.01);
+    pump($server, function () use ($peer, &$words, &$closed) {
         while ($frame = $peer->poll('frame')) { $words[] = sprintf('%02x', $frame[0]); }
-    }
+        return isset($closed);
+    }, 'the close');
     return implode(' ', $words) . " | $closed";
 }
 $quick = ['interval' => 0.05, 'timeout' => 0.05];

@@ -1,15 +1,21 @@
-//! An application's side of the bridge for tests.
-#![allow(dead_code)]
+//! An application without PHP: it talks to the engine through the bridge alone, as `src/` does. Tests
+//! whose peers block wait with `event` and `wait`, those whose peers are tasks with `next` and `until`.
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::VecDeque;
+use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lifeline_engine::bridge::{Bridge, Command, ConnId, EndpointId, Event, Reply, Stat, Stats};
-use lifeline_engine::config::{ListenAddress, ServerConfig};
+use lifeline_engine::bridge::{
+    Bridge, Command, CommandError, ConnId, EndpointId, Event, Reply, Stat, State, Stats, Transition,
+};
+use lifeline_engine::config::{ClientConfig, ClientUrl, ListenAddress, Proxy, ServerConfig};
 use lifeline_engine::local::{Local, RuntimeConfig};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::unix::AsyncFd;
 
 /// Far more than anything here takes; only a failure waits so long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -17,6 +23,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct App {
     pub local: Arc<Local>,
     waiting: VecDeque<Event>,
+    /// Texts of the events that `next` gave, for messages of failed tests.
+    seen: Vec<String>,
 }
 
 impl App {
@@ -26,7 +34,7 @@ impl App {
 
     pub fn with_threads(io_threads: usize) -> Self {
         let config = RuntimeConfig { io_threads, on_thread_start: Arc::new(|| {}) };
-        Self { local: Local::start(&config).expect("threads"), waiting: VecDeque::new() }
+        Self { local: Local::start(&config).expect("threads"), waiting: VecDeque::new(), seen: Vec::new() }
     }
 
     /// Starts a server on a free port; returns it with `host:port`.
@@ -47,9 +55,22 @@ impl App {
     }
 
     pub fn submit(&self, command: Command) -> Reply {
-        let reply = self.local.submit(command).expect("command");
+        self.try_submit(command).expect("command")
+    }
+
+    pub fn try_submit(&self, command: Command) -> Result<Reply, CommandError> {
+        let reply = self.local.submit(command);
         self.local.flush();
         reply
+    }
+
+    fn take(&mut self) -> Option<Event> {
+        if self.waiting.is_empty() {
+            let mut batch = Vec::new();
+            self.local.receive(&mut batch, 256);
+            self.waiting.extend(batch);
+        }
+        self.waiting.pop_front()
     }
 
     pub fn send(&self, conn: ConnId, text: &str) -> Reply {
@@ -60,13 +81,8 @@ impl App {
     pub fn event_within(&mut self, patience: Duration) -> Option<Event> {
         let deadline = Instant::now() + patience;
         loop {
-            if let Some(event) = self.waiting.pop_front() {
+            if let Some(event) = self.take() {
                 return Some(event);
-            }
-            let mut batch = Vec::new();
-            if self.local.receive(&mut batch, 256) > 0 {
-                self.waiting.extend(batch);
-                continue;
             }
             if !self.local.prepare_sleep() {
                 continue;
@@ -132,10 +148,186 @@ impl App {
         }
         panic!("{path:?} is a tree");
     }
+
+    pub fn create(&self, config: ClientConfig) -> EndpointId {
+        match self.submit(Command::CreateClient(Box::new(config))) {
+            Reply::Endpoint(id) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Creates a client and has it connect.
+    pub fn connect(&self, config: ClientConfig) -> EndpointId {
+        let client = self.create(config);
+        self.submit(Command::Connect { client });
+        client
+    }
+
+    pub fn client_send(&self, client: EndpointId, data: impl Into<Bytes>) -> u64 {
+        match self.submit(Command::ClientSend { client, data: data.into(), binary: false, ttl: None }) {
+            Reply::Sequence(sequence) => sequence,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn close(&self, client: EndpointId) {
+        self.submit(Command::CloseClient { client, code: 1000, reason: String::new() });
+    }
+
+    pub fn state(&self, client: EndpointId) -> State {
+        let Reply::State(state) = self.submit(Command::ClientState { client }) else { panic!() };
+        state
+    }
+
+    pub fn unacknowledged(&self, client: EndpointId) -> usize {
+        let Reply::Count(count) = self.submit(Command::Unacknowledged { client }) else { panic!() };
+        count
+    }
+
+    /// The next event that is no log record; messages are consumed.
+    pub async fn next(&mut self) -> Event {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            while let Some(event) = self.take() {
+                self.seen.push(format!("{event:?}"));
+                match &event {
+                    Event::Message { conn, data, .. } => {
+                        self.submit(Command::Consumed { conn: *conn, messages: 1, bytes: data.len() });
+                    }
+                    Event::Log { .. } => continue,
+                    _ => {}
+                }
+                return event;
+            }
+            if self.local.prepare_sleep() {
+                // Sound here: an `OwnedFd` keeps the descriptor open.
+                #[allow(deprecated)]
+                let descriptor = AsyncFd::new(self.local.descriptor().try_clone_to_owned().unwrap()).unwrap();
+                let readable = tokio::time::timeout_at(deadline, descriptor.readable()).await;
+                assert!(readable.is_ok(), "nothing came any more after\n{}", self.seen.join("\n"));
+            }
+        }
+    }
+
+    /// Takes events until `pick` finds what it looks for.
+    pub async fn until<T>(&mut self, mut pick: impl FnMut(&Event) -> Option<T>) -> T {
+        loop {
+            let event = self.next().await;
+            if let Some(found) = pick(&event) {
+                return found;
+            }
+        }
+    }
+
+    /// The next change of state.
+    pub async fn transition(&mut self) -> Transition {
+        self.until(|event| match event {
+            Event::Transition { transition, .. } => Some((**transition).clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Waits for a change to `state` and returns it.
+    pub async fn reach(&mut self, state: State) -> Transition {
+        loop {
+            let transition = self.transition().await;
+            if transition.to == state {
+                return transition;
+            }
+        }
+    }
+
+    /// The next opening of a connection of `endpoint`.
+    pub async fn opened(&mut self, endpoint: EndpointId) -> ConnId {
+        self.until(|event| match event {
+            Event::Open { endpoint: of, conn, .. } if *of == endpoint => Some(*conn),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The next message for `endpoint`.
+    pub async fn message(&mut self, endpoint: EndpointId) -> Bytes {
+        self.until(|event| match event {
+            Event::Message { endpoint: of, data, .. } if *of == endpoint => Some(data.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Everything up to the end of `endpoint`.
+    pub async fn rest(&mut self, endpoint: EndpointId) -> Vec<Event> {
+        let mut events = Vec::new();
+        loop {
+            let event = self.next().await;
+            if matches!(event, Event::Stopped { endpoint: of } if of == endpoint) {
+                return events;
+            }
+            events.push(event);
+        }
+    }
+
+    /// Events that are already there.
+    pub fn pending(&mut self) -> Vec<Event> {
+        let mut events: Vec<Event> = self.waiting.drain(..).collect();
+        self.local.receive(&mut events, usize::MAX);
+        events
+    }
 }
 
 impl Drop for App {
     fn drop(&mut self) {
-        assert!(self.local.shutdown(Duration::from_secs(5)), "I/O threads did not end");
+        let stopped = self.local.shutdown(PATIENCE);
+        if !std::thread::panicking() {
+            assert!(stopped, "the I/O threads must end");
+        } else if !self.seen.is_empty() {
+            eprintln!("events so far:\n{}", self.seen.join("\n"));
+        }
+    }
+}
+
+/// `ws://127.0.0.1:port/`
+pub fn local(port: u16) -> ClientUrl {
+    tcp("127.0.0.1", port, false)
+}
+
+pub fn tcp(host: &str, port: u16, tls: bool) -> ClientUrl {
+    ClientUrl { target: ListenAddress::Tcp { host: host.into(), port, tls }, resource: "/".into(), credentials: None }
+}
+
+/// A client of these URLs that reconnects fast and looks at no proxy.
+pub fn client(urls: Vec<ClientUrl>) -> ClientConfig {
+    let mut config = ClientConfig { urls, proxy: Proxy::Direct, ..ClientConfig::default() };
+    let backoff = &mut config.reconnect.backoff;
+    backoff.first = Some(Duration::from_millis(1));
+    backoff.floor = Duration::from_millis(1);
+    backoff.base = Duration::from_millis(5);
+    backoff.max = Duration::from_millis(20);
+    config
+}
+
+/// A directory that goes with the test.
+pub struct Directory(pub PathBuf);
+
+impl Directory {
+    pub fn new() -> Self {
+        use rand::{Rng, SeedableRng};
+        let number: u64 = rand::rngs::SmallRng::from_os_rng().random();
+        let path = std::env::temp_dir().join(format!("lifeline-test-{number:016x}"));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
