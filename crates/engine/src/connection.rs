@@ -740,7 +740,9 @@ impl Future for Connection {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
-        self.turn(task)
+        let done = self.turn(task);
+        self.outlet.context.events.end_turn();
+        done
     }
 }
 

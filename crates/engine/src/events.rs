@@ -1,5 +1,6 @@
 //! The queue from the I/O threads to the application's thread, with a descriptor to sleep on.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::Duration;
@@ -13,9 +14,32 @@ use crate::clock;
 /// Log records that may wait for the application.
 const RECORDS: usize = 10_000;
 
+/// Turns of connections after which a wake is put off no longer.
+const DEFERRED: u32 = 16;
+
+thread_local! {
+    /// What this thread owes the application; none on threads that wake it at once.
+    static OWED: Cell<Option<Owed>> = const { Cell::new(None) };
+}
+
+/// Events that were pushed without a wake, as turns of connections since the first of them.
+#[derive(Debug, Clone, Copy)]
+enum Owed {
+    Nothing,
+    Wake { turns: u32 },
+}
+
+/// From now on this thread, which runs an I/O loop, wakes the application only by [`EventQueue::settle`]
+/// and [`EventQueue::end_turn`]: once for all that a turn of the loop brings, because two threads that
+/// wake each other for every event spend more on that than on the events.
+pub fn defer_wakes() {
+    OWED.set(Some(Owed::Nothing));
+}
+
 /// Bounded by `limits.inbound` of each connection and `limits.memory`, not by itself; log records by [`RECORDS`].
 ///
-/// The descriptor is written only when the application sleeps: one system call a sleep, not an event.
+/// The descriptor is written only when the application sleeps, and by an I/O thread only when it has
+/// nothing more to do or after [`DEFERRED`] connections: one system call a sleep, not an event.
 #[derive(Debug)]
 pub struct EventQueue {
     sender: Sender<Event>,
@@ -23,8 +47,10 @@ pub struct EventQueue {
     descriptor: OwnedFd,
     /// The application sleeps or is about to: the next event must write the descriptor.
     asleep: AtomicBool,
-    /// The descriptor has been written and not read since.
-    signalled: AtomicBool,
+    /// Signals begun: what the descriptor will have been raised by, one each.
+    signals: AtomicU64,
+    /// Signals read back from it.
+    taken: AtomicU64,
     /// When the application last asked for events, in microseconds of [`clock::now`].
     last_receive: AtomicU64,
     /// Log records in the queue.
@@ -43,7 +69,8 @@ impl EventQueue {
             receiver,
             descriptor: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             asleep: AtomicBool::new(false),
-            signalled: AtomicBool::new(false),
+            signals: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             last_receive: AtomicU64::new(clock::now().as_micros()),
             records: AtomicUsize::new(0),
             lost_records: AtomicU64::new(0),
@@ -60,6 +87,31 @@ impl EventQueue {
         }
         // The receiver lives as long as the sender: both are ours.
         let _ = self.sender.send(event);
+        match OWED.get() {
+            None => self.wake(),
+            Some(Owed::Nothing) => OWED.set(Some(Owed::Wake { turns: 0 })),
+            Some(Owed::Wake { .. }) => {}
+        }
+    }
+
+    /// Wakes the application for what this thread has pushed. An I/O thread calls it before it sleeps.
+    pub fn settle(&self) {
+        if matches!(OWED.get(), Some(Owed::Wake { .. })) {
+            OWED.set(Some(Owed::Nothing));
+            self.wake();
+        }
+    }
+
+    /// A connection has had its turn.
+    pub fn end_turn(&self) {
+        match OWED.get() {
+            Some(Owed::Wake { turns }) if turns + 1 < DEFERRED => OWED.set(Some(Owed::Wake { turns: turns + 1 })),
+            Some(Owed::Wake { .. }) => self.settle(),
+            _ => {}
+        }
+    }
+
+    fn wake(&self) {
         // Pairs with the fence in `prepare_sleep`: either we see `asleep`, or it sees the event.
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
@@ -96,10 +148,12 @@ impl EventQueue {
     }
 
     pub fn prepare_sleep(&self) -> bool {
-        if self.signalled.swap(false, Ordering::AcqRel) {
+        if self.signals.load(Ordering::Acquire) != self.taken.load(Ordering::Relaxed) {
             let mut counter = [0; 8];
-            // Non-blocking; another wake's bytes may have been read along with the last.
-            let _ = rustix::io::read(&self.descriptor, &mut counter);
+            // Non-blocking: a signal that was begun may still be on its way, and is looked for again.
+            if rustix::io::read(&self.descriptor, &mut counter).is_ok() {
+                self.taken.fetch_add(u64::from_ne_bytes(counter), Ordering::Relaxed);
+            }
         }
         self.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
@@ -131,17 +185,66 @@ impl EventQueue {
     }
 
     fn signal(&self) {
-        // Fails only when the counter is full, and then the descriptor is readable anyway.
+        // Counted before the write, because the write may hand the processor to the application at once:
+        // who is woken must know that there is something to read, or it is woken again and again.
+        self.signals.fetch_add(1, Ordering::Release);
+        self.raise();
+    }
+
+    fn raise(&self) {
+        // Fails only when the counter is full, which takes 2^64 signals.
         let _ = rustix::io::write(&self.descriptor, &1_u64.to_ne_bytes());
-        // After the write: who sees it finds something to read. The other way round a reader in between
-        // would leave the descriptor readable with nobody to know it, and never sleep again.
-        self.signalled.store(true, Ordering::Release);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn is_raised(queue: &EventQueue) -> bool {
+        let mut descriptors = [rustix::event::PollFd::new(&queue.descriptor, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut descriptors, Some(&rustix::event::Timespec::default())).unwrap() > 0
+    }
+
+    #[test]
+    fn a_signal_that_is_late_does_not_keep_the_descriptor_raised() {
+        let queue = EventQueue::new().unwrap();
+        for late in [0, 1, 2] {
+            // Threads that were interrupted on their way to the write.
+            for _ in 0..late {
+                queue.signals.fetch_add(1, Ordering::Release);
+                assert!(queue.prepare_sleep());
+            }
+            queue.signal();
+            assert!(is_raised(&queue));
+            assert!(queue.prepare_sleep());
+            assert!(!is_raised(&queue), "{late} late: woken for what is known");
+            for _ in 0..late {
+                queue.raise();
+            }
+            assert!(queue.prepare_sleep());
+            assert!(!is_raised(&queue), "{late} late");
+        }
+    }
+
+    #[test]
+    fn who_is_woken_by_a_signal_reads_it() {
+        let queue = std::sync::Arc::new(EventQueue::new().unwrap());
+        for _ in 0..2000 {
+            assert!(queue.prepare_sleep());
+            let pusher = queue.clone();
+            let record = LogRecord { level: LogLevel::Info, message: String::new(), context: Vec::new() };
+            let thread =
+                std::thread::spawn(move || pusher.push(Event::Log { endpoint: None, record: Box::new(record) }));
+            while !is_raised(&queue) {
+                std::thread::yield_now();
+            }
+            assert_eq!(queue.receive(&mut Vec::new(), 10, 1), 1);
+            assert!(queue.prepare_sleep());
+            assert!(!is_raised(&queue), "woken twice for one signal");
+            thread.join().unwrap();
+        }
+    }
 
     #[test]
     fn log_records_are_bounded_and_their_loss_is_told() {

@@ -15,7 +15,7 @@ use crate::bridge::{
 };
 use crate::client::Client;
 use crate::core::{Core, Endpoint};
-use crate::events::EventQueue;
+use crate::events::{self, EventQueue};
 use crate::outlet::{Ending, Item, Outlet};
 use crate::server::Server;
 use crate::shard::Shard;
@@ -56,10 +56,12 @@ impl Local {
     /// What the system says when it has no descriptor or thread left.
     pub fn start(config: &RuntimeConfig) -> std::io::Result<Arc<Self>> {
         let count = config.io_threads.max(1);
+        let events = Arc::new(EventQueue::new()?);
         let mut runtimes = Vec::with_capacity(count);
         let mut shards = Vec::with_capacity(count);
         for index in 0..count {
             let hook = config.on_thread_start.clone();
+            let settled = events.clone();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .thread_name("lifeline-dns")
@@ -67,11 +69,12 @@ impl Local {
                 .thread_keep_alive(Duration::from_secs(5))
                 .event_interval(31)
                 .on_thread_start(move || hook())
+                .on_thread_park(move || settled.settle())
                 .build()?;
             shards.push(Arc::new(Shard::new(index, runtime.handle().clone())));
             runtimes.push(runtime);
         }
-        let core = Arc::new(Core::new(shards, Arc::new(EventQueue::new()?)));
+        let core = Arc::new(Core::new(shards, events));
         let (running, ended) = crossbeam_channel::bounded::<()>(0);
         let mut threads = Vec::with_capacity(count);
         for (index, runtime) in runtimes.into_iter().enumerate() {
@@ -79,8 +82,10 @@ impl Local {
             let weak = Arc::downgrade(&core);
             let hook = config.on_thread_start.clone();
             let running = running.clone();
+            let events = core.events.clone();
             threads.push(std::thread::Builder::new().name(format!("lifeline-io-{index}")).spawn(move || {
                 hook();
+                events::defer_wakes();
                 // A task of its own: to wake the future that `block_on` was given takes a system call.
                 while let Err(fallen) = runtime.block_on(runtime.spawn(shard.clone().pump(weak.clone()))) {
                     let Ok(panic) = fallen.try_into_panic() else { break };
@@ -92,6 +97,7 @@ impl Local {
                 }
                 // A name lookup that hangs must not hold up the end of the process.
                 runtime.shutdown_timeout(Duration::from_millis(100));
+                events.settle();
                 drop(running);
             })?);
         }
