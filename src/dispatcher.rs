@@ -28,6 +28,9 @@ const BATCH: usize = 1024;
 /// Without `pcntl_async_signals(true)` a signal that arrives just before the sleep is seen after it.
 const SIGNAL_CHECK: Duration = Duration::from_secs(1);
 
+/// After a sleep no longer than this another short one is expected.
+const BRISK: Duration = Duration::from_millis(1);
+
 /// What the dispatcher knows of a `WsServer` or `WsClient`.
 pub(crate) trait Endpoint {
     /// Runs the callbacks for `event`; returns how many were run. Err: an exception is pending and
@@ -67,6 +70,8 @@ pub(crate) struct Dispatcher {
     wakeup: RefCell<Option<Wakeup>>,
     /// The process that all of this belongs to.
     generation: Cell<u32>,
+    /// The last sleep was a short one.
+    brisk: Cell<bool>,
     /// A coroutine scheduler that Zend does not announce switches of: never wait with a flush.
     eager: Cell<bool>,
 }
@@ -234,7 +239,9 @@ impl Dispatcher {
         };
         let nanoseconds = limit.map_or(-1, |limit| i64::try_from(limit.as_nanos()).unwrap_or(i64::MAX));
         // SAFETY: the descriptor lives as long as the engine, which only this thread ends.
-        if unsafe { shim::lifeline_wait(descriptor, nanoseconds) } < 0 {
+        let outcome = unsafe { shim::lifeline_wait(descriptor, nanoseconds, self.brisk.get()) };
+        self.brisk.set(outcome > 0 && now.elapsed() < BRISK);
+        if outcome < 0 {
             self.check()?;
             // SAFETY: as above.
             unsafe { shim::lifeline_dispatch_signals() };

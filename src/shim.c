@@ -340,13 +340,24 @@ void lifeline_with_signals_blocked(void (*make)(void *), void *context)
 
 /* Sleeps until `fd` (or none: -1) is readable, `nanoseconds` have passed (negative: no limit) or a
  * signal has come. Signals are blocked between the look at vm_interrupt and the sleep, so none is
- * slept through. 1: readable; 0: time; -1: interrupted. */
-int lifeline_wait(int fd, int64_t nanoseconds)
+ * slept through. `busy`: things come in quick succession, so try a sleep of a millisecond first that
+ * leaves the signals alone: two system calls less, and a signal just before it waits no longer than
+ * that. 1: readable; 0: time; -1: interrupted. */
+int lifeline_wait(int fd, int64_t nanoseconds, bool busy)
 {
 	sigset_t all, before;
 	struct pollfd ready = { .fd = fd, .events = POLLIN, .revents = 0 };
 	struct timespec limit, *timeout = NULL;
 	int result;
+	if (busy && fd >= 0 && (nanoseconds < 0 || nanoseconds > 2000000)) {
+		if (LIFELINE_LOAD(EG(vm_interrupt))) {
+			return -1;
+		}
+		result = poll(&ready, 1, 1);
+		if (result != 0) {
+			return result;
+		}
+	}
 	if (nanoseconds >= 0) {
 		limit.tv_sec = nanoseconds / 1000000000;
 		limit.tv_nsec = nanoseconds % 1000000000;
