@@ -24,6 +24,9 @@ const EARLY_FLUSH: usize = 256 * 1024;
 /// Connections of one batch up to which the calling thread writes to the sockets itself.
 const DIRECT: usize = 16;
 
+/// By how many connections the shard that accepts may lead.
+const LEAD: usize = 16;
+
 /// Ids are consecutive numbers: no hash is better than themselves, spread over the table.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct IdHasher(u64);
@@ -117,6 +120,15 @@ impl Core {
             .min_by_key(|&index| self.shards[index].population.load(Ordering::Relaxed))
             .unwrap_or(0);
         self.shards[index].clone()
+    }
+
+    /// The shard for a connection that shard `here` has accepted: that one, unless another has clearly
+    /// fewer connections. To hand one over wakes a thread.
+    pub fn place(&self, here: usize) -> &Arc<Shard> {
+        let population = |shard: &Shard| shard.population.load(Ordering::Relaxed);
+        let own = &self.shards[here];
+        let least = self.shards.iter().min_by_key(|shard| population(shard)).unwrap_or(own);
+        if population(own) > population(least) + LEAD { least } else { own }
     }
 
     pub fn add_connection(&self, outlet: &Arc<Outlet>) {
@@ -259,4 +271,26 @@ fn largest(endpoints: &IdMap<EndpointId, Endpoint>) -> usize {
         Endpoint::Client(client) => client.memory_limit(),
     };
     endpoints.values().map(limit).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_accepted_connection_stays_unless_others_have_clearly_less() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let shards = (0..3).map(|index| Arc::new(Shard::new(index, runtime.handle().clone()))).collect();
+        let core = Core::new(shards, Arc::new(EventQueue::new().unwrap()));
+        let mut placed = Vec::new();
+        for _ in 0..100 {
+            let shard = core.place(0);
+            shard.population.fetch_add(1, Ordering::Relaxed);
+            placed.push(shard.index);
+        }
+        assert!(placed[..=LEAD].iter().all(|&index| index == 0), "{placed:?}");
+        let own = placed.iter().filter(|&&index| index == 0).count();
+        assert!((44..=46).contains(&own), "{own}: {placed:?}");
+        assert!(placed.contains(&1) && placed.contains(&2), "{placed:?}");
+    }
 }

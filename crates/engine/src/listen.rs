@@ -222,10 +222,8 @@ impl Acceptor {
                         };
                     }
                     let Some(Ok(address)) = address.map(SocketAddr::try_from) else { continue };
-                    let socket = std::net::TcpStream::from(socket);
-                    // Fails only when the peer has gone again, which the first read tells.
-                    let _ = socket.set_nodelay(true);
-                    return Accepted::Connection { socket: AcceptedSocket::Tcp(socket), peer: PeerAddr::Tcp(address) };
+                    let socket = AcceptedSocket::Tcp(socket.into());
+                    return Accepted::Connection { socket, peer: PeerAddr::Tcp(address) };
                 }
                 Ok(Err(error)) if is_exhaustion(&error) => {
                     let first = self.exhausted.is_none();
@@ -336,6 +334,8 @@ fn bind_tcp(address: SocketAddr, backlog: i32, config: &ServerConfig) -> io::Res
         let wildcard = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         socket.set_only_v6(!wildcard || config.listen.iter().any(own_ipv4))?;
     }
+    // Handed on to each socket that is accepted (tcp(7)).
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     let port = socket.local_addr()?.as_socket().map_or(address.port(), |bound| bound.port());
@@ -467,9 +467,11 @@ mod tests {
         let both = bind_all(&config(vec![tcp("::", 0)])).unwrap().remove(0);
         let (v4, mut acceptor) = (port(&both), both.into_acceptor().unwrap());
         let _client = tokio::net::TcpStream::connect(("127.0.0.1", v4)).await.unwrap();
-        let (_stream, peer) = next(&mut acceptor).await;
+        let (stream, peer) = next(&mut acceptor).await;
         assert!(peer.to_string().starts_with("127.0.0.1:"), "{peer}");
         assert!(peer.ip().unwrap().is_ipv4());
+        let Stream::Tcp(accepted) = &stream else { panic!("{stream:?}") };
+        assert!(accepted.nodelay().unwrap());
         // A port that the system just gave us is free again for both families, unless others are quick.
         let apart = (0..20).any(|_| {
             let free = port(&bind_all(&config(vec![tcp("::", 0)])).unwrap()[0]);

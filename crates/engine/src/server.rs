@@ -545,7 +545,7 @@ impl Server {
             };
             self.counters.accepted.fetch_add(1, Ordering::Relaxed);
             let Some(core) = self.core.upgrade() else { return };
-            let shard = core.pick_shard();
+            let shard = core.place(0);
             shard.population.fetch_add(1, Ordering::Relaxed);
             self.admitted.fetch_add(1, Ordering::AcqRel);
             let admission = Admission { server: self.clone(), shard: shard.clone(), transferred: false, ip: None };
