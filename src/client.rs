@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::ptr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -812,26 +812,19 @@ impl WsClient {
 
     /// Calls the callback once; the timer's number.
     pub fn after(&self, s: PhpFloat, f: Callback) -> PhpResult<i64> {
-        self.timer(s, false, f)
+        self.core.usable()?;
+        Timers::add(&self.core, s.0, false, f.0)
     }
 
     /// Calls the callback again and again; the timer's number.
     pub fn every(&self, s: PhpFloat, f: Callback) -> PhpResult<i64> {
-        self.timer(s, true, f)
+        self.core.usable()?;
+        Timers::add(&self.core, s.0, true, f.0)
     }
 
     /// Ends a timer.
     pub fn cancel(&self, timer: PhpInt) {
         self.core.timers.cancel(timer.0);
-    }
-}
-
-impl WsClient {
-    fn timer(&self, seconds: PhpFloat, repeat: bool, callback: Callback) -> PhpResult<i64> {
-        self.core.usable()?;
-        let core: Rc<dyn Endpoint> = Rc::clone(&self.core) as _;
-        let owner: Weak<dyn Endpoint> = Rc::downgrade(&core);
-        self.core.timers.add(owner, seconds.0, repeat, callback.0)
     }
 }
 

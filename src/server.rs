@@ -834,15 +834,13 @@ impl WsServer {
     /// Calls $f once after $s seconds; returns the timer's number.
     pub fn after(&self, s: PhpFloat, f: Callback) -> PhpResult<i64> {
         self.core.own()?;
-        let owner: Weak<dyn Endpoint> = self.core.this.clone();
-        self.core.timers.add(owner, s.0, false, f.0)
+        Timers::add(&self.core, s.0, false, f.0)
     }
 
     /// Calls $f every $s seconds; returns the timer's number.
     pub fn every(&self, s: PhpFloat, f: Callback) -> PhpResult<i64> {
         self.core.own()?;
-        let owner: Weak<dyn Endpoint> = self.core.this.clone();
-        self.core.timers.add(owner, s.0, true, f.0)
+        Timers::add(&self.core, s.0, true, f.0)
     }
 
     /// Ends a timer.

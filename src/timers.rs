@@ -27,8 +27,11 @@ struct Timer {
 }
 
 impl Timers {
-    /// Adds a timer; returns its number. `owner` must be the object that holds `self`.
-    pub(crate) fn add(&self, owner: Weak<dyn Endpoint>, seconds: f64, repeat: bool, callback: PhpCb) -> PhpResult<i64> {
+    /// Gives `owner` a timer; returns its number.
+    pub(crate) fn add<E>(owner: &Rc<E>, seconds: f64, repeat: bool, callback: PhpCb) -> PhpResult<i64>
+    where
+        E: Endpoint + 'static,
+    {
         if repeat && seconds <= 0.0 {
             return Err(argument_value_error(1, "must be greater than 0"));
         }
@@ -39,7 +42,9 @@ impl Timers {
         let id = dispatcher().timer_id();
         let interval = repeat.then_some(delay);
         // Known before it is scheduled: what the schedule does not find here is dropped.
-        self.timers.borrow_mut().insert(id, Rc::new(Timer { callback, interval, running: Cell::new(false) }));
+        let timer = Rc::new(Timer { callback, interval, running: Cell::new(false) });
+        owner.timers().timers.borrow_mut().insert(id, timer);
+        let owner: Weak<E> = Rc::downgrade(owner);
         dispatcher().schedule(Instant::now() + delay, id, owner);
         Ok(id)
     }
