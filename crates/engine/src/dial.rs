@@ -22,7 +22,7 @@ use tokio_rustls::{TlsConnector, TlsStream};
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 pub use self::proxy::ProxyRules;
-pub use self::tls::{ClientTlsConfig, TlsConfigError};
+pub use self::tls::ClientTlsConfig;
 
 use self::happy_eyeballs::{Attempts, interleave, race};
 use self::proxy::{ProxyAddress, authority, base64};

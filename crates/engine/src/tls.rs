@@ -20,10 +20,10 @@ use crate::config::ServerTls;
 use crate::listen::cause;
 use crate::stream::Stream;
 
-/// Why a certificate, key or CA file cannot be used. Names the file.
+/// Why TLS cannot be set up with these options and files. Names the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct TlsError(String);
+pub struct TlsError(pub(crate) String);
 
 /// What [`ServerTlsAcceptor::refresh`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,14 +144,14 @@ pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 
 /// What a file looked like; all zero when it was not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Stamp {
+pub(crate) struct Stamp {
     identity: (u64, u64),
     modified: (i64, i64),
     size: u64,
 }
 
 impl Stamp {
-    fn of(path: &Path) -> Self {
+    pub(crate) fn of(path: &Path) -> Self {
         fs::metadata(path).map_or_else(
             |_| Self::default(),
             |file| Self {
@@ -252,13 +252,7 @@ fn server_config(
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in read_certificates(path)? {
-                roots.add(certificate).map_err(|error| {
-                    TlsError(format!("a certificate in the file {} cannot be used: {error}", path.display()))
-                })?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(read_roots(path)?), provider)
                 .build()
                 .map_err(|error| TlsError(format!("the file {} cannot be used: {error}", path.display())))?;
             builder.with_client_cert_verifier(verifier)
@@ -276,7 +270,19 @@ fn server_config(
     Ok(Arc::new(config))
 }
 
-fn certified_key(cert: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
+/// Reads the CA certificates of a PEM file.
+pub(crate) fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path)? {
+        roots.add(certificate).map_err(|error| {
+            TlsError(format!("a certificate in the file {} cannot be used: {error}", path.display()))
+        })?;
+    }
+    Ok(roots)
+}
+
+/// Reads a certificate with its chain and the key that belongs to it.
+pub(crate) fn certified_key(cert: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
     let chain = read_certificates(cert)?;
     let private_key = read_key(key)?;
     match CertifiedKey::from_der(chain, private_key, &provider()) {
@@ -293,7 +299,7 @@ fn certified_key(cert: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError>
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 

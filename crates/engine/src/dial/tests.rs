@@ -689,7 +689,7 @@ fn unusable_files_are_named_at_construction() {
     let text = broken(&|it| (it.cert, it.key) = (Some(cert.clone()), Some(absent.clone())));
     assert!(text.contains("tls.key") && text.contains("absent"), "{text}");
     let text = broken(&|it| (it.cert, it.key) = (Some(cert.clone()), Some(other_key.clone())));
-    assert!(text.contains("cannot be used together"), "{text}");
+    assert!(text.contains("does not belong to the certificate"), "{text}");
 }
 
 #[tokio::test]

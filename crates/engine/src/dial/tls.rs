@@ -3,23 +3,17 @@
 use std::fmt::Write as _;
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::SingleCertAndKey;
 use rustls::{AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use crate::config::ClientTls;
-
-/// Why a client's TLS settings cannot be used. Names the option and the file.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct TlsConfigError(String);
+use crate::tls::{Stamp, TlsError, certified_key, provider, read_roots};
 
 /// A client's TLS settings, loaded. Made once per client, so that a missing or malformed file is an
 /// error where the client is made; files that change later are loaded again before the next attempt.
@@ -34,14 +28,7 @@ pub struct ClientTlsConfig {
 #[derive(Debug)]
 struct Loaded {
     config: Arc<ClientConfig>,
-    stamps: Vec<Option<FileStamp>>,
-}
-
-/// Tells one version of a file from the next.
-#[derive(Debug, PartialEq, Eq)]
-struct FileStamp {
-    modified: Option<SystemTime>,
-    length: u64,
+    stamps: Vec<Stamp>,
 }
 
 impl ClientTlsConfig {
@@ -50,7 +37,7 @@ impl ClientTlsConfig {
     /// # Errors
     /// A file that cannot be read or holds no usable PEM, a key without its certificate, a key that
     /// does not belong to the certificate, a system without any CA certificate.
-    pub fn new(options: &ClientTls) -> Result<Self, TlsConfigError> {
+    pub fn new(options: &ClientTls) -> Result<Self, TlsError> {
         let system_roots =
             if options.verify && options.ca.is_none() { system_roots()? } else { RootCertStore::empty() };
         let system_roots = Arc::new(system_roots);
@@ -151,39 +138,32 @@ fn rough(seconds: u64) -> String {
     }
 }
 
-fn stamps(options: &ClientTls) -> Vec<Option<FileStamp>> {
-    [&options.ca, &options.cert, &options.key]
-        .into_iter()
-        .flatten()
-        .map(|path| {
-            let metadata = std::fs::metadata(path).ok()?;
-            Some(FileStamp { modified: metadata.modified().ok(), length: metadata.len() })
-        })
-        .collect()
+fn stamps(options: &ClientTls) -> Vec<Stamp> {
+    [&options.ca, &options.cert, &options.key].into_iter().flatten().map(|path| Stamp::of(path)).collect()
 }
 
-fn system_roots() -> Result<RootCertStore, TlsConfigError> {
+fn system_roots() -> Result<RootCertStore, TlsError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     // Old roots that do not parse are common in system stores and no reason to trust none.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         let cause = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
-        return Err(TlsConfigError(format!(
+        return Err(TlsError(format!(
             "this system has no CA certificates{cause}: install them (Debian: ca-certificates) or set tls.ca"
         )));
     }
     Ok(roots)
 }
 
-fn build(options: &ClientTls, system_roots: &Arc<RootCertStore>) -> Result<Arc<ClientConfig>, TlsConfigError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+fn build(options: &ClientTls, system_roots: &Arc<RootCertStore>) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = provider();
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| TlsConfigError(format!("TLS cannot be set up: {error}")))?;
+        .map_err(|error| TlsError(format!("TLS cannot be set up: {error}")))?;
     let builder = if options.verify {
         let roots = match &options.ca {
-            Some(path) => Arc::new(roots_from(path)?),
+            Some(path) => Arc::new(read_roots(path).map_err(|error| of("tls.ca", error))?),
             None => Arc::clone(system_roots),
         };
         builder.with_root_certificates(roots)
@@ -192,44 +172,21 @@ fn build(options: &ClientTls, system_roots: &Arc<RootCertStore>) -> Result<Arc<C
     };
     let mut config = match (&options.cert, &options.key) {
         (Some(cert), Some(key)) => {
-            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable("tls.key", key, &error))?;
-            builder.with_client_auth_cert(certificates("tls.cert", cert)?, private).map_err(|error| {
-                TlsConfigError(format!(
-                    "tls.cert '{}' and tls.key '{}' cannot be used together: {error}",
-                    cert.display(),
-                    key.display()
-                ))
-            })?
+            let certified = certified_key(cert, key).map_err(|error| of("tls.cert and tls.key", error))?;
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
         }
         (None, None) => builder.with_no_client_auth(),
-        (Some(_), None) => return Err(TlsConfigError("tls.cert needs tls.key beside it".into())),
-        (None, Some(_)) => return Err(TlsConfigError("tls.key needs tls.cert beside it".into())),
+        (Some(_), None) => return Err(TlsError("tls.cert needs tls.key beside it".into())),
+        (None, Some(_)) => return Err(TlsError("tls.key needs tls.cert beside it".into())),
     };
     // WebSocket over HTTP/2 (RFC 8441) is not spoken here.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
-fn roots_from(path: &Path) -> Result<RootCertStore, TlsConfigError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates("tls.ca", path)? {
-        roots.add(certificate).map_err(|error| unreadable("tls.ca", path, &error))?;
-    }
-    Ok(roots)
-}
-
-fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
-    let found = CertificateDer::pem_file_iter(path)
-        .and_then(std::iter::Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| unreadable(option, path, &error))?;
-    if found.is_empty() {
-        return Err(TlsConfigError(format!("{option} '{}' holds no certificate in PEM form", path.display())));
-    }
-    Ok(found)
-}
-
-fn unreadable(option: &str, path: &Path, error: &dyn std::fmt::Display) -> TlsConfigError {
-    TlsConfigError(format!("{option} '{}' cannot be used: {error}", path.display()))
+/// An error with the files of `option`.
+fn of(option: &str, TlsError(problem): TlsError) -> TlsError {
+    TlsError(format!("{option}: {problem}"))
 }
 
 /// `verify: false`. Whoever answers is believed, so an attacker on the path reads and changes
