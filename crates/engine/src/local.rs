@@ -118,7 +118,10 @@ impl Local {
                 let _ = thread.join();
             }
         }
-        // Break the circle of endpoints and core.
+        // Break the circles of shards and connections, and of endpoints and core.
+        for shard in &self.core.shards {
+            shard.forget_mail();
+        }
         self.core.endpoints.write().clear();
         self.core.connections.write().clear();
         joined
@@ -581,6 +584,21 @@ mod tests {
         let mut other = connect(&address);
         echo(&local, &mut other);
         assert!(local.shutdown(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn mail_that_comes_after_the_end_holds_nothing() {
+        let (local, _, address) = serve();
+        let _peer = connect(&address);
+        let conn = wait(&local, |event| if let Event::Open { conn, .. } = event { Some(conn) } else { None });
+        let outlet = local.outlet(conn).unwrap();
+        local.core.shards[0].stop();
+        assert!(local.ended.recv_timeout(Duration::from_secs(30)).is_err_and(|error| error.is_disconnected()));
+        local.core.shards[0].post(&mut vec![outlet]);
+        assert!(local.shutdown(Duration::from_secs(5)));
+        let shard = Arc::downgrade(&local.core.shards[0]);
+        drop(local);
+        assert!(shard.upgrade().is_none());
     }
 
     #[test]

@@ -73,6 +73,12 @@ impl Shard {
         self.pump.wake();
     }
 
+    /// After the pump's end: drops the mail that has come too late.
+    pub fn forget_mail(&self) {
+        let mail = std::mem::take(&mut *self.mailbox.lock());
+        drop(mail);
+    }
+
     /// A connection's task begins: [`Shard::arm`] finds it until [`Shard::leave`].
     pub fn enter(&self, outlet: &Arc<Outlet>) {
         self.tasks.lock().insert(outlet.id, outlet.clone());
