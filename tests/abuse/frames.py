@@ -1,5 +1,8 @@
 """Abuse of an open connection."""
 
+import threading
+import time
+
 from harness import equal
 from victim import MIB, Peer, Victim, frame
 
@@ -19,11 +22,12 @@ def close_codes(victim, attacks):
 
 
 def test_ping_flood(_binary):
-    """20 peers with 5,000 pings each, who read no answer until the end."""
+    """5 peers with 100,000 pings each, who read no answer until the end."""
     victim = Victim()
-    peers = [Peer(victim.address) for _ in range(20)]
-    flood = frame(9, b"p" * 125) * 500
-    for _ in range(10):
+    # More than the kernel's buffers take of the answers.
+    peers = [Peer(victim.address, receive_buffer=4096) for _ in range(5)]
+    flood = frame(9, b"p" * 125) * 1000
+    for _ in range(100):
         for peer in peers:
             peer.send(flood)
     for peer in peers:
@@ -33,7 +37,7 @@ def test_ping_flood(_binary):
             pass
         peer.drop()
     victim.wait_gone()
-    return victim.finish("100,000 pings of 125 bytes, the last of each peer answered")
+    return victim.finish("500,000 pings of 125 bytes, the last of each peer answered")
 
 
 def test_tiny_frames(_binary):
@@ -50,6 +54,35 @@ def test_tiny_frames(_binary):
         peer.drop()
     victim.wait_gone()
     return victim.finish("50,000 messages of 0 and 1 byte, all echoed")
+
+
+def test_tiny_frames_while_php_is_blocked(_binary):
+    """10 peers with 40,000 messages of one byte each that nobody takes."""
+    victim = Victim({"limits": {"inbound": 64 * 1024}}, growth=20 * MIB)
+    peers = [Peer(victim.address) for _ in range(10)]
+    flood = frame(2, b"x") * 400
+    sent = [0] * len(peers)
+
+    def send(number):
+        for _ in range(100):
+            peers[number].send(flood)
+            sent[number] += 1
+
+    threads = [threading.Thread(target=send, args=(number,), daemon=True) for number in range(len(peers))]
+    victim.block()
+    for thread in threads:
+        thread.start()
+    # Until all is sent, or the server reads no more.
+    last = None
+    while sum(sent) < 100 * len(peers) and last != (last := sum(sent)):
+        time.sleep(0.5)
+    victim.unblock()
+    for peer in peers:
+        for _ in range(40_000):
+            equal(peer.read(2), b"x", "echo")
+        peer.drop()
+    victim.wait_gone()
+    return victim.finish("400,000 messages of 1 byte while PHP was blocked, all echoed after it")
 
 
 def test_fragments(_binary):

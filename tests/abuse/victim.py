@@ -72,7 +72,9 @@ class Peer:
     def __init__(self, address, path="/", receive_buffer=None):
         self.link = dial(address, receive_buffer)
         self.link.sendall(request(address, path))
-        status, self.data = read_status(self.link)
+        status, rest = read_status(self.link)
+        # What is taken from its front costs nothing.
+        self.data = bytearray(rest)
         equal(status, 101, "status")
 
     def send(self, data):
@@ -83,7 +85,8 @@ class Peer:
             more = self.link.recv(65536)
             check(more, "the server ended the stream")
             self.data += more
-        part, self.data = self.data[:count], self.data[count:]
+        part = bytes(self.data[:count])
+        del self.data[:count]
         return part
 
     def read_frame(self):
@@ -96,10 +99,12 @@ class Peer:
 
     def read(self, opcode):
         """The payload of the next such frame; pings are answered."""
+        deadline = time.monotonic() + LIMIT
         while True:
             got, payload = self.read_frame()
             if got == opcode:
                 return payload
+            check(time.monotonic() < deadline, f"no frame of type {opcode}")
             if got == 9:
                 self.send(frame(0xA, payload))
             check(got in (9, 0xA), f"a frame of type {got} ({payload[:40]!r}) in place of {opcode}")
