@@ -83,10 +83,11 @@ scripts/setup.sh test || {
 use_cargo
 use_php
 
-part lint 600 scripts/lint.sh
+# These three may have everything to compile first, on a machine that has other things to do.
+part lint 1800 scripts/lint.sh
 # The extension itself cannot be linked into a test program: Zend's symbols are PHP's.
-part rust 900 "$CARGO" test --locked --workspace --exclude lifeline --quiet --no-fail-fast
-part build 900 bash -c 'step build scripts/build.sh'
+part rust 2400 "$CARGO" test --locked --workspace --exclude lifeline --quiet --no-fail-fast
+part build 1800 bash -c 'step build scripts/build.sh'
 if [ ! -f "$MODULE" ]; then
     report+=("the rest needs the module")
     total_failed=$((total_failed + 1))
