@@ -3,7 +3,7 @@
 //! Reads come first in each turn, so that evidence of life is seen before a deadline is judged; reading
 //! goes on while writing is blocked.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -42,6 +42,8 @@ const PROBE: Duration = Duration::from_secs(5);
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+    /// A decoder for the next connection that has something to decode.
+    static SPARE: Cell<Option<Box<Decoder>>> = const { Cell::new(None) };
 }
 
 #[derive(Debug)]
@@ -50,12 +52,12 @@ enum Phase {
     /// The peer broke the protocol; the messages before that may still be answered, until then.
     Failing {
         until: Time,
-        violation: Violation,
+        violation: Box<Violation>,
     },
     /// A close frame of ours is queued or sent; the peer's is awaited until then.
     Closing {
         until: Time,
-        end: End,
+        end: Box<End>,
     },
     /// Reported as ended. What is queued goes out, then the socket is shut down and drained until then.
     Lingering {
@@ -89,15 +91,17 @@ pub struct Connection {
     stream: Stream,
     outlet: Arc<Outlet>,
     owner: Arc<dyn Owner>,
-    decoder: Decoder,
+    /// None between messages.
+    decoder: Option<Box<Decoder>>,
     heartbeat: Heartbeat,
     phase: Phase,
     rest: Rest,
     last_received: Time,
-    /// Since when bytes have waited for the socket without progress.
-    stalled_since: Option<Time>,
-    /// The next moment at which the wheel wakes us.
-    armed: Option<Time>,
+    /// Since when bytes have waited for the socket without progress; zero: none wait. (Options of times
+    /// would be twice the size.)
+    stalled_since: Time,
+    /// The next moment at which the wheel wakes us; zero: none.
+    armed: Time,
     /// The one after that, from before `armed` was asked for; zero: none.
     armed_behind: Time,
     beat_number: u32,
@@ -129,21 +133,16 @@ impl Connection {
             outlet.writer.lock().direct = direct;
         }
         context.events.push(Event::Open { endpoint: outlet.endpoint, conn: outlet.id, info: Box::new(info) });
-        let limits = FrameLimits {
-            max_message: context.limits.max_message,
-            max_frame: context.limits.max_frame,
-            max_fragments: context.limits.max_fragments,
-        };
         Self {
-            decoder: Decoder::new(context.role, limits),
+            decoder: None,
             heartbeat: Heartbeat::new(context.rules.clone(), now, rand::random::<f64>()),
             stream,
             owner,
             phase: Phase::Open,
             rest: Rest::No,
             last_received: now,
-            stalled_since: None,
-            armed: None,
+            stalled_since: Time::ZERO,
+            armed: Time::ZERO,
             armed_behind: Time::ZERO,
             beat_number: 0,
             partial: 0,
@@ -165,6 +164,7 @@ impl Connection {
         if !matches!(self.phase, Phase::Done) {
             again |= self.read(now, task);
         }
+        self.put_decoder_away();
         if self.outlet.take_ending_news() {
             self.begin_ending(now);
         }
@@ -176,8 +176,8 @@ impl Connection {
         if self.outlet.take_timer() {
             // What is in the wheel cannot be taken out: an entry that is still to come serves again, or
             // each would leave another behind.
-            while self.armed.is_some_and(|armed| armed <= now) {
-                self.armed = Some(std::mem::take(&mut self.armed_behind)).filter(|at| *at > Time::ZERO);
+            while Time::ZERO < self.armed && self.armed <= now {
+                self.armed = std::mem::take(&mut self.armed_behind);
             }
             self.handle_deadlines(now);
         }
@@ -206,8 +206,11 @@ impl Connection {
             if !self.may_read(now) {
                 return false;
             }
-            let room =
-                if matches!(self.phase, Phase::Lingering { .. }) { None } else { self.decoder.payload_room(DIRECT) };
+            let room = if matches!(self.phase, Phase::Lingering { .. }) {
+                None
+            } else {
+                self.decoder.as_mut().and_then(|decoder| decoder.payload_room(DIRECT))
+            };
             let count = if let Some(room) = room {
                 let mut buffer = ReadBuf::new(room);
                 match self.stream.poll_read(task, &mut buffer) {
@@ -219,7 +222,7 @@ impl Connection {
                     Poll::Ready(Ok(())) => {
                         let count = buffer.filled().len();
                         if count > 0 {
-                            match self.decoder.filled(count) {
+                            match self.decoder().filled(count) {
                                 Ok(Some(item)) => self.receive(now, item),
                                 Ok(None) => {}
                                 Err(violation) => self.fail(now, &violation),
@@ -315,7 +318,7 @@ impl Connection {
     }
 
     fn charge_partial(&mut self) {
-        let partial = self.decoder.buffered();
+        let partial = self.decoder.as_ref().map_or(0, |decoder| decoder.buffered());
         let memory = &self.outlet.context.memory;
         if partial > self.partial {
             memory.charge(partial - self.partial);
@@ -325,9 +328,35 @@ impl Connection {
         self.partial = partial;
     }
 
+    fn decoder(&mut self) -> &mut Decoder {
+        self.decoder.get_or_insert_with(|| {
+            let context = &self.outlet.context;
+            let limits = FrameLimits {
+                max_message: context.limits.max_message,
+                max_frame: context.limits.max_frame,
+                max_fragments: context.limits.max_fragments,
+            };
+            let decoder = Decoder::new(context.role, limits);
+            match SPARE.take() {
+                Some(mut spare) => {
+                    *spare = decoder;
+                    spare
+                }
+                None => Box::new(decoder),
+            }
+        })
+    }
+
+    /// Between messages a decoder knows nothing: the next connection may have its room.
+    fn put_decoder_away(&mut self) {
+        if let Some(decoder) = self.decoder.take_if(|decoder| decoder.is_idle() && decoder.buffered() == 0) {
+            SPARE.set(Some(decoder));
+        }
+    }
+
     fn take_input(&mut self, now: Time, mut input: &mut [u8]) {
         while !input.is_empty() && matches!(self.phase, Phase::Open | Phase::Closing { .. }) {
-            match self.decoder.decode(input) {
+            match self.decoder().decode(input) {
                 Ok((count, item)) => {
                     input = &mut input[count..];
                     if let Some(item) = item {
@@ -442,7 +471,7 @@ impl Connection {
                 let (code, reason) = received.unwrap_or((close::NO_STATUS, String::new()));
                 self.finish(now, &End { code, reason, clean: true });
             }
-            Phase::Closing { end, .. } => self.finish(now, &End { clean: true, ..end }),
+            Phase::Closing { end, .. } => self.finish(now, &End { clean: true, ..*end }),
             other => self.phase = other,
         }
     }
@@ -453,7 +482,7 @@ impl Connection {
         if matches!(self.phase, Phase::Open) {
             // With `Outlet::consumed`: either we see nothing waiting or it sees us paused.
             self.outlet.paused.store(true, Ordering::SeqCst);
-            self.phase = Phase::Failing { until: now + LINGER, violation: violation.clone() };
+            self.phase = Phase::Failing { until: now + LINGER, violation: Box::new(violation.clone()) };
         } else {
             self.fail_now(now, violation);
         }
@@ -501,7 +530,7 @@ impl Connection {
                 self.phase = Phase::Failing { until: now, violation: violation.clone() };
                 self.fail_now(now, &violation);
             }
-            Phase::Closing { end, .. } => self.finish(now, &End { clean: false, ..end }),
+            Phase::Closing { end, .. } => self.finish(now, &End { clean: false, ..*end }),
             Phase::Lingering { .. } | Phase::Done => {}
         }
         self.phase = Phase::Done;
@@ -514,7 +543,7 @@ impl Connection {
     /// The application or a rule has asked for the end.
     fn begin_ending(&mut self, now: Time) {
         let ending = self.outlet.queue.lock().ending.clone();
-        match ending {
+        match ending.map(|ending| *ending) {
             Some(Ending::Abort { code, reason }) => {
                 if matches!(self.phase, Phase::Open | Phase::Failing { .. } | Phase::Closing { .. }) {
                     self.cut(now, &End { code, reason, clean: false });
@@ -538,7 +567,7 @@ impl Connection {
         if matches!(self.phase, Phase::Open) {
             self.outlet.set_closing();
             let until = now + self.outlet.context.limits.handshake_timeout;
-            self.phase = Phase::Closing { until, end: End { code, reason, clean: false } };
+            self.phase = Phase::Closing { until, end: Box::new(End { code, reason, clean: false }) };
         }
     }
 
@@ -585,7 +614,7 @@ impl Connection {
     fn beat_if_due(&mut self, now: Time) {
         let link = Link {
             last_received: self.last_received,
-            write_stalled_since: self.stalled_since,
+            write_stalled_since: Some(self.stalled_since).filter(|since| *since > Time::ZERO),
             reads_paused: self.rest != Rest::No,
         };
         while let Some(action) = self.heartbeat.handle_timeout(now, &link) {
@@ -614,7 +643,7 @@ impl Connection {
                 }
                 Action::Dead => {
                     let end = match std::mem::replace(&mut self.phase, Phase::Done) {
-                        Phase::Closing { end, .. } => end,
+                        Phase::Closing { end, .. } => *end,
                         _ => End { code: close::NO_PONG, reason: "no answer to heartbeats".to_owned(), clean: false },
                     };
                     self.cut(now, &end);
@@ -629,14 +658,15 @@ impl Connection {
         // The lock ends with the statement: what follows may want it.
         let written = self.outlet.writer.lock().poll(&mut self.stream, &self.outlet, role, task);
         self.outlet.counters.bytes_out.fetch_add(written.bytes, Ordering::Relaxed);
-        if written.blocked != self.stalled_since.is_some() {
+        let stalled = self.stalled_since > Time::ZERO;
+        if written.blocked != stalled {
             self.outlet.blocked.store(written.blocked, Ordering::Relaxed);
         }
-        self.stalled_since = match (written.blocked, written.progress, self.stalled_since) {
-            (false, ..) => None,
-            (true, false, Some(since)) => Some(since),
-            (true, ..) => Some(now),
-        };
+        if !written.blocked {
+            self.stalled_since = Time::ZERO;
+        } else if written.progress || !stalled {
+            self.stalled_since = now;
+        }
         if written.beat {
             self.heartbeat.handle_beat_written(clock::now());
         }
@@ -695,7 +725,7 @@ impl Connection {
                 self.outlet.release(&item);
             }
             // A close frame of the queue's own would come too late.
-            queue.ending.get_or_insert(Ending::Abort { code: end.code, reason: String::new() });
+            queue.ending.get_or_insert_with(|| Box::new(Ending::Abort { code: end.code, reason: String::new() }));
         }
         self.owner.handle_leaving(&self.outlet, end);
         emit(
@@ -727,11 +757,12 @@ impl Connection {
             consider(until);
         }
         if let Some(next) = next
-            && self.armed.is_none_or(|armed| next < armed || armed < now)
+            // An entry that is overdue, or none, serves no more.
+            && (next < self.armed || self.armed < now)
         {
             self.outlet.shard.arm(&self.outlet, next);
-            self.armed_behind = self.armed.filter(|armed| next < *armed).unwrap_or_default();
-            self.armed = Some(next);
+            self.armed_behind = if next < self.armed { self.armed } else { Time::ZERO };
+            self.armed = next;
         }
     }
 }

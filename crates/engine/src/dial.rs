@@ -156,7 +156,7 @@ impl Attempt<'_> {
         let connected = self.within(what, UnixStream::connect(path)).await?;
         let stream = connected
             .map_err(|error| DialError::connect(format!("unix://{} cannot be reached: {error}", path.display())))?;
-        Ok(Stream::Unix(stream))
+        Ok(Stream::Unix(stream.into()))
     }
 
     async fn tcp<R>(&self, host: &str, port: u16, tls: bool, resolve: &R) -> Result<(Stream, Box<str>), DialError>
@@ -173,7 +173,7 @@ impl Attempt<'_> {
             }
             Some(proxy) => (self.tunnel(proxy, &target, resolve).await?, target.clone().into()),
         };
-        let Some((connector, name)) = security else { return Ok((Stream::Tcp(stream), remote)) };
+        let Some((connector, name)) = security else { return Ok((Stream::Tcp(stream.into()), remote)) };
         let what = || format!("waiting for the TLS handshake with {target}");
         let secured = self.within(what, connector.connect(name, stream)).await?;
         let secured = secured.map_err(|error| {

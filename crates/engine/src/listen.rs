@@ -162,8 +162,8 @@ impl AcceptedSocket {
     /// The runtime cannot watch one more descriptor.
     pub fn into_stream(self) -> io::Result<Stream> {
         Ok(match self {
-            Self::Tcp(socket) => Stream::Tcp(tokio::net::TcpStream::from_std(socket)?),
-            Self::Unix(socket) => Stream::Unix(tokio::net::UnixStream::from_std(socket)?),
+            Self::Tcp(socket) => Stream::Tcp(tokio::net::TcpStream::from_std(socket)?.into()),
+            Self::Unix(socket) => Stream::Unix(tokio::net::UnixStream::from_std(socket)?.into()),
         })
     }
 }

@@ -76,7 +76,7 @@ impl Ending {
 #[derive(Debug, Default)]
 pub struct Queue {
     pub items: VecDeque<Item>,
-    pub ending: Option<Ending>,
+    pub ending: Option<Box<Ending>>,
 }
 
 /// Which channels a connection is in and whose it is; none for most.
@@ -224,11 +224,11 @@ impl Outlet {
                     for item in std::mem::take(&mut queue.items) {
                         self.release(&item);
                     }
-                    queue.ending = Some(Ending::Close {
+                    queue.ending = Some(Box::new(Ending::Close {
                         code: close::SLOW_CONSUMER,
                         wire: close::to_plain(close::SLOW_CONSUMER),
                         reason: format!("slow consumer: more than {limit} bytes waiting"),
-                    });
+                    }));
                     self.ending_news.store(true, Ordering::Release);
                     self.counters.dropped.fetch_add(1, Ordering::Relaxed);
                     return Sent::Dropped;
@@ -258,7 +258,7 @@ impl Outlet {
         let mut queue = self.queue.lock();
         let aborts = matches!(ending, Ending::Abort { .. });
         if queue.ending.is_none() || aborts {
-            queue.ending = Some(ending);
+            queue.ending = Some(Box::new(ending));
         }
         if aborts {
             for item in std::mem::take(&mut queue.items) {

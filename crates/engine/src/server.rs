@@ -85,7 +85,8 @@ impl Counters {
 #[derive(Debug)]
 struct Entry {
     outlet: Arc<Outlet>,
-    ip: Option<IpAddr>,
+    /// Counted at `limits.perIp`.
+    ip: Option<Box<IpAddr>>,
 }
 
 /// See the module's documentation.
@@ -762,7 +763,7 @@ impl Server {
                     reason: "server shutdown".to_owned(),
                 });
             }
-            connections.insert(outlet.id, Entry { outlet: outlet.clone(), ip: admission.ip });
+            connections.insert(outlet.id, Entry { outlet: outlet.clone(), ip: admission.ip.map(Box::new) });
         }
         admission.transferred = true;
         self.unreported.fetch_add(1, Ordering::AcqRel);
@@ -851,7 +852,7 @@ impl Owner for Server {
             connections.remove(&outlet.id)
         };
         if let Some(entry) = entry {
-            self.release(entry.ip);
+            self.release(entry.ip.map(|ip| *ip));
         }
     }
 

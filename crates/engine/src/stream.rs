@@ -13,14 +13,13 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
-/// A connected byte stream. Registered with the tokio runtime of the thread that made it.
+/// A connected byte stream; boxed but for the kind that most connections keep. Registered with the tokio runtime of the thread that made it.
 #[derive(Debug)]
 pub enum Stream {
-    Tcp(TcpStream),
+    Tcp(Box<TcpStream>),
     /// TCP whose writing side another thread may use too, see [`Stream::share`].
     Shared(OwnedReadHalf, SharedWriter),
-    Unix(UnixStream),
-    /// Boxed: a TLS session is a hundred times larger than a socket.
+    Unix(Box<UnixStream>),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -28,9 +27,9 @@ impl Stream {
     /// See [`AsyncRead::poll_read`].
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Tcp(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buffer),
+            Self::Tcp(stream) => AsyncRead::poll_read(Pin::new(&mut **stream), cx, buffer),
             Self::Shared(reader, _) => AsyncRead::poll_read(Pin::new(reader), cx, buffer),
-            Self::Unix(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buffer),
+            Self::Unix(stream) => AsyncRead::poll_read(Pin::new(&mut **stream), cx, buffer),
             Self::Tls(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buffer),
         }
     }
@@ -38,9 +37,9 @@ impl Stream {
     /// See [`AsyncWrite::poll_write`].
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, bytes),
+            Self::Tcp(stream) => AsyncWrite::poll_write(Pin::new(&mut **stream), cx, bytes),
             Self::Shared(_, writer) => writer.poll_write(cx, |half| half.try_write(bytes)),
-            Self::Unix(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, bytes),
+            Self::Unix(stream) => AsyncWrite::poll_write(Pin::new(&mut **stream), cx, bytes),
             Self::Tls(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, bytes),
         }
     }
@@ -48,9 +47,9 @@ impl Stream {
     /// See [`AsyncWrite::poll_write_vectored`].
     pub fn poll_write_vectored(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(stream) => AsyncWrite::poll_write_vectored(Pin::new(stream), cx, slices),
+            Self::Tcp(stream) => AsyncWrite::poll_write_vectored(Pin::new(&mut **stream), cx, slices),
             Self::Shared(_, writer) => writer.poll_write(cx, |half| half.try_write_vectored(slices)),
-            Self::Unix(stream) => AsyncWrite::poll_write_vectored(Pin::new(stream), cx, slices),
+            Self::Unix(stream) => AsyncWrite::poll_write_vectored(Pin::new(&mut **stream), cx, slices),
             Self::Tls(stream) => AsyncWrite::poll_write_vectored(Pin::new(stream), cx, slices),
         }
     }
@@ -59,9 +58,9 @@ impl Stream {
     #[must_use]
     pub fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Tcp(stream) => AsyncWrite::is_write_vectored(stream),
+            Self::Tcp(stream) => AsyncWrite::is_write_vectored(&**stream),
             Self::Shared(..) => true,
-            Self::Unix(stream) => AsyncWrite::is_write_vectored(stream),
+            Self::Unix(stream) => AsyncWrite::is_write_vectored(&**stream),
             Self::Tls(stream) => AsyncWrite::is_write_vectored(stream),
         }
     }
@@ -69,9 +68,9 @@ impl Stream {
     /// Gives what TLS still holds to the kernel; plain sockets hold nothing.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Tcp(stream) => AsyncWrite::poll_flush(Pin::new(stream), cx),
+            Self::Tcp(stream) => AsyncWrite::poll_flush(Pin::new(&mut **stream), cx),
             Self::Shared(..) => Poll::Ready(Ok(())),
-            Self::Unix(stream) => AsyncWrite::poll_flush(Pin::new(stream), cx),
+            Self::Unix(stream) => AsyncWrite::poll_flush(Pin::new(&mut **stream), cx),
             Self::Tls(stream) => AsyncWrite::poll_flush(Pin::new(stream), cx),
         }
     }
@@ -79,12 +78,12 @@ impl Stream {
     /// Ends our direction (for TLS after a `close_notify`); reading goes on.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Tcp(stream) => AsyncWrite::poll_shutdown(Pin::new(stream), cx),
+            Self::Tcp(stream) => AsyncWrite::poll_shutdown(Pin::new(&mut **stream), cx),
             Self::Shared(reader, _) => {
                 let stream: &TcpStream = reader.as_ref();
                 Poll::Ready(SockRef::from(stream).shutdown(Shutdown::Write))
             }
-            Self::Unix(stream) => AsyncWrite::poll_shutdown(Pin::new(stream), cx),
+            Self::Unix(stream) => AsyncWrite::poll_shutdown(Pin::new(&mut **stream), cx),
             Self::Tls(stream) => AsyncWrite::poll_shutdown(Pin::new(stream), cx),
         }
     }
@@ -226,7 +225,7 @@ mod tests {
     async fn pair() -> (Stream, Stream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        (Stream::Tcp(near.unwrap()), Stream::Tcp(far.unwrap().0))
+        (Stream::Tcp(near.unwrap().into()), Stream::Tcp(far.unwrap().0.into()))
     }
 
     #[tokio::test]
@@ -278,7 +277,7 @@ mod tests {
     #[tokio::test]
     async fn a_unix_socket_has_no_nagle_and_no_reset() {
         let (near, far) = UnixStream::pair().unwrap();
-        let (near, mut far) = (Stream::Unix(near), Stream::Unix(far));
+        let (near, mut far) = (Stream::Unix(near.into()), Stream::Unix(far.into()));
         near.set_nodelay(true).unwrap();
         near.abort();
         drop(near);

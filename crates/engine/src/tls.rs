@@ -82,7 +82,7 @@ impl ServerTlsAcceptor {
         };
         let acceptor = TlsAcceptor::from(self.current.read().clone());
         // Boxed: the handshake's state is large and this future is part of the connection's.
-        let stream = Box::pin(acceptor.accept(socket)).await?;
+        let stream = Box::pin(acceptor.accept(*socket)).await?;
         Ok(Stream::Tls(Box::new(stream.into())))
     }
 
@@ -396,8 +396,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serve = async {
-            let mut stream =
-                server.accept(Stream::Tcp(listener.accept().await.unwrap().0)).await.map_err(|e| e.to_string())?;
+            let mut stream = server
+                .accept(Stream::Tcp(listener.accept().await.unwrap().0.into()))
+                .await
+                .map_err(|e| e.to_string())?;
             assert!(stream.is_tls());
             let byte = stream.read_u8().await.map_err(|e| e.to_string())?;
             stream.write_u8(byte).await.map_err(|e| e.to_string())?;

@@ -312,7 +312,7 @@ impl Writer {
                     if queue.items.capacity() > 64 {
                         queue.items = VecDeque::new();
                     }
-                    if let Some(Ending::Close { wire, reason, .. }) = &queue.ending {
+                    if let Some(Ending::Close { wire, reason, .. }) = queue.ending.as_deref() {
                         close = Some(close_payload(*wire, reason));
                     }
                 }

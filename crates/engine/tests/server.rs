@@ -589,7 +589,7 @@ fn a_traced_connection_tells_what_passes() {
 #[test]
 fn an_idle_task_stays_small() {
     // Part of what each idle connection costs; raise it only with a reason.
-    assert!(lifeline_engine::idle_task_size() <= 560, "{} bytes", lifeline_engine::idle_task_size());
+    assert!(lifeline_engine::idle_task_size() <= 272, "{} bytes", lifeline_engine::idle_task_size());
 }
 
 /// Whether this process still holds its end of the connection that `peer` is the other end of.

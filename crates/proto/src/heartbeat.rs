@@ -82,16 +82,10 @@ pub enum Action {
 pub struct Heartbeat {
     /// Shared by all links of a server or client.
     config: Arc<HeartbeatConfig>,
-    /// The present interval; differs from the configured one in adaptive mode.
-    interval: Duration,
-    /// Adaptive mode: the longest interval that may be tried.
-    ceiling: Duration,
-    /// Adaptive mode: the longest interval that was answered.
-    last_good: Duration,
-    /// No application traffic since the last beat was queued.
-    quiet: bool,
-    /// The first wait, shortened by jitter, until a beat was sent.
-    first_wait: Option<Duration>,
+    /// Adaptive mode.
+    search: Option<Box<Search>>,
+    /// What the first wait is of the interval, shortened by jitter, until a beat was sent.
+    first_wait: Option<f32>,
     /// The present wait counts from here at the earliest.
     since: Time,
     phase: Phase,
@@ -101,31 +95,52 @@ pub struct Heartbeat {
     paused: bool,
     missed: u32,
     round_trip: RoundTrip,
-    rtt: Option<Duration>,
+    /// In microseconds, 0: not measured.
+    rtt: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// Adaptive mode: which interval the link bears.
+#[derive(Clone, Debug)]
+struct Search {
+    /// The present interval.
+    interval: Duration,
+    /// The longest that may be tried.
+    ceiling: Duration,
+    /// The longest that was answered.
+    last_good: Duration,
+    /// No application traffic since the last beat was queued.
+    quiet: bool,
+}
+
+/// Boxed but for the phase that lasts: it is part of each idle connection.
+#[derive(Clone, Debug)]
 enum Phase {
     Waiting,
-    /// A probe was asked for.
-    Probing {
-        at: Time,
-        deadline: Duration,
-    },
-    /// A beat is out.
-    Beaten {
-        queued: Time,
-        /// Whether it has left our buffer.
-        written: bool,
-        deadline: Time,
-        /// What the answer is given once the beat has left.
-        timeout: Duration,
-        /// Of a probe: its loss alone is death.
-        fatal: bool,
-        /// When we last looked: a byte that came since may demand a beat an interval later.
-        looked: Time,
-    },
+    Probing(Box<Probe>),
+    Beaten(Box<Beat>),
     Dead,
+}
+
+/// A probe was asked for.
+#[derive(Clone, Debug)]
+struct Probe {
+    at: Time,
+    deadline: Duration,
+}
+
+/// A beat is out.
+#[derive(Clone, Debug)]
+struct Beat {
+    queued: Time,
+    /// Whether it has left our buffer.
+    written: bool,
+    deadline: Time,
+    /// What the answer is given once the beat has left.
+    timeout: Duration,
+    /// Of a probe: its loss alone is death.
+    fatal: bool,
+    /// When we last looked: a byte that came since may demand a beat an interval later.
+    looked: Time,
 }
 
 /// The round trip being measured. None after a repeated beat, whose answer would be ambiguous (Karn's
@@ -143,20 +158,20 @@ impl Heartbeat {
     #[must_use]
     pub fn new(config: impl Into<Arc<HeartbeatConfig>>, now: Time, jitter: f64) -> Self {
         let config = config.into();
-        let interval = config.adaptive.map_or(config.interval, |adaptive| adaptive.min).max(SHORTEST);
+        let search = config.adaptive.map(|adaptive| {
+            let interval = adaptive.min.max(SHORTEST);
+            Box::new(Search { interval, ceiling: adaptive.max.max(interval), last_good: interval, quiet: true })
+        });
         Self {
-            interval,
-            ceiling: config.adaptive.map_or(interval, |adaptive| adaptive.max.max(interval)),
-            last_good: interval,
-            quiet: true,
-            first_wait: Some(interval.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))),
+            search,
+            first_wait: Some((0.5 + 0.5 * jitter.clamp(0.0, 1.0)) as f32),
             since: now,
             phase: Phase::Waiting,
             stall_deadline: None,
             paused: false,
             missed: 0,
             round_trip: RoundTrip::None,
-            rtt: None,
+            rtt: 0,
             config,
         }
     }
@@ -183,9 +198,12 @@ impl Heartbeat {
             return Some(self.die());
         }
         loop {
-            match self.phase {
+            match &mut self.phase {
                 Phase::Dead => return None,
-                Phase::Probing { deadline, .. } => return Some(self.beat(now, deadline, true)),
+                Phase::Probing(probe) => {
+                    let deadline = probe.deadline;
+                    return Some(self.beat(now, deadline, true));
+                }
                 Phase::Waiting => {
                     if self.config.mode == Mode::Passive && self.paused {
                         self.since = now;
@@ -200,25 +218,30 @@ impl Heartbeat {
                         Some(self.beat(now, self.timeout(), false))
                     };
                 }
-                Phase::Beaten { queued, .. } if link.last_received >= queued => {
+                Phase::Beaten(beat) if link.last_received >= beat.queued => {
+                    let queued = beat.queued;
                     self.handle_life(link.last_received, queued);
                 }
-                Phase::Beaten { queued, written, ref mut deadline, timeout, fatal, ref mut looked } => {
+                Phase::Beaten(beat) => {
                     // While bytes before it leave, a beat in our buffer proves nothing.
-                    if let Some(since) = link.write_stalled_since.filter(|since| !written && *since > queued) {
-                        *deadline = (*deadline).max(since + timeout);
+                    if let Some(since) = link.write_stalled_since.filter(|since| !beat.written && *since > beat.queued)
+                    {
+                        beat.deadline = beat.deadline.max(since + beat.timeout);
                     }
-                    if now < *deadline {
-                        *looked = now;
+                    if now < beat.deadline {
+                        beat.looked = now;
                         return None;
                     }
+                    let (queued, fatal) = (beat.queued, beat.fatal);
                     if self.paused {
                         self.wait_from(queued);
                         continue;
                     }
                     self.missed = self.missed.saturating_add(1);
-                    self.interval = self.last_good;
-                    self.ceiling = self.last_good;
+                    if let Some(search) = &mut self.search {
+                        search.interval = search.last_good;
+                        search.ceiling = search.last_good;
+                    }
                     if self.config.mode == Mode::Keepalive {
                         self.wait_from(queued);
                     } else if fatal || self.missed >= self.config.missed_limit {
@@ -233,9 +256,11 @@ impl Heartbeat {
 
     /// The beat has left our buffer: its answer is due `timeout` from now.
     pub fn handle_beat_written(&mut self, now: Time) {
-        if let Phase::Beaten { written: written @ false, deadline, timeout, .. } = &mut self.phase {
-            *written = true;
-            *deadline = now + *timeout;
+        if let Phase::Beaten(beat) = &mut self.phase
+            && !beat.written
+        {
+            beat.written = true;
+            beat.deadline = now + beat.timeout;
         }
         if let RoundTrip::Queued = self.round_trip {
             self.round_trip = RoundTrip::Since(now);
@@ -245,14 +270,16 @@ impl Heartbeat {
     /// The answer to a beat of ours arrived; returns this round trip's time, unless the beat was one
     /// of several.
     pub fn handle_answer(&mut self, now: Time) -> Option<Duration> {
-        if let Phase::Beaten { queued, .. } = self.phase {
+        if let Phase::Beaten(beat) = &self.phase {
+            let queued = beat.queued;
             self.handle_life(now, queued);
         }
         let RoundTrip::Since(written) = std::mem::replace(&mut self.round_trip, RoundTrip::None) else {
             return None;
         };
         let sample = now - written;
-        self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+        let smoothed = self.rtt().map_or(sample, |rtt| (rtt * 7 + sample) / 8);
+        self.rtt = u32::try_from(smoothed.as_micros()).unwrap_or(u32::MAX).max(1);
         Some(sample)
     }
 
@@ -263,7 +290,7 @@ impl Heartbeat {
         self.missed = 0;
         match &mut self.phase {
             Phase::Waiting if self.config.mode != Mode::Fixed => self.since = self.since.max(now),
-            Phase::Beaten { deadline, timeout, .. } => *deadline = (*deadline).max(now + *timeout),
+            Phase::Beaten(beat) => beat.deadline = beat.deadline.max(now + beat.timeout),
             _ => {}
         }
     }
@@ -271,10 +298,10 @@ impl Heartbeat {
     /// Application traffic was sent or received (adaptive mode returns to its minimum, which may move
     /// [`Heartbeat::poll_timeout`] forward).
     pub fn handle_traffic(&mut self) {
-        if let Some(adaptive) = self.config.adaptive {
-            self.interval = adaptive.min.max(SHORTEST);
-            self.last_good = self.interval;
-            self.quiet = false;
+        if let (Some(search), Some(adaptive)) = (&mut self.search, self.config.adaptive) {
+            search.interval = adaptive.min.max(SHORTEST);
+            search.last_good = search.interval;
+            search.quiet = false;
         }
     }
 
@@ -282,7 +309,7 @@ impl Heartbeat {
     /// the modes `off` and `passive`, which never beat.
     pub fn probe(&mut self, now: Time, deadline: Duration) {
         if !matches!(self.config.mode, Mode::Off | Mode::Passive) && !matches!(self.phase, Phase::Dead) {
-            self.phase = Phase::Probing { at: now, deadline: deadline.max(SHORTEST) };
+            self.phase = Phase::Probing(Box::new(Probe { at: now, deadline: deadline.max(SHORTEST) }));
         }
     }
 
@@ -292,10 +319,10 @@ impl Heartbeat {
         if self.config.mode == Mode::Off {
             return None;
         }
-        let next = match self.phase {
+        let next = match &self.phase {
             Phase::Waiting => self.since + self.wait(),
-            Phase::Probing { at, .. } => at,
-            Phase::Beaten { deadline, looked, .. } => deadline.min(looked + self.interval),
+            Phase::Probing(probe) => probe.at,
+            Phase::Beaten(beat) => beat.deadline.min(beat.looked + self.interval()),
             Phase::Dead => return None,
         };
         Some(self.stall_deadline.map_or(next, |deadline| deadline.min(next)))
@@ -304,7 +331,7 @@ impl Heartbeat {
     /// Smoothed round-trip time (RFC 6298 section 2, alpha 1/8).
     #[must_use]
     pub fn rtt(&self) -> Option<Duration> {
-        self.rtt
+        (self.rtt > 0).then(|| Duration::from_micros(u64::from(self.rtt)))
     }
 
     /// Consecutive unanswered beats.
@@ -316,18 +343,20 @@ impl Heartbeat {
     /// The present interval; only adaptive mode changes it.
     #[must_use]
     pub fn interval(&self) -> Duration {
-        self.interval
+        self.search.as_ref().map_or(self.config.interval.max(SHORTEST), |search| search.interval)
     }
 
     fn beat(&mut self, now: Time, timeout: Duration, fatal: bool) -> Action {
-        self.round_trip = match (self.phase, self.round_trip) {
-            (Phase::Beaten { .. }, _) | (_, RoundTrip::Queued | RoundTrip::Since(_)) => RoundTrip::None,
+        self.round_trip = match (&self.phase, self.round_trip) {
+            (Phase::Beaten(_), _) | (_, RoundTrip::Queued | RoundTrip::Since(_)) => RoundTrip::None,
             _ => RoundTrip::Queued,
         };
-        self.phase =
-            Phase::Beaten { queued: now, written: false, deadline: now + timeout, timeout, fatal, looked: now };
+        let beat = Beat { queued: now, written: false, deadline: now + timeout, timeout, fatal, looked: now };
+        self.phase = Phase::Beaten(Box::new(beat));
         self.first_wait = None;
-        self.quiet = true;
+        if let Some(search) = &mut self.search {
+            search.quiet = true;
+        }
         Action::Beat
     }
 
@@ -335,10 +364,13 @@ impl Heartbeat {
     fn handle_life(&mut self, at: Time, queued: Time) {
         self.missed = 0;
         // A probe follows no silence of an interval, so its answer says nothing about the interval.
-        let probed = matches!(self.phase, Phase::Beaten { fatal: true, .. });
-        if let Some(adaptive) = self.config.adaptive.filter(|_| self.quiet && !probed) {
-            self.last_good = self.interval;
-            self.interval = (self.interval + adaptive.step).min(self.ceiling);
+        let probed = matches!(&self.phase, Phase::Beaten(beat) if beat.fatal);
+        if let (Some(search), Some(adaptive)) = (&mut self.search, self.config.adaptive)
+            && search.quiet
+            && !probed
+        {
+            search.last_good = search.interval;
+            search.interval = (search.interval + adaptive.step).min(search.ceiling);
         }
         self.wait_from(if self.config.mode == Mode::Fixed { queued } else { at });
     }
@@ -357,7 +389,7 @@ impl Heartbeat {
     fn wait(&self) -> Duration {
         match self.config.mode {
             Mode::Passive => self.patience(),
-            _ => self.first_wait.unwrap_or(self.interval),
+            _ => self.first_wait.map_or(self.interval(), |part| self.interval().mul_f32(part)),
         }
     }
 
@@ -365,8 +397,8 @@ impl Heartbeat {
     fn patience(&self) -> Duration {
         let limit = self.config.missed_limit.max(1);
         match self.config.mode {
-            Mode::Passive => self.interval.saturating_mul(limit),
-            _ => self.interval.saturating_add(self.timeout().saturating_mul(limit)),
+            Mode::Passive => self.interval().saturating_mul(limit),
+            _ => self.interval().saturating_add(self.timeout().saturating_mul(limit)),
         }
     }
 }
