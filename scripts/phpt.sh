@@ -24,21 +24,24 @@ runner=$prefix/build/run-tests.php
 
 if [ -n "$memory" ]; then
     # Code that PCRE makes while it runs reads past the end of strings, harmlessly.
-    options+=(-m --set-timeout 600 -d pcre.jit=0)
+    options+=(-m --show-mem --set-timeout 600 -d pcre.jit=0)
+    PATH=$ROOT/scripts/memcheck:$PATH
+    # Optimised Rust reads the payload of an enum beside its tag, and judges the tag afterwards.
+    [ "$PROFILE" = dev ] || export VALGRIND_OPTS="--undef-value-errors=no ${VALGRIND_OPTS:-}"
     # Zend's allocator would hide what is freed too late or never.
     export USE_ZEND_ALLOC=0
-else
-    options+=(-j"$(nproc)")
 fi
+options+=(-j"$(nproc)")
 # Extensions that some tests ask for (pcntl is built in on Debian's cli, sockets is shared).
+loaded() { "$PHP" -n "${@:2}" -r 'exit(extension_loaded($argv[1]) ? 0 : 1);' "$1" >/dev/null; }
 extensions=()
 for name in posix sockets; do
-    "$PHP" -n -m | grep -qix "$name" && continue
-    "$PHP" -n -d extension="$name" -m 2>/dev/null | grep -qix "$name" && extensions+=(-d "extension=$name")
+    loaded "$name" && continue
+    loaded "$name" -d extension="$name" 2>/dev/null && extensions+=(-d "extension=$name")
 done
 # More to load, for tests that want what is not on every machine.
 for file in ${PHPT_EXTENSIONS:-}; do extensions+=(-d "extension=$file"); done
 NO_INTERACTION=1 TEST_PHP_EXECUTABLE=$PHP TEST_PHP_SRCDIR=$ROOT \
     "$PHP" -n "$runner" -p "$PHP" -n "${extensions[@]}" -d extension="$MODULE" "${options[@]}" "$@" |
-    tr '\r' '\n' | grep -vE '^TEST [0-9]+/[0-9]+ |^ *$'
+    sed -u 's/\r/\n/g' | grep -a --line-buffered -vE '^TEST [0-9]+/[0-9]+ |^ *$'
 exit "${PIPESTATUS[0]}"

@@ -93,7 +93,7 @@ if [ ! -f "$MODULE" ]; then
     total_failed=$((total_failed + 1))
 else
     part phpt 400 scripts/phpt.sh
-    # All of them under valgrind take hours; these touch each kind of object.
+    # All of them under valgrind take half an hour; these touch each kind of object.
     [ "$mode" = full ] || part valgrind 300 scripts/phpt.sh -m tests/phpt/classes.phpt tests/phpt/client/echo.phpt
     part packaging 600 tests/packaging/run
     part interop 400 tests/interop/run

@@ -5,7 +5,7 @@ A cycle through callbacks, timers, the logger and a connection's data is collect
 require __DIR__ . '/../inc/ws.php';
 function make(bool $started) {
     $log = new class { public $server; public function log($level, $message, $context) {} };
-    $server = new WsServer('ws://127.0.0.1:0', ['logger' => $log]);
+    $server = new WsServer('ws://127.0.0.1:0', ['logger' => $log, 'watchdog' => ['lag' => 600]]);
     $log->server = $server;
     $server->onMessage(fn () => $server)->onOpen(function ($c) use ($server) { $c->data = [$server, $c]; });
     $server->after(1000, fn () => $server);

@@ -8,7 +8,7 @@ require __DIR__ . '/../inc/ws.php';
 const CHUNK = 100000;
 foreach (['close', 'dropNewest', 'dropOldest'] as $policy) {
     $server = serve(['close' => function ($c, int $code) use (&$closed) { $closed = $code; }, 'error' => function () {}],
-        ['send' => ['limit' => 5 * CHUNK, 'policy' => $policy], 'limits' => ['handshakeTimeout' => 1], 'logLevel' => 'emergency']);
+        ['send' => ['limit' => 5 * CHUNK, 'policy' => $policy], 'limits' => ['handshakeTimeout' => $policy === 'close' ? 1 : LIMIT], 'logLevel' => 'emergency']);
     $peer = Peer::open($server);
     [$c] = $server->connections();
     $closed = null;

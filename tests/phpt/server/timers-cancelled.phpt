@@ -10,9 +10,10 @@ $kept = false;
 $server->after(0.2, function () use (&$kept) { $kept = true; });
 for ($i = 0; $i < 10000; $i++) { $server->cancel($server->after(3600, $once)); }
 $before = $resident();
-for ($i = 0; $i < 1000000; $i++) { $server->cancel($server->after(3600, $once)); }
+for ($i = 0; $i < (SLOW ? 10000 : 1000000); $i++) { $server->cancel($server->after(3600, $once)); }
 $grown = $resident() - $before;
-var_dump($grown < 10e6 ?: $grown);
+// Valgrind keeps freed memory for a while.
+var_dump((SLOW || $grown < 10e6) ?: $grown);
 pump($server, function () use (&$kept) { return $kept; });
 ?>
 --EXPECT--
