@@ -5,6 +5,6 @@ set -euo pipefail
 cd "$ROOT"
 # A target folder outside of the tree belongs to someone else too.
 rm -rf target modules .cache/logs .cache/reports bench/node_modules
-find tests -name node_modules -prune -o \( -name '*.diff' -o -name '*.exp' -o -name '*.log' -o -name '*.out' \) -type f -print0 |
+find tests -name node_modules -prune -o \( -name '*.diff' -o -name '*.exp' -o -name '*.log' -o -name '*.out' -o -name '*.mem' \) -type f -print0 |
     xargs -0r rm -f
 git clean -fdxq php/ext

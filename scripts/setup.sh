@@ -86,6 +86,8 @@ if [ "$tier" = test ]; then
     need ps procps
     need valgrind valgrind
     need shellcheck shellcheck
+    # For the source of PHP, see scripts/zts.sh.
+    need xz xz-utils
 fi
 apt_install "${missing[@]}"
 
