@@ -9,6 +9,8 @@ use bytes::Bytes;
 #[derive(Debug, Default)]
 pub struct Memory {
     used: AtomicUsize,
+    /// What of it frames take that many connections send.
+    shared: AtomicUsize,
     limit: AtomicUsize,
     holders: AtomicUsize,
 }
@@ -37,6 +39,11 @@ impl Memory {
 
     pub fn is_over(&self) -> bool {
         self.used() > self.limit()
+    }
+
+    /// Shared frames take more than half of the limit.
+    pub fn is_over_shared(&self) -> bool {
+        self.shared.load(Ordering::Relaxed) > self.limit() / 2
     }
 
     /// Connections that share the limit.
@@ -68,6 +75,7 @@ pub struct SharedFrame {
 impl SharedFrame {
     pub fn new(wire: Bytes, memory: Arc<Memory>) -> Arc<Self> {
         memory.charge(wire.len());
+        memory.shared.fetch_add(wire.len(), Ordering::Relaxed);
         Arc::new(Self { wire, memory })
     }
 }
@@ -75,5 +83,6 @@ impl SharedFrame {
 impl Drop for SharedFrame {
     fn drop(&mut self) {
         self.memory.release(self.wire.len());
+        self.memory.shared.fetch_sub(self.wire.len(), Ordering::Relaxed);
     }
 }

@@ -201,7 +201,7 @@ impl Outlet {
             return Sent::Closed;
         }
         let charge = item.charge();
-        if let Some(limit) = self.broken_limit(size, charge) {
+        if let Some(limit) = self.broken_limit(&queue, size, charge) {
             self.congested.store(true, Ordering::Relaxed);
             match send.policy {
                 SlowConsumer::DropNewest => {
@@ -209,12 +209,12 @@ impl Outlet {
                     return Sent::Dropped;
                 }
                 SlowConsumer::DropOldest => {
-                    while self.broken_limit(size, charge).is_some() {
+                    while self.broken_limit(&queue, size, charge).is_some() {
                         let Some(oldest) = queue.items.pop_front() else { break };
                         self.release(&oldest);
                         self.counters.dropped.fetch_add(1, Ordering::Relaxed);
                     }
-                    if self.broken_limit(size, charge).is_some() {
+                    if self.broken_limit(&queue, size, charge).is_some() {
                         // What is left is already being written.
                         self.counters.dropped.fetch_add(1, Ordering::Relaxed);
                         return Sent::Dropped;
@@ -301,7 +301,7 @@ impl Outlet {
 
     /// The limit that one more item would break. One item larger than the limit still passes when
     /// nothing waits before it.
-    fn broken_limit(&self, size: usize, charge: usize) -> Option<usize> {
+    fn broken_limit(&self, queue: &Queue, size: usize, charge: usize) -> Option<usize> {
         let buffered = self.buffered.load(Ordering::Relaxed);
         let limit = self.context.send.limit;
         // A client's: its outbox is the limit.
@@ -313,8 +313,25 @@ impl Outlet {
             return Some(limit);
         }
         let memory = &self.context.memory;
-        // By what it costs: news for all must not cost those their place who read them a little later.
-        (memory.is_over() && self.charged.load(Ordering::Relaxed) + charge > memory.share()).then(|| memory.share())
+        (memory.is_over() && self.cost(queue) + charge > memory.share()).then(|| memory.share())
+    }
+
+    /// What waits here costs the process. News for all must not cost those their place who read them a
+    /// little later: shared frames count only where they are what fills the memory, and each in equal
+    /// parts for all that still hold it.
+    fn cost(&self, queue: &Queue) -> usize {
+        /// Of a long queue only so many are looked at.
+        const SAMPLES: usize = 32;
+        let own = self.charged.load(Ordering::Relaxed);
+        if !self.context.memory.is_over_shared() {
+            return own;
+        }
+        let step = queue.items.len() / SAMPLES + 1;
+        let part = |item: &Item| match item {
+            Item::Shared(frame) => frame.wire.len() / Arc::strong_count(frame),
+            Item::Message { .. } | Item::Ping(_) => 0,
+        };
+        own + step * queue.items.iter().step_by(step).map(part).sum::<usize>()
     }
 
     pub fn is_open(&self) -> bool {

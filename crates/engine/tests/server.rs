@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{App, PATIENCE};
-use lifeline_engine::bridge::{Bridge, Command, Event, HandshakeAnswer, LogLevel, Reply, Sent};
+use lifeline_engine::bridge::{Bridge, Command, EndpointId, Event, HandshakeAnswer, LogLevel, Reply, Sent};
 use lifeline_engine::config::{RateAction, SlowConsumer, WatchdogAction};
 use lifeline_proto::heartbeat::{Adaptive, Mode};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -891,6 +891,104 @@ fn over_the_memory_limit_the_one_that_holds_most_is_stopped() {
     app.wait_open();
     neighbour.send(Message::text("at the end")).expect("send");
     assert_eq!(app.wait_message().1, "at the end");
+}
+
+/// Broadcasts or publishes `count` messages of 1 MiB.
+fn tell_much(app: &App, server: EndpointId, channel: Option<&str>, count: usize) {
+    let data = Bytes::from(vec![7; 1 << 20]);
+    for _ in 0..count {
+        let (data, except) = (data.clone(), Vec::new());
+        app.submit(match channel {
+            None => Command::Broadcast { server, data, binary: true, except },
+            Some(channel) => Command::Publish { server, channel: channel.into(), data, binary: true, except },
+        });
+    }
+}
+
+#[test]
+fn news_count_once_while_somebody_has_not_read_them() {
+    const MIB: i64 = 1 << 20;
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| config.send.limit = 64 << 20);
+    let peers: Vec<_> = (0..4).map(|_| connect_raw(&address)).collect();
+    for _ in &peers {
+        app.wait_open();
+    }
+    let before = app.stat(server, &["memory", "used"]);
+    tell_much(&app, server, None, 24);
+    // The kernel takes some of it, for each peer as much as it likes.
+    let used = app.stat(server, &["memory", "used"]) - before;
+    assert!((8 * MIB..26 * MIB).contains(&used), "{used} bytes for 24 MiB of news to 4 peers");
+    drop(peers);
+    for _ in 0..4 {
+        app.wait_close();
+    }
+    // The tasks go a moment after that.
+    let deadline = Instant::now() + PATIENCE;
+    while app.stat(server, &["memory", "used"]) >= before {
+        assert!(Instant::now() < deadline, "{} bytes, {before} before", app.stat(server, &["memory", "used"]));
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn news_that_nobody_reads_meet_the_memory_limit() {
+    const ROOMS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| {
+        config.limits.memory = 8 << 20;
+        config.send.limit = 64 << 20;
+        config.limits.handshake_timeout = Duration::from_secs(1);
+    });
+    let mut peers = Vec::new();
+    for room in ROOMS {
+        peers.push(connect_raw(&address));
+        let conn = app.wait_open();
+        app.submit(Command::Subscribe { conn, channel: room.into() });
+    }
+    // No peer has so much to read that it would be slow by itself.
+    for room in ROOMS {
+        tell_much(&app, server, Some(room), 12);
+    }
+    assert_eq!(app.wait_close().0, 4002);
+    let used = app.stat(server, &["memory", "used"]);
+    assert!(used < 48 << 20, "{used} bytes of 96 MiB of news are held");
+}
+
+#[test]
+fn who_reads_the_news_a_little_later_keeps_the_place() {
+    const PEERS: usize = 8;
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| {
+        config.limits.memory = 80 << 20;
+        config.send.limit = 80 << 20;
+        config.send.policy = SlowConsumer::DropNewest;
+    });
+    let mut peers = vec![connect_raw(&address)];
+    let deaf = app.wait_open();
+    app.submit(Command::Subscribe { conn: deaf, channel: "alone".into() });
+    for _ in 0..PEERS {
+        peers.push(connect_raw(&address));
+        app.wait_open();
+    }
+    let news = Bytes::from(vec![7; 1 << 20]);
+    let tell = || {
+        let data = news.clone();
+        let reply = app.submit(Command::Broadcast { server, data, binary: true, except: vec![deaf] });
+        assert!(matches!(reply, Reply::Count(PEERS)), "{reply:?}");
+    };
+    let publish = || {
+        let (channel, data) = ("alone".into(), news.clone());
+        let reply = app.submit(Command::Publish { server, channel, data, binary: true, except: Vec::new() });
+        matches!(reply, Reply::Count(0))
+    };
+    // The kernel takes more of it for one than for another.
+    for _ in 0..14 {
+        tell();
+    }
+    assert!((0..120).any(|_| publish()), "one that holds it all was never stopped");
+    tell();
+    tell();
 }
 
 #[test]
