@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use ext_php_rs::exception::PhpResult;
 use ext_php_rs::types::Zval;
+use lifeline_engine::IdMap;
 use lifeline_engine::bridge::{Bridge, Command, ConnId, EndpointId, Event};
 
 use crate::exceptions::{Pending, exception, pending};
@@ -54,7 +55,7 @@ pub(crate) trait Endpoint {
 /// See the module's documentation.
 #[derive(Default)]
 pub(crate) struct Dispatcher {
-    endpoints: RefCell<HashMap<EndpointId, Weak<dyn Endpoint>>>,
+    endpoints: RefCell<IdMap<EndpointId, Weak<dyn Endpoint>>>,
     queue: RefCell<VecDeque<Event>>,
     /// Reused by `receive`.
     scratch: Cell<Vec<Event>>,

@@ -1,7 +1,7 @@
 //! `WsServer`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use ext_php_rs::flags::ClassFlags;
 use ext_php_rs::prelude::*;
 use ext_php_rs::types::{ZendClassObject, ZendHashTable, ZendObject, ZendStr, Zval};
 use ext_php_rs::zend::ce;
+use lifeline_engine::IdMap;
 use lifeline_engine::bridge::{Command, ConnId, EndpointId, Event, HandshakeAnswer, Reply};
 use lifeline_engine::close;
 use lifeline_engine::config::ServerConfig;
@@ -108,7 +109,7 @@ pub(crate) struct Core {
     /// The process that started it.
     generation: Cell<u32>,
     addresses: RefCell<Vec<Arc<str>>>,
-    connections: RefCell<HashMap<ConnId, (Rc<Conn>, Zval)>>,
+    connections: RefCell<IdMap<ConnId, (Rc<Conn>, Zval)>>,
 }
 
 impl std::fmt::Debug for Core {

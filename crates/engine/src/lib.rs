@@ -29,6 +29,7 @@ pub mod tls;
 pub mod upgrade;
 mod writer;
 
+pub use core::IdMap;
 pub use lifeline_proto::close;
 
 /// Bytes of an open connection's task, without what it points to.
