@@ -245,12 +245,15 @@ where
             return Err(HeadError::TooLarge { limit: max_header_bytes });
         }
         let room = (max_header_bytes - scanned).min(4096);
-        buffer.reserve(room.min(1024));
+        buffer.reserve(room.min(FIRST));
         if stream.read_buf(&mut (&mut *buffer).limit(room)).await? == 0 {
             return Err(HeadError::Eof { received: scanned });
         }
     }
 }
+
+/// Room for a head of the usual size, just below what glibc's allocator treats as large.
+const FIRST: usize = 960;
 
 /// An HTTP answer that is not an upgrade. The connection closes after it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -574,7 +575,7 @@ impl Server {
                 let mut stream = stream;
                 let why = if crowded { TOO_MANY_FROM_ADDRESS } else { "the server is full" };
                 let response = Response::text(503, why).with("Retry-After", "1");
-                let _ = http::answer_and_close(&mut stream, &response.encode(true), Duration::from_millis(200)).await;
+                turn_away(&mut stream, response.encode(true), Duration::from_millis(200)).await;
             }
             return;
         }
@@ -593,7 +594,7 @@ impl Server {
         };
         let decided = Box::pin(self.decide(&mut stream, head, &peer, &mut admission)).await;
         if let Some((head, response, protocol)) = decided {
-            self.open(stream, early, &head, &response, &protocol, admission).await;
+            Box::pin(self.open(stream, early, &head, &response, &protocol, admission)).await;
         } else {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
         }
@@ -608,7 +609,7 @@ impl Server {
     ) -> Option<(Stream, BytesMut, Arc<RequestHead>, PeerAddr)> {
         let mut buffer = BytesMut::new();
         if self.config.proxy_protocol {
-            match proxy_protocol::read(&mut stream, &peer, &self.config.trusted_proxies).await {
+            match Box::pin(proxy_protocol::read(&mut stream, &peer, &self.config.trusted_proxies)).await {
                 Ok(Some(source)) => peer = source,
                 Ok(None) => {}
                 Err(error) => {
@@ -619,7 +620,7 @@ impl Server {
         }
         if tls {
             let acceptor = self.tls.as_ref()?;
-            match acceptor.accept(stream).await {
+            match Box::pin(acceptor.accept(stream)).await {
                 Ok(encrypted) => stream = encrypted,
                 Err(error) => {
                     self.log_handshake("TLS", &error.to_string());
@@ -631,7 +632,7 @@ impl Server {
             Ok(raw) => raw,
             Err(error) => {
                 if let Some(answer) = error.answer() {
-                    let _ = http::answer_and_close(&mut stream, &answer.encode(true), Duration::from_millis(500)).await;
+                    turn_away(&mut stream, answer.encode(true), Duration::from_millis(500)).await;
                 }
                 self.log_handshake("request", &error.to_string());
                 return None;
@@ -641,7 +642,7 @@ impl Server {
             Ok((head, peer)) => Some((stream, buffer, Arc::new(head), peer)),
             Err(error) => {
                 if let Some(answer) = error.answer() {
-                    let _ = http::answer_and_close(&mut stream, &answer.encode(true), Duration::from_millis(500)).await;
+                    turn_away(&mut stream, answer.encode(true), Duration::from_millis(500)).await;
                 }
                 self.log_handshake("request", &error.to_string());
                 None
@@ -663,18 +664,18 @@ impl Server {
             Verdict::Accept(accept) => accept,
             Verdict::Answer(response) => {
                 let with_body = head.method() != "HEAD";
-                let _ = http::answer_and_close(stream, &response.encode(with_body), linger).await;
+                turn_away(stream, response.encode(with_body), linger).await;
                 return None;
             }
         };
         if !self.admit_ip(peer.ip(), admission) {
             let response = Response::text(503, TOO_MANY_FROM_ADDRESS).with("Retry-After", "1");
-            let _ = http::answer_and_close(stream, &response.encode(true), linger).await;
+            turn_away(stream, response.encode(true), linger).await;
             return None;
         }
         let unanswered = |why| Decision::Refuse(Response::text(503, why).with("Retry-After", "1"));
         let decision = if self.config.ask_handshake {
-            match self.ask(&head).await {
+            match Box::pin(self.ask(&head)).await {
                 Some(answer) => upgrade::decide(&head, accept, answer),
                 None if *self.stopping.borrow() => unanswered("the server is shutting down"),
                 None => unanswered("the application did not answer in time"),
@@ -697,7 +698,7 @@ impl Server {
                 response
             }
         };
-        let _ = http::answer_and_close(stream, &refusal.encode(true), linger).await;
+        turn_away(stream, refusal.encode(true), linger).await;
         None
     }
 
@@ -888,6 +889,13 @@ impl Drop for Admission {
             self.shard.population.fetch_sub(1, Ordering::Relaxed);
         }
     }
+}
+
+/// See [`http::answer_and_close`]. Boxed, because most handshakes never need the room.
+fn turn_away(stream: &mut Stream, answer: Bytes, linger: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+    Box::pin(async move {
+        let _ = http::answer_and_close(stream, &answer, linger).await;
+    })
 }
 
 fn descriptor_limit() -> usize {
