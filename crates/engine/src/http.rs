@@ -7,6 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::config::Network;
@@ -111,7 +112,10 @@ impl RequestHead {
 
     /// The values of each header of that name (any case), in order.
     pub fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        let is_named = move |line: &&[u8]| {
+            line.get(name.len()) == Some(&b':') && line[..name.len()].eq_ignore_ascii_case(name.as_bytes())
+        };
+        self.field_lines().filter(is_named).map(move |line| line[name.len() + 1..].trim_ascii())
     }
 
     /// The elements of a comma-separated header over all its lines, trimmed, empty ones left out.
@@ -165,7 +169,7 @@ impl RequestHead {
     }
 
     fn request_line(&self) -> (&str, &str, &str) {
-        let line = self.raw.split(|byte| *byte == b'\r').next().unwrap_or(&[]);
+        let line = &self.raw[..memchr(b'\r', &self.raw).unwrap_or(self.raw.len())];
         let mut parts = std::str::from_utf8(line).unwrap_or("").splitn(3, ' ');
         (parts.next().unwrap_or(""), parts.next().unwrap_or(""), parts.next().unwrap_or(""))
     }
@@ -182,10 +186,20 @@ impl RequestHead {
     }
 
     fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.raw.split(|byte| *byte == b'\n').skip(1).filter_map(|line| {
-            let at = line.iter().position(|byte| *byte == b':')?;
+        self.field_lines().filter_map(|line| {
+            let at = memchr(b':', line)?;
             Some((std::str::from_utf8(&line[..at]).ok()?, line[at + 1..].trim_ascii()))
         })
+    }
+
+    fn field_lines(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.raw[..];
+        std::iter::from_fn(move || {
+            let (line, after) = rest.split_at_checked(memchr(b'\n', rest)? + 1)?;
+            rest = after;
+            Some(line)
+        })
+        .skip(1)
     }
 }
 
@@ -436,16 +450,15 @@ enum Scan {
 
 /// Looks at `bytes` from `from` on for the end of the head.
 fn scan(bytes: &[u8], from: usize) -> Scan {
-    for (at, byte) in bytes.iter().enumerate().skip(from) {
-        match byte {
+    for at in from..bytes.len() {
+        match bytes[at] {
             b'\n' if at == 0 || bytes[at - 1] != b'\r' => return Scan::Malformed("a line ends without CR"),
             // Empty lines before the first line are skipped (RFC 9112 section 2.2).
             b'\n' if at >= 3 && bytes[at - 2] == b'\n' && !bytes[..at - 1].trim_ascii().is_empty() => {
                 return Scan::End(at + 1);
             }
-            b'\n' | b'\r' | b'\t' => {}
-            byte if byte.is_ascii_control() => return Scan::Malformed("a control character"),
-            _ => {}
+            b' '..=b'~' | 0x80.. | b'\n' | b'\r' | b'\t' => {}
+            _ => return Scan::Malformed("a control character"),
         }
     }
     Scan::More
