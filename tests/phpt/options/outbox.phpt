@@ -10,6 +10,7 @@ $nobody = (new RawServer())->url();
 function three(string $url, array $outbox): string
 {
     $client = new WsClient($url, ['outbox' => $outbox, 'reconnect' => ['base' => 100, 'max' => 100, 'first' => 100], 'logLevel' => 'emergency']);
+    $client->after(LIMIT, fn () => $client->close());
     $told = [];
     $client->onOverflow(function (int $sequence, string $data, string $why) use (&$told) { $told[] = "$sequence $why"; });
     $said = [];

@@ -10,6 +10,7 @@ $nobody = (new RawServer())->url(); // closed by now
 function delays(string $url, array $reconnect): array
 {
     $client = new WsClient($url, ['reconnect' => $reconnect, 'logLevel' => 'emergency']);
+    $client->after(LIMIT, fn () => $client->close());
     $delays = [];
     $client->onStateChange(function (WsTransition $t) use (&$delays) {
         if ($t->to === WsState::Reconnecting) { $delays[] = round($t->delay, 3); }
@@ -21,7 +22,7 @@ function delays(string $url, array $reconnect): array
     }
     return ['not given up'];
 }
-$quick = ['base' => 0.01, 'max' => 0.05, 'factor' => 2, 'floor' => 0, 'first' => 0.01, 'maxAttempts' => 5];
+$quick = ['base' => 0.01, 'max' => 0.05, 'factor' => 3, 'floor' => 0, 'first' => 0.01, 'maxAttempts' => 5];
 $delays = delays($nobody, ['jitter' => 'none'] + $quick);
 // The first is always drawn: all clients of a server that dies begin at once.
 echo 'none: ', $delays[0] <= 0.01 ? 'up to first, ' : 'too late, ', implode(' ', array_slice($delays, 1)), "\n";
@@ -63,8 +64,24 @@ echo '503: ', after($refuse('503 Service Unavailable'), []), ', ', after($refuse
 echo '403: ', after($refuse('403 Forbidden'), []), ', ', after($refuse('403 Forbidden'), ['terminalStatuses' => [503]]), "\n";
 echo '4100: ', after($close(4100), []), ', ', after($close(4100), ['terminalCodes' => [4100]]), "\n";
 echo '1002: ', after($close(1002), []), ', ', after($close(1002), ['terminalCodes' => [4100]]), "\n";
+// One that is let go at once again and again.
+foreach ([0, 3600] as $stable) {
+    $server = serve(['open' => fn (WsConnection $c) => $c->close(1001)]);
+    $options = ['maxAttempts' => 2, 'stableAfter' => $stable] + FAST['reconnect'];
+    $client = new WsClient($server->address(), ['reconnect' => $options, 'logLevel' => 'emergency']);
+    $opens = 0;
+    $client->onOpen(function () use (&$opens) { $opens++; });
+    $client->connect();
+    try {
+        until($client, function () use (&$opens) { return $opens > 5; }, 'openings');
+        echo "stableAfter $stable: goes on\n";
+    } catch (WsConnectException) {
+        echo "stableAfter $stable: gives up after $opens\n";
+    }
+    $client->close();
+}
 --EXPECT--
-none: up to first, 0.01 0.02 0.04 0.05
+none: up to first, 0.01 0.03 0.05 0.05
 full: 8 within spread
 equal: 8 within spread
 decorrelated: 8 within spread
@@ -73,3 +90,5 @@ floor: kept
 403: closed 403, reconnecting
 4100: reconnecting, closed 4100
 1002: closed 1002, reconnecting
+stableAfter 0: goes on
+stableAfter 3600: gives up after 3
