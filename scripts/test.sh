@@ -29,8 +29,7 @@ passed = failed = skipped = 0
 cargo = re.findall(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", text, re.M)
 for row in cargo:
     passed, failed, skipped = passed + int(row[0]), failed + int(row[1]), skipped + int(row[2])
-phpt = dict(re.findall(r"^(?:Expected test|Tests?) (\w+)\s*:\s*(\d+)", text, re.M))
-for name, value in phpt.items():
+for name, value in re.findall(r"^(?:Expected test|Tests?) (\w+)\s*:\s*(\d+)", text, re.M):
     if name in ("passed", "warned"):
         passed += int(value)
     elif name in ("failed", "leaked", "borked"):
