@@ -19,11 +19,13 @@ use crate::classes::{self, mask};
 use crate::convert::{ArrayZval, RequestZval, boolean, int, null, text};
 use crate::dispatcher::{Serial, dispatcher};
 use crate::exceptions::{argument_value_error, error, exception};
-use crate::lifecycle::{generation, inherited, query, submit, with_bridge};
+use crate::lifecycle::{generation, inherited, query, send_now, submit, with_bridge};
 use crate::request;
 
 /// Index of `$user` among the declared properties.
 const USER: usize = 5;
+/// Messages from this length on are not worth a copy to be sent together with others.
+const LONG: usize = 32 * 1024;
 
 /// What server and object share of a connection.
 #[derive(Debug)]
@@ -119,7 +121,11 @@ impl WsConnection {
         if !self.conn.usable()? {
             return Ok(false);
         }
-        let command = Command::Send { conn: self.conn.id, data: payload(1, data, binary)?, binary: binary.0 };
+        check_payload(1, data, binary)?;
+        if data.0.len() >= LONG && send_now(self.conn.id, data.0, binary.0) {
+            return Ok(true);
+        }
+        let command = Command::Send { conn: self.conn.id, data: Bytes::copy_from_slice(data.0), binary: binary.0 };
         Ok(matches!(submit(command)?, Reply::Sent(Sent::Queued)))
     }
 
@@ -258,10 +264,15 @@ pub(crate) fn utf8(number: u32, value: PhpBytes<'_>) -> PhpResult<&str> {
 
 /// The data of a message; any bytes where it is binary.
 pub(crate) fn payload(number: u32, data: PhpBytes, binary: PhpBool) -> PhpResult<Bytes> {
+    check_payload(number, data, binary)?;
+    Ok(Bytes::copy_from_slice(data.0))
+}
+
+fn check_payload(number: u32, data: PhpBytes, binary: PhpBool) -> PhpResult<()> {
     if !binary.0 && simdutf8::basic::from_utf8(data.0).is_err() {
         return Err(argument_value_error(number, "must be valid UTF-8 unless $binary is true"));
     }
-    Ok(Bytes::copy_from_slice(data.0))
+    Ok(())
 }
 
 /// RFC 6455 section 7.4: what an application may send.

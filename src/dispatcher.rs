@@ -232,6 +232,9 @@ impl Dispatcher {
         }
         // The handlers above may have sent something.
         self.flush();
+        if self.drive(limit) {
+            return self.check();
+        }
         let descriptor = with_bridge(|bridge| bridge.prepare_sleep().then(|| bridge.descriptor().as_raw_fd()));
         let descriptor = match descriptor {
             Some(None) => return Ok(()),
@@ -249,6 +252,26 @@ impl Dispatcher {
             pending()?;
         }
         self.check()
+    }
+
+    /// Has the engine wait, which does a part of its work on this thread meanwhile; false: it does not.
+    fn drive(&self, limit: Option<Duration>) -> bool {
+        struct Held;
+        impl Drop for Held {
+            fn drop(&mut self) {
+                // SAFETY: ends what began below, on the same thread.
+                unsafe { shim::lifeline_release_signals() };
+            }
+        }
+        with_bridge(|bridge| {
+            // SAFETY: changes this thread's signal mask, until `Held` is dropped.
+            if !unsafe { shim::lifeline_hold_signals() } {
+                return true;
+            }
+            let _held = Held;
+            bridge.drive(limit)
+        })
+        .unwrap_or(false)
     }
 
     /// After a callback of `endpoint`.
@@ -341,6 +364,10 @@ impl Dispatcher {
     fn arm(&self) {
         let wakeup = self.wakeup.borrow();
         let Some(wakeup) = &*wakeup else { return };
+        // Whoever watches the stream sleeps elsewhere.
+        if self.depth.get() == 0 {
+            with_bridge(|bridge| bridge.rest());
+        }
         // A forked child shares the descriptors with its parent.
         if self.generation.get() != lifecycle::generation() {
             return;

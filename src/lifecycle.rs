@@ -4,13 +4,14 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::mem;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ext_php_rs::exception::{PhpException, PhpResult};
-use lifeline_engine::bridge::{Bridge, Command, Event, Reply};
+use lifeline_engine::bridge::{Bridge, Command, ConnId, Event, Reply};
 use lifeline_engine::local::{Local, RuntimeConfig};
 
 use crate::dispatcher::dispatcher;
@@ -82,7 +83,7 @@ pub(crate) fn start(io_threads: Option<usize>) -> PhpResult<()> {
         if configured > 0 {
             configured
         } else {
-            std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4)
+            (std::thread::available_parallelism().map_or(1, std::num::NonZero::get) / 2).clamp(1, 4)
         }
     });
     let engine = start_engine(count)?;
@@ -109,7 +110,15 @@ fn start_engine(io_threads: usize) -> PhpResult<Engine> {
     // SAFETY: changes the signal mask of a thread of ours that runs no PHP.
     let on_thread_start = Arc::new(|| unsafe { shim::lifeline_block_signals() });
     let config = RuntimeConfig { io_threads, on_thread_start };
-    let local = with_signals_blocked(|| Local::start(&config))
+    // SAFETY: makes a descriptor.
+    let interrupt = unsafe { shim::lifeline_signal_descriptor() };
+    if interrupt < 0 {
+        let error = std::io::Error::last_os_error();
+        return Err(exception(format!("cannot watch for signals: {error}")));
+    }
+    // SAFETY: it is open and nobody else's.
+    let interrupt = unsafe { OwnedFd::from_raw_fd(interrupt) };
+    let local = with_signals_blocked(|| Local::start_driven(&config, interrupt))
         .ok_or_else(|| exception("starting the I/O threads failed"))?
         .map_err(|error| exception(format!("cannot start {io_threads} I/O threads: {error}")))?;
     let bridge: Arc<dyn Bridge> = Arc::clone(&local) as _;
@@ -146,6 +155,15 @@ pub(crate) fn submit(command: Command) -> PhpResult<Reply> {
     reply.map_err(from_command)
 }
 
+/// Sends a message from where it lies; false: it was not sent, submit it.
+pub(crate) fn send_now(conn: ConnId, data: &[u8], binary: bool) -> bool {
+    let sent = with_bridge(|bridge| bridge.send_now(conn, data, binary)).unwrap_or(false);
+    if sent {
+        dispatcher().submitted();
+    }
+    sent
+}
+
 /// As [`submit`], for commands that put nothing on the wire.
 pub(crate) fn query(command: Command) -> PhpResult<Reply> {
     with_bridge(|bridge| bridge.submit(command)).ok_or_else(not_running)?.map_err(from_command)
@@ -170,6 +188,7 @@ pub(crate) fn request_shutdown() {
         dispatcher().reset();
         return;
     };
+    engine.bridge.rest();
     let mut alive = dispatcher().stop_all(&*engine.bridge);
     engine.bridge.flush();
     let deadline = Instant::now() + FAREWELL;

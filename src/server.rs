@@ -17,6 +17,7 @@ use lifeline_engine::bridge::{Command, ConnId, EndpointId, Event, HandshakeAnswe
 use lifeline_engine::close;
 use lifeline_engine::config::ServerConfig;
 use lifeline_engine::http::RequestHead;
+use lifeline_engine::recycle;
 
 use crate::argument::{PhpArray, PhpBool, PhpBytes, PhpFloat, PhpInt};
 use crate::callable::{Callback, Callbacks};
@@ -269,7 +270,7 @@ impl Core {
     fn serve(&self, conn: &Rc<Conn>, object: &Zval, event: Event) -> Result<usize, Pending> {
         let id = conn.id;
         match event {
-            Event::Message { data, binary, .. } => self.message(conn, object, &data, binary),
+            Event::Message { data, binary, .. } => self.message(conn, object, data, binary),
             Event::Close { code, reason, clean, .. } => {
                 conn.closed();
                 // Kept until the callback has returned, then released if nobody else holds it.
@@ -295,20 +296,22 @@ impl Core {
         }
     }
 
-    fn message(&self, conn: &Rc<Conn>, object: &Zval, data: &Bytes, binary: bool) -> Result<usize, Pending> {
+    fn message(&self, conn: &Rc<Conn>, object: &Zval, data: Bytes, binary: bool) -> Result<usize, Pending> {
         let Some(callback) = self.callbacks.get(On::Message as usize) else {
             dispatcher().consume(conn.id, data.len());
             return Ok(0);
         };
+        let length = data.len();
         let wanted = callback.wanted();
         let mut arguments = [object.shallow_clone(), Zval::new(), Zval::new(), Zval::new()];
         if wanted > 1 {
-            arguments[1] = bytes(data);
+            arguments[1] = bytes(&data);
         }
+        recycle(data);
         if wanted > 2 {
             arguments[2] = boolean(binary);
         }
-        let turn = (wanted > 3).then(|| Turn::new(&conn.serial, conn.id, data.len()));
+        let turn = (wanted > 3).then(|| Turn::new(&conn.serial, conn.id, length));
         if let Some(turn) = &turn {
             arguments[3] = message::build(&arguments[1], binary, Some(Rc::clone(turn)));
         }
@@ -316,7 +319,7 @@ impl Core {
         match (&turn, &result) {
             (Some(turn), Ok(_)) => turn.returned(),
             (Some(turn), Err(_)) => turn.end(),
-            (None, _) => dispatcher().consume(conn.id, data.len()),
+            (None, _) => dispatcher().consume(conn.id, length),
         }
         if result.is_err() {
             self.report("onMessage", Some((conn.id, object)))?;

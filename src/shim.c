@@ -313,6 +313,7 @@ void lifeline_release_callable(zend_fcall_info_cache *resolved)
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/signalfd.h>
 #include <time.h>
 
 int lifeline_after_fork(void (*child)(void))
@@ -336,6 +337,34 @@ void lifeline_with_signals_blocked(void (*make)(void *), void *context)
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	make(context);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* Becomes readable when a signal has come that the reading thread holds back. */
+int lifeline_signal_descriptor(void)
+{
+	sigset_t all;
+	sigfillset(&all);
+	return signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+ZEND_TLS sigset_t lifeline_held;
+
+/* Holds signals back until `lifeline_release_signals`. False: one has come already, none is held. */
+bool lifeline_hold_signals(void)
+{
+	sigset_t all;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &lifeline_held);
+	if (LIFELINE_LOAD(EG(vm_interrupt))) {
+		pthread_sigmask(SIG_SETMASK, &lifeline_held, NULL);
+		return false;
+	}
+	return true;
+}
+
+void lifeline_release_signals(void)
+{
+	pthread_sigmask(SIG_SETMASK, &lifeline_held, NULL);
 }
 
 /* Sleeps until `fd` (or none: -1) is readable, `nanoseconds` have passed (negative: no limit) or a

@@ -44,6 +44,9 @@ unsafe extern "C" {
     pub(crate) fn lifeline_after_fork(child: extern "C" fn()) -> c_int;
     pub(crate) fn lifeline_block_signals();
     pub(crate) fn lifeline_with_signals_blocked(make: unsafe extern "C" fn(*mut c_void), context: *mut c_void);
+    pub(crate) fn lifeline_signal_descriptor() -> c_int;
+    pub(crate) fn lifeline_hold_signals() -> bool;
+    pub(crate) fn lifeline_release_signals();
     pub(crate) fn lifeline_wait(fd: c_int, nanoseconds: i64, busy: bool) -> c_int;
     pub(crate) fn lifeline_parse_query(query: *const c_char, length: usize, result: *mut Zval);
     pub(crate) fn lifeline_set_default(ce: *mut ClassEntry, method: *const c_char, argument: u32, text: *const c_char);

@@ -25,11 +25,11 @@ def stats(php, control):
     return php.wait_event("stats", before + 1)[-1]["stats"]
 
 
-def messages(binary, php, control, window, meanwhile):
+def messages(binary, php, control, window, meanwhile, size=32):
     """Echoes for a while; returns the messages that the server counted and what `meanwhile` measured."""
     before, start = meanwhile(), stats(php, control)["messages"]["in"]
     report = Load(
-        binary, "echo", "--url", php.url(), "--conns", 20, "--window", window, "--size", 32, "--secs", SECONDS,
+        binary, "echo", "--url", php.url(), "--conns", 20, "--window", window, "--size", size, "--secs", SECONDS,
         "--warm", 0, "--json",
     ).report(LIMIT)
     check(report["failed"] == 0, f"echoes failed: {report['errors']}")
@@ -84,7 +84,7 @@ def system_calls(binary, window, limits):
 
 
 def test_system_calls_one_in_flight(binary):
-    return system_calls(binary, 1, (3.5, 3.2, 4.0))
+    return system_calls(binary, 1, (1.15, 1.15, 2.5))
 
 
 def test_system_calls_sixteen_in_flight(binary):
@@ -101,11 +101,29 @@ def wakes(binary, window, limit):
 
 
 def test_wakes_one_in_flight(binary):
-    return wakes(binary, 1, 2.5)
+    return wakes(binary, 1, 1.2)
 
 
 def test_wakes_sixteen_in_flight(binary):
     return wakes(binary, 16, 0.25)
+
+
+def faults(process):
+    """Pages that the process touched for the first time, or again after it had given them back."""
+    with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as stat:
+        return int(stat.read().rpartition(")")[2].split()[7])
+
+
+def test_page_faults_of_long_messages(binary):
+    limit = 2.0
+    php = server(quiet=True)
+    control = Control(php.url())
+    # The first run fills what is kept.
+    messages(binary, php, control, 1, lambda: None, 65536)
+    count, before, after = messages(binary, php, control, 1, lambda: faults(php.pid), 65536)
+    each = (after - before) / count
+    check(each <= limit, f"{each:.2f} page faults a message of 64 KiB, at most {limit} ({count} messages)")
+    return f"{each:.2f} page faults a message of 64 KiB ({count} messages)"
 
 
 def allocations(binary, window, limit):

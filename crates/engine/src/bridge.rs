@@ -323,7 +323,7 @@ pub enum CommandError {
 }
 
 /// How the application reaches the engine. One thread (the PHP thread) calls it; none of its methods
-/// blocks and none may be called after a fork in the child.
+/// but [`Bridge::drive`] blocks, and none may be called after a fork in the child.
 pub trait Bridge: fmt::Debug + Send + Sync {
     /// Carries out `command`. Messages queued by it leave at the next [`Bridge::flush`].
     ///
@@ -331,6 +331,10 @@ pub trait Bridge: fmt::Debug + Send + Sync {
     /// [`CommandError`] when the command cannot be carried out; nothing has changed then. Asking an
     /// endpoint that has ended is no error, but for those that start or send: it has nothing.
     fn submit(&self, command: Command) -> Result<Reply, CommandError>;
+
+    /// Sends a message without a copy of it where nothing waits before it: for long ones. False: it was
+    /// not sent, submit it as a [`Command::Send`].
+    fn send_now(&self, conn: ConnId, data: &[u8], binary: bool) -> bool;
 
     /// Wakes each connection that got something to do since the last call, once.
     fn flush(&self);
@@ -342,6 +346,14 @@ pub trait Bridge: fmt::Debug + Send + Sync {
     /// Call before sleeping on [`Bridge::descriptor`]: clears an earlier wake and returns true when
     /// no event waits; false: do not sleep, `receive` has something.
     fn prepare_sleep(&self) -> bool;
+
+    /// Waits for an event, at most for `limit` (none: for ever), by doing a part of the I/O threads'
+    /// work. May return early. False, at once: they do all of it for now; sleep on
+    /// [`Bridge::descriptor`], which becomes readable also when this is worth another try.
+    fn drive(&self, limit: Option<Duration>) -> bool;
+
+    /// The application will not call [`Bridge::drive`] for a while.
+    fn rest(&self);
 
     /// Becomes readable (level-triggered) when an event arrives after `prepare_sleep` returned true,
     /// or when `prepare_sleep` returned false.

@@ -730,7 +730,7 @@ mod tests {
 
     /// One shard on the test's own runtime, without its pump.
     fn core() -> Arc<Core> {
-        let shard = Arc::new(Shard::new(0, Handle::current()));
+        let shard = Arc::new(Shard::new(0, Handle::current(), None));
         Arc::new(Core::new(vec![shard], Arc::new(EventQueue::new().unwrap())))
     }
 

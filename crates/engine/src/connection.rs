@@ -31,6 +31,8 @@ use crate::writer::close_payload;
 const READ: usize = 64 * 1024;
 /// Payloads with so much still to come are read straight into their message.
 const DIRECT: usize = 32 * 1024;
+/// What is read first where a long message is expected: its header, and little that has to be copied.
+const HEAD: usize = 2048;
 /// Reads in one turn before others get theirs.
 const TURNS: usize = 8;
 /// How often a connection that is paused for want of process memory looks again.
@@ -105,6 +107,8 @@ pub struct Connection {
     /// The one after that, from before `armed` was asked for; zero: none.
     armed_behind: Time,
     beat_number: u32,
+    /// The last message was long, so the next may be.
+    long: bool,
     /// Bytes of an unfinished message that are charged to the process.
     partial: usize,
     rates: Option<Box<Rates>>,
@@ -145,6 +149,7 @@ impl Connection {
             armed: Time::ZERO,
             armed_behind: Time::ZERO,
             beat_number: 0,
+            long: false,
             partial: 0,
             rates,
             early: (!early.is_empty()).then(|| Box::new(early)),
@@ -232,7 +237,9 @@ impl Connection {
                     }
                 }
             } else {
+                let most = if self.long { HEAD } else { READ };
                 let outcome = SCRATCH.with_borrow_mut(|scratch| {
+                    let scratch = &mut scratch[..most];
                     let mut buffer = ReadBuf::new(scratch);
                     match self.stream.poll_read(task, &mut buffer) {
                         Poll::Pending => None,
@@ -402,6 +409,7 @@ impl Connection {
         self.heartbeat.handle_traffic();
         outlet.trace(|| format!("received {} of {} bytes", if binary { "binary" } else { "text" }, data.len()));
         let size = data.len();
+        self.long = size >= DIRECT + HEAD;
         let waiting = outlet.add_inbound(size + MESSAGE_COST);
         emit(outlet, Event::Message { endpoint: outlet.endpoint, conn: outlet.id, data, binary });
         if waiting >= outlet.context.limits.inbound && self.rest == Rest::No {

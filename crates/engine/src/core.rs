@@ -21,6 +21,9 @@ use crate::shard::Shard;
 /// Bytes queued after which a batch is flushed before its end.
 const EARLY_FLUSH: usize = 256 * 1024;
 
+/// The same, where it is the calling thread that writes, a connection.
+const EARLY_FLUSH_EACH: usize = 16 * 1024;
+
 /// Connections of one batch up to which the calling thread writes to the sockets itself.
 const DIRECT: usize = 16;
 
@@ -185,7 +188,12 @@ impl Core {
     /// `bytes` were queued: a long batch is flushed on its way, so that the I/O threads write while the
     /// application goes on.
     pub fn count_queued(&self, bytes: usize) {
-        if self.queued.fetch_add(bytes, Ordering::Relaxed) + bytes > EARLY_FLUSH {
+        let queued = self.queued.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if queued > EARLY_FLUSH {
+            // With nobody to write meanwhile there is only the queues' length to care for.
+            if self.shards[0].is_away() && queued < self.dirty.lock().len() * EARLY_FLUSH_EACH {
+                return;
+            }
             self.flush();
         }
     }
@@ -197,9 +205,11 @@ impl Core {
         if dirty.is_empty() {
             return;
         }
-        // A few writes cost less than waking another thread to make them.
-        if dirty.len() <= DIRECT {
-            dirty.retain(|outlet| !outlet.write_now());
+        // A few writes cost less than waking another thread to make them. And with nobody awake there,
+        // it is this thread that makes them sooner or later.
+        let few = dirty.len() <= DIRECT;
+        if few || self.shards[0].is_away() {
+            dirty.retain(|outlet| !((few || outlet.shard.is_away()) && outlet.write_now()));
             if dirty.is_empty() {
                 return;
             }
@@ -280,7 +290,7 @@ mod tests {
     #[test]
     fn an_accepted_connection_stays_unless_others_have_clearly_less() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let shards = (0..3).map(|index| Arc::new(Shard::new(index, runtime.handle().clone()))).collect();
+        let shards = (0..3).map(|index| Arc::new(Shard::new(index, runtime.handle().clone(), None))).collect();
         let core = Core::new(shards, Arc::new(EventQueue::new().unwrap()));
         let mut placed = Vec::new();
         for _ in 0..100 {

@@ -3,9 +3,11 @@
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::task::Context;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use futures_util::task::AtomicWaker;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::bridge::{Event, LogLevel, LogRecord};
@@ -45,6 +47,9 @@ pub struct EventQueue {
     sender: Sender<Event>,
     receiver: Receiver<Event>,
     descriptor: OwnedFd,
+    /// The application sleeps by driving a runtime: this wakes it, not the descriptor.
+    driving: AtomicBool,
+    driver: AtomicWaker,
     /// The application sleeps or is about to: the next event must write the descriptor.
     asleep: AtomicBool,
     /// Signals begun: what the descriptor will have been raised by, one each.
@@ -68,6 +73,8 @@ impl EventQueue {
             sender,
             receiver,
             descriptor: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            driving: AtomicBool::new(false),
+            driver: AtomicWaker::new(),
             asleep: AtomicBool::new(false),
             signals: AtomicU64::new(0),
             taken: AtomicU64::new(0),
@@ -184,7 +191,37 @@ impl EventQueue {
         self.receiver.len()
     }
 
-    fn signal(&self) {
+    /// The application's thread begins to drive a runtime.
+    pub fn begin_driving(&self) {
+        self.driving.store(true, Ordering::SeqCst);
+    }
+
+    /// It sleeps in there: the next event wakes `task`. False: there is one already.
+    pub fn poll_sleep(&self, task: &Context<'_>) -> bool {
+        self.driver.register(task.waker());
+        self.asleep.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if self.receiver.is_empty() {
+            self.busy.store(false, Ordering::Relaxed);
+            return true;
+        }
+        self.asleep.store(false, Ordering::SeqCst);
+        false
+    }
+
+    /// The application's thread does not drive any more.
+    pub fn end_driving(&self) {
+        // A swap: with an event whose push has found us asleep, that event is there for `receive`.
+        self.asleep.swap(false, Ordering::SeqCst);
+        self.driving.store(false, Ordering::SeqCst);
+    }
+
+    /// Wakes the application, whether there is an event or not.
+    pub fn signal(&self) {
+        if self.driving.load(Ordering::SeqCst) {
+            self.driver.wake();
+            return;
+        }
         // Counted before the write, because the write may hand the processor to the application at once:
         // who is woken must know that there is something to read, or it is woken again and again.
         self.signals.fetch_add(1, Ordering::Release);

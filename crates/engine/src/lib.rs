@@ -22,6 +22,7 @@ mod memory;
 pub mod options;
 mod outlet;
 pub mod proxy_protocol;
+mod seat;
 mod server;
 mod shard;
 pub mod stream;
@@ -31,6 +32,7 @@ mod writer;
 
 pub use core::IdMap;
 pub use lifeline_proto::close;
+pub use lifeline_proto::pool::recycle;
 
 /// Bytes of an open connection's task, without what it points to.
 #[must_use]

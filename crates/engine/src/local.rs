@@ -1,13 +1,22 @@
 //! The in-process [`Bridge`]: the application and the engine in one process.
 
 use std::any::Any;
-use std::os::fd::BorrowedFd;
+use std::future::{Future, poll_fn};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use parking_lot::Mutex;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Runtime;
+use tokio::time::{Sleep, sleep_until};
 
 use crate::bridge::{
     Bridge, Command, CommandError, ConnId, EndpointId, Event, LogLevel, LogRecord, MESSAGE_COST, Reply, Sent, Stat,
@@ -17,6 +26,7 @@ use crate::client::Client;
 use crate::core::{Core, Endpoint};
 use crate::events::{self, EventQueue};
 use crate::outlet::{Ending, Item, Outlet};
+use crate::seat::Seat;
 use crate::server::Server;
 use crate::shard::Shard;
 
@@ -45,16 +55,30 @@ impl std::fmt::Debug for RuntimeConfig {
 pub struct Local {
     core: Arc<Core>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    driver: Option<Driver>,
     /// Dropped by each thread when it ends: the receiver then knows that all have.
     ended: crossbeam_channel::Receiver<()>,
 }
 
 impl Local {
-    /// Starts the I/O threads.
+    /// Starts the I/O threads. They do all the work; [`Bridge::drive`] does nothing.
     ///
     /// # Errors
     /// What the system says when it has no descriptor or thread left.
     pub fn start(config: &RuntimeConfig) -> std::io::Result<Arc<Self>> {
+        Self::start_with(config, None)
+    }
+
+    /// Starts the I/O threads, for an application that calls [`Bridge::drive`] when it would sleep. That
+    /// ends early when `interrupt`, which is never read, becomes readable.
+    ///
+    /// # Errors
+    /// What the system says when it has no descriptor or thread left.
+    pub fn start_driven(config: &RuntimeConfig, interrupt: OwnedFd) -> std::io::Result<Arc<Self>> {
+        Self::start_with(config, Some(interrupt))
+    }
+
+    fn start_with(config: &RuntimeConfig, interrupt: Option<OwnedFd>) -> std::io::Result<Arc<Self>> {
         let count = config.io_threads.max(1);
         let events = Arc::new(EventQueue::new()?);
         let mut runtimes = Vec::with_capacity(count);
@@ -71,9 +95,11 @@ impl Local {
                 .on_thread_start(move || hook())
                 .on_thread_park(move || settled.settle())
                 .build()?;
-            shards.push(Arc::new(Shard::new(index, runtime.handle().clone())));
-            runtimes.push(runtime);
+            let seat = (index == 0 && interrupt.is_some()).then(Arc::default);
+            shards.push(Arc::new(Shard::new(index, runtime.handle().clone(), seat)));
+            runtimes.push(Arc::new(runtime));
         }
+        let driver = interrupt.map(|interrupt| Driver::new(&runtimes[0], interrupt)).transpose()?;
         let core = Arc::new(Core::new(shards, events));
         let (running, ended) = crossbeam_channel::bounded::<()>(0);
         let mut threads = Vec::with_capacity(count);
@@ -86,27 +112,25 @@ impl Local {
             threads.push(std::thread::Builder::new().name(format!("lifeline-io-{index}")).spawn(move || {
                 hook();
                 events::defer_wakes();
-                // A task of its own: to wake the future that `block_on` was given takes a system call.
-                while let Err(fallen) = runtime.block_on(runtime.spawn(shard.clone().pump(weak.clone()))) {
-                    let Ok(panic) = fallen.try_into_panic() else { break };
-                    report_panic(&weak, index, &*panic);
-                    // What the pump had in its hands when it fell is found by who is woken for nothing.
-                    shard.wake_all();
-                    // A pump that falls again and again must not take the whole machine along.
-                    std::thread::sleep(Duration::from_millis(10));
-                }
+                serve(&runtime, &shard, &events, weak);
                 // A name lookup that hangs must not hold up the end of the process.
-                runtime.shutdown_timeout(Duration::from_millis(100));
+                if let Some(runtime) = Arc::into_inner(runtime) {
+                    runtime.shutdown_timeout(Duration::from_millis(100));
+                }
                 events.settle();
                 drop(running);
             })?);
         }
-        Ok(Arc::new(Self { core, threads: Mutex::new(threads), ended }))
+        Ok(Arc::new(Self { core, threads: Mutex::new(threads), driver, ended }))
     }
 
     /// Stops all I/O threads, dropping every socket, and waits for them up to `deadline`; true when
     /// all have ended. Stop servers and close clients first.
     pub fn shutdown(&self, deadline: Duration) -> bool {
+        if let Some(driver) = &self.driver {
+            driver.end();
+            self.rest();
+        }
         for shard in &self.core.shards {
             shard.stop();
         }
@@ -350,6 +374,124 @@ impl Local {
     }
 }
 
+/// What an I/O thread does until its shard is stopped.
+fn serve(runtime: &Runtime, shard: &Arc<Shard>, events: &EventQueue, core: Weak<Core>) {
+    if let Some(seat) = &shard.seat {
+        seat.sit_down();
+    }
+    // A task of its own: whoever drives the runtime polls it.
+    let mut pump = runtime.spawn(supervise(shard.clone(), core));
+    loop {
+        let stopped = runtime.block_on(poll_fn(|task| {
+            if Pin::new(&mut pump).poll(task).is_ready() {
+                return Poll::Ready(true);
+            }
+            match &shard.seat {
+                Some(seat) => seat.poll_wanted(task).map(|()| false),
+                None => Poll::Pending,
+            }
+        }));
+        if stopped {
+            return;
+        }
+        events.settle();
+        if let Some(seat) = &shard.seat
+            && seat.hand_over()
+        {
+            events.signal();
+            seat.watch();
+            shard.taken_over();
+        }
+    }
+}
+
+/// Runs the shard's pump, again when it falls.
+async fn supervise(shard: Arc<Shard>, core: Weak<Core>) {
+    while let Err(panic) = AssertUnwindSafe(shard.clone().pump(core.clone())).catch_unwind().await {
+        report_panic(&core, shard.index, &*panic);
+        // What the pump had in its hands when it fell is found by who is woken for nothing.
+        shard.wake_all();
+        // A pump that falls again and again must not take the whole machine along.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The application's means to do the first I/O thread's work.
+#[derive(Debug)]
+struct Driver {
+    /// None when the threads are being stopped.
+    runtime: Mutex<Option<Arc<Runtime>>>,
+    interrupt: AsyncFd<OwnedFd>,
+    /// Kept from one wait to the next, which mostly end long before it would fire.
+    timer: Mutex<Option<Pin<Box<Sleep>>>>,
+}
+
+impl Driver {
+    fn new(runtime: &Arc<Runtime>, interrupt: OwnedFd) -> std::io::Result<Self> {
+        let _context = runtime.enter();
+        // Deprecated because of types that may close their descriptor on the sly; `OwnedFd` does not. What
+        // replaces it is unsafe, which has no place here.
+        #[expect(deprecated)]
+        let interrupt = AsyncFd::try_with_interest(interrupt, Interest::READABLE)?;
+        Ok(Self { runtime: Mutex::new(Some(runtime.clone())), interrupt, timer: Mutex::default() })
+    }
+
+    fn drive(&self, shard: &Shard, seat: &Seat, events: &EventQueue, limit: Option<Duration>) -> bool {
+        struct Driving<'a>(&'a Seat, &'a EventQueue);
+        impl Drop for Driving<'_> {
+            fn drop(&mut self) {
+                self.1.end_driving();
+                self.0.leave();
+            }
+        }
+        let runtime = self.runtime.lock();
+        let Some(runtime) = &*runtime else { return false };
+        if !seat.take() {
+            return false;
+        }
+        events.begin_driving();
+        let _driving = Driving(seat, events);
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let mut first = true;
+        runtime.block_on(poll_fn(|task| {
+            let sleeps = events.poll_sleep(task);
+            if std::mem::take(&mut first) {
+                shard.taken_over();
+                // At least one look at the sockets, or an application with timers that are always due
+                // would never read.
+                if !sleeps || limit.is_some_and(|limit| limit.is_zero()) {
+                    task.waker().wake_by_ref();
+                }
+            } else if !sleeps || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Poll::Ready(());
+            }
+            if let Poll::Ready(Ok(mut ready)) = self.interrupt.poll_read_ready(task) {
+                ready.clear_ready();
+                return Poll::Ready(());
+            }
+            if let Some(deadline) = deadline {
+                self.set_timer(task, deadline);
+            }
+            Poll::Pending
+        }));
+        true
+    }
+
+    /// Has the task woken at `deadline`, or earlier.
+    fn set_timer(&self, task: &mut Context<'_>, deadline: Instant) {
+        let mut timer = self.timer.lock();
+        let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline.into())));
+        if timer.deadline() > deadline.into() || timer.as_mut().poll(task).is_ready() {
+            timer.as_mut().reset(deadline.into());
+            let _ = timer.as_mut().poll(task);
+        }
+    }
+
+    fn end(&self) {
+        *self.runtime.lock() = None;
+    }
+}
+
 /// An I/O thread's pump fell and begins anew. The panic hook has written to the error output.
 fn report_panic(core: &Weak<Core>, thread: usize, panic: &(dyn Any + Send)) {
     let what = panic
@@ -397,6 +539,16 @@ impl Bridge for Local {
         }
     }
 
+    fn send_now(&self, conn: ConnId, data: &[u8], binary: bool) -> bool {
+        let Some(outlet) = self.outlet(conn) else { return false };
+        let Some(done) = outlet.send_now(data, binary) else { return false };
+        outlet.count_message();
+        if !done {
+            self.core.mark(&outlet);
+        }
+        true
+    }
+
     fn flush(&self) {
         self.core.flush();
     }
@@ -426,8 +578,30 @@ impl Bridge for Local {
         count
     }
 
+    fn drive(&self, limit: Option<Duration>) -> bool {
+        let shard = &self.core.shards[0];
+        match (&self.driver, &shard.seat) {
+            (Some(driver), Some(seat)) => driver.drive(shard, seat, &self.core.events, limit),
+            _ => false,
+        }
+    }
+
+    fn rest(&self) {
+        if let Some(seat) = &self.core.shards[0].seat {
+            seat.give_up();
+        }
+    }
+
     fn prepare_sleep(&self) -> bool {
-        self.core.events.prepare_sleep()
+        if !self.core.events.prepare_sleep() {
+            return false;
+        }
+        // The call above may have cleared what told that the I/O thread has stopped for us.
+        if self.core.shards[0].is_away() {
+            self.core.events.signal();
+            return false;
+        }
+        true
     }
 
     fn descriptor(&self) -> BorrowedFd<'_> {
@@ -464,7 +638,8 @@ fn connection_stats(outlet: &Outlet) -> Stats {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::time::Instant;
+
+    use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
     use super::*;
     use crate::config::{ListenAddress, ServerConfig};
@@ -472,7 +647,18 @@ mod tests {
     /// A server on one I/O thread and its address.
     fn serve() -> (Arc<Local>, EndpointId, String) {
         let config = RuntimeConfig { io_threads: 1, on_thread_start: Arc::new(|| {}) };
-        let local = Local::start(&config).unwrap();
+        serve_on(Local::start(&config).unwrap())
+    }
+
+    /// The same for an application that drives, and what ends that.
+    fn serve_driven() -> (Arc<Local>, OwnedFd, String) {
+        let config = RuntimeConfig { io_threads: 1, on_thread_start: Arc::new(|| {}) };
+        let interrupt = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let (local, _, address) = serve_on(Local::start_driven(&config, interrupt.try_clone().unwrap()).unwrap());
+        (local, interrupt, address)
+    }
+
+    fn serve_on(local: Arc<Local>) -> (Arc<Local>, EndpointId, String) {
         let mut config = ServerConfig {
             listen: vec![ListenAddress::Tcp { host: "127.0.0.1".into(), port: 0, tls: false }],
             ..ServerConfig::default()
@@ -528,6 +714,111 @@ mod tests {
         let mut answer = [0; 4];
         peer.read_exact(&mut answer).unwrap();
         assert_eq!(answer, [0x81, 2, b'o', b'k']);
+    }
+
+    /// Drives once it is allowed to.
+    fn drive(local: &Local, limit: Option<Duration>) {
+        while !local.drive(limit) {
+            if local.prepare_sleep() {
+                poll(&mut [PollFd::new(&local.descriptor(), PollFlags::IN)], None).unwrap();
+            }
+        }
+    }
+
+    /// The connection's next message, got by driving alone.
+    fn driven_message(local: &Local) -> (ConnId, Bytes) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut events = Vec::new();
+        while Instant::now() < deadline {
+            drive(local, Some(Duration::from_secs(1)));
+            local.receive(&mut events, 64);
+            for event in events.drain(..) {
+                if let Event::Message { conn, data, .. } = event {
+                    return (conn, data);
+                }
+            }
+        }
+        panic!("the awaited message did not come");
+    }
+
+    #[test]
+    fn an_application_that_drives_needs_no_other_thread() {
+        let (local, _interrupt, address) = serve_driven();
+        let peer = std::thread::spawn(move || {
+            let mut peer = connect(&address);
+            for _ in 0..100 {
+                peer.write_all(&[0x81, 0x82, 0, 0, 0, 0, b'o', b'k']).unwrap();
+                let mut answer = [0; 4];
+                peer.read_exact(&mut answer).unwrap();
+                assert_eq!(answer, [0x81, 2, b'o', b'k']);
+            }
+        });
+        let seat = local.core.shards[0].seat.clone().unwrap();
+        let mut away = 0;
+        for _ in 0..100 {
+            let (conn, data) = driven_message(&local);
+            away += usize::from(seat.is_away());
+            local.submit(Command::Consumed { conn, messages: 1, bytes: data.len() }).unwrap();
+            local.submit(Command::Send { conn, data, binary: false }).unwrap();
+            local.flush();
+        }
+        peer.join().unwrap();
+        // Some other thread may have found this one asleep for long.
+        assert!(away > 50, "drove for {away} of 100 messages");
+        assert!(local.shutdown(Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn sockets_do_not_wait_for_an_application_at_work() {
+        let (local, _interrupt, address) = serve_driven();
+        let opened = std::thread::spawn(move || {
+            let mut peer = connect(&address);
+            peer.write_all(&[0x81, 0x82, 0, 0, 0, 0, b'o', b'k']).unwrap();
+            peer
+        });
+        let (conn, _) = driven_message(&local);
+        let mut peer = opened.join().unwrap();
+        // From here on it neither drives nor sleeps. What it leaves behind is done, ...
+        local.submit(Command::Ping { conn, payload: Bytes::from_static(b"p") }).unwrap();
+        local.submit(Command::Close { conn, code: 1000, reason: String::new() }).unwrap();
+        local.flush();
+        let mut frames = [0; 7];
+        peer.read_exact(&mut frames).unwrap();
+        assert_eq!(frames, [0x89, 1, b'p', 0x88, 2, 3, 0xE8]);
+        // ... and whoever comes is welcome.
+        let Reply::Names(names) =
+            local.submit(Command::Addresses { server: local.outlet(conn).unwrap().endpoint }).unwrap()
+        else {
+            panic!()
+        };
+        let mut other = connect(names[0].trim_start_matches("ws://"));
+        other.write_all(&[0x89, 0x80, 0, 0, 0, 0]).unwrap();
+        let mut pong = [0; 2];
+        other.read_exact(&mut pong).unwrap();
+        assert_eq!(pong, [0x8A, 0]);
+        assert!(local.shutdown(Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn driving_ends_at_its_limit_and_when_interrupted() {
+        let (local, interrupt, _) = serve_driven();
+        drive(&local, Some(Duration::ZERO));
+        let before = Instant::now();
+        drive(&local, Some(Duration::from_millis(20)));
+        assert!(before.elapsed() >= Duration::from_millis(20));
+        rustix::io::write(&interrupt, &1_u64.to_ne_bytes()).unwrap();
+        drive(&local, None);
+        // It is not read, and not seen twice.
+        let before = Instant::now();
+        drive(&local, Some(Duration::from_millis(20)));
+        assert!(before.elapsed() >= Duration::from_millis(20));
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            rustix::io::write(&interrupt, &1_u64.to_ne_bytes()).unwrap();
+        });
+        drive(&local, None);
+        writer.join().unwrap();
+        assert!(local.shutdown(Duration::from_secs(30)));
     }
 
     #[test]

@@ -394,6 +394,31 @@ impl Outlet {
         }
     }
 
+    /// Writes a message from the calling thread. None: it has to be queued. `Some(false)`: the task is to
+    /// be woken, for what the socket did not take.
+    pub fn send_now(&self, data: &[u8], binary: bool) -> Option<bool> {
+        if !self.is_open() || self.task_wanted.load(Ordering::Acquire) || self.congested.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut writer = self.writer.try_lock()?;
+        if !writer.send_now(self, data, binary) {
+            return None;
+        }
+        self.counters.messages_out.fetch_add(1, Ordering::Relaxed);
+        Some(!writer.is_blocked())
+    }
+
+    /// A message of `size` bytes is being written that was never queued; returns what to release later.
+    pub fn add_written(&self, size: usize) -> (usize, usize) {
+        let charge = size + ITEM;
+        self.context.memory.charge(charge);
+        self.charged.fetch_add(charge, Ordering::Relaxed);
+        if self.buffered.fetch_add(size, Ordering::Relaxed) + size > self.context.send.limit / 2 {
+            self.congested.store(true, Ordering::Relaxed);
+        }
+        (size, charge)
+    }
+
     /// Called by the pump: there is mail.
     pub fn wake_mail(&self) {
         // Acquires: the task that is woken sees why it was wanted.

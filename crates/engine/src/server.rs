@@ -525,7 +525,11 @@ impl Server {
         if sent != Sent::Closed
             && let Some(core) = self.core.upgrade()
         {
-            core.mark(outlet);
+            if sent == Sent::Queued {
+                core.mark_queued(outlet);
+            } else {
+                core.mark(outlet);
+            }
             core.count_queued(frame.wire.len());
         }
         sent == Sent::Queued

@@ -22,6 +22,7 @@ use crate::bridge::ConnId;
 use crate::clock;
 use crate::core::{Core, IdMap};
 use crate::outlet::Outlet;
+use crate::seat::Seat;
 
 /// The pump wakes at least this often, to see clock jumps.
 const TICK: Duration = Duration::from_secs(1);
@@ -42,13 +43,15 @@ pub struct Shard {
     /// What the pump sleeps towards, in microseconds.
     sleeping_until: AtomicU64,
     pump: AtomicWaker,
+    /// Of the shard that the application's thread may drive.
+    pub seat: Option<Arc<Seat>>,
     stopping: AtomicBool,
     #[cfg(test)]
     broken: AtomicBool,
 }
 
 impl Shard {
-    pub fn new(index: usize, handle: Handle) -> Self {
+    pub fn new(index: usize, handle: Handle, seat: Option<Arc<Seat>>) -> Self {
         Self {
             index,
             handle,
@@ -58,6 +61,7 @@ impl Shard {
             tasks: Mutex::default(),
             sleeping_until: AtomicU64::new(u64::MAX),
             pump: AtomicWaker::new(),
+            seat,
             stopping: AtomicBool::new(false),
             #[cfg(test)]
             broken: AtomicBool::new(false),
@@ -70,7 +74,21 @@ impl Shard {
             return;
         }
         self.mailbox.lock().append(outlets);
-        self.pump.wake();
+        if !self.is_away() {
+            self.pump.wake();
+        }
+    }
+
+    /// Nobody does this shard's work, because the application does it and is busy.
+    pub fn is_away(&self) -> bool {
+        self.seat.as_ref().is_some_and(|seat| seat.is_away())
+    }
+
+    /// Another thread does this shard's work from now on: it looks at what was posted meanwhile.
+    pub fn taken_over(&self) {
+        if !self.mailbox.lock().is_empty() {
+            self.pump.wake();
+        }
     }
 
     /// After the pump's end: drops the mail that has come too late.

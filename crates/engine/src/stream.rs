@@ -46,6 +46,10 @@ impl Stream {
 
     /// See [`AsyncWrite::poll_write_vectored`].
     pub fn poll_write_vectored(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        // send() costs the kernel less than writev().
+        if let [slice] = slices {
+            return self.poll_write(cx, slice);
+        }
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_write_vectored(Pin::new(&mut **stream), cx, slices),
             Self::Shared(_, writer) => writer.poll_write(cx, |half| half.try_write_vectored(slices)),
@@ -147,7 +151,10 @@ impl SharedWriter {
     /// # Errors
     /// `WouldBlock` when it takes nothing; else what the socket says.
     pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.half()?.try_write_vectored(slices)
+        match slices {
+            [slice] => self.half()?.try_write(slice),
+            _ => self.half()?.try_write_vectored(slices),
+        }
     }
 
     /// Tries `write` until it takes something or the socket has to be waited for.

@@ -224,6 +224,44 @@ impl Writer {
         done
     }
 
+    /// Writes a message from where it lies, if nothing is to leave before it. False: nothing of it was
+    /// written. Keeps what the socket does not take, for the task.
+    pub fn send_now(&mut self, outlet: &Outlet, data: &[u8], binary: bool) -> bool {
+        if self.parked.is_some() || self.extras.is_some() || self.close_queued {
+            return false;
+        }
+        let Some(direct) = self.direct.clone() else { return false };
+        {
+            let queue = outlet.queue.lock();
+            if queue.ending.is_some() || !queue.items.is_empty() {
+                return false;
+            }
+        }
+        let opcode = if binary { Opcode::Binary } else { Opcode::Text };
+        SCRATCH.with_borrow_mut(|scratch| {
+            put_header(scratch, true, false, opcode, data.len(), None);
+            let written = direct.try_write_vectored(&[IoSlice::new(scratch), IoSlice::new(data)]);
+            let header = scratch.len();
+            let rest = |count: usize| {
+                [scratch.get(count..).unwrap_or_default(), &data[count.saturating_sub(header)..]].concat()
+            };
+            let rest = written.map(|count| (count, if count < header + data.len() { rest(count) } else { Vec::new() }));
+            scratch.clear();
+            let Ok((count, rest)) = rest else { return false };
+            outlet.trace(|| format!("sending {opcode:?} of {} bytes", data.len()).to_lowercase());
+            outlet.counters.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
+            if !rest.is_empty() {
+                let (size, charge) = outlet.add_written(data.len());
+                let mut batch = take_spare();
+                batch.queued = rest.len() as u64;
+                batch.backlog.push_back(Chunk { bytes: rest.into(), scratch: false });
+                batch.mark(scratch, size, charge, 0, Kind::Data, None);
+                self.put_back(batch);
+            }
+            true
+        })
+    }
+
     /// Forgets everything that was not written.
     pub fn clear(&mut self, outlet: &Outlet) {
         self.direct = None;

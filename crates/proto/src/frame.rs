@@ -8,6 +8,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::close;
+use crate::pool;
 use crate::utf8::{InvalidUtf8, Utf8Stream};
 
 /// Which end of the connection we are. A server's peer must mask, a client's must not.
@@ -205,8 +206,17 @@ impl Decoder {
         // Growing only when little is left keeps short reads from reallocating each time.
         if self.buffer.len() - self.held < frame.remaining.min(READ_AHEAD / 4) {
             let end = self.held + frame.remaining.min(READ_AHEAD);
-            self.reserve(self.held, end, self.most(frame, frame.remaining));
-            self.buffer.resize(end, 0);
+            if self.buffer.capacity() < end
+                && let Some(mut buffer) = pool::take(end)
+            {
+                // Clears what it has not got from the message it was last used for.
+                buffer.resize(buffer.len().max(end), 0);
+                buffer[..self.held].copy_from_slice(&self.buffer[..self.held]);
+                self.buffer = buffer;
+            } else {
+                self.reserve(self.held, end, self.most(frame, frame.remaining));
+                self.buffer.resize(end, 0);
+            }
         }
         let end = self.buffer.len().min(self.held + frame.remaining);
         Some(&mut self.buffer[self.held..end])
@@ -402,7 +412,10 @@ impl Decoder {
         }
         let mut data = std::mem::take(&mut self.buffer);
         data.truncate(std::mem::take(&mut self.held));
-        data.shrink_to_fit();
+        // Not for a little: that would copy it.
+        if data.capacity() - data.len() > data.len() / 4 {
+            data.shrink_to_fit();
+        }
         Ok(Some(Item::Message { data: Bytes::from(data), binary: message.binary }))
     }
 

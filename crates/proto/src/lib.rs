@@ -11,6 +11,7 @@ pub mod close;
 pub mod frame;
 pub mod heartbeat;
 pub mod outbox;
+pub mod pool;
 pub mod rate;
 pub mod time;
 pub mod utf8;

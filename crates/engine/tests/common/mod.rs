@@ -14,7 +14,7 @@ use lifeline_engine::bridge::{
 };
 use lifeline_engine::config::{ClientConfig, ClientUrl, ListenAddress, Proxy, ServerConfig};
 use lifeline_engine::local::{Local, RuntimeConfig};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::io::unix::AsyncFd;
 
 /// Far more than anything here takes; only a failure waits so long.
@@ -34,7 +34,9 @@ impl App {
 
     pub fn with_threads(io_threads: usize) -> Self {
         let config = RuntimeConfig { io_threads, on_thread_start: Arc::new(|| {}) };
-        Self { local: Local::start(&config).expect("threads"), waiting: VecDeque::new(), seen: Vec::new() }
+        let never = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
+        let local = Local::start_driven(&config, never).expect("threads");
+        Self { local, waiting: VecDeque::new(), seen: Vec::new() }
     }
 
     /// Starts a server on a free port; returns it with `host:port`.
@@ -84,10 +86,10 @@ impl App {
             if let Some(event) = self.take() {
                 return Some(event);
             }
-            if !self.local.prepare_sleep() {
+            let left = deadline.checked_duration_since(Instant::now())?;
+            if self.local.drive(Some(left)) || !self.local.prepare_sleep() {
                 continue;
             }
-            let left = deadline.checked_duration_since(Instant::now())?;
             let timeout = Timespec {
                 tv_sec: i64::try_from(left.as_secs()).expect("a short time"),
                 tv_nsec: i64::from(left.subsec_nanos()),
