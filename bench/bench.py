@@ -6,7 +6,8 @@
 Servers of a row are up at once and are measured in turn, round by round, so that what else the machine
 does hits all alike. A row's figure is the median over the rounds; where it is a ratio, the median of the
 ratios to ws within each round. Environment: LIFELINE_SO, LIFELINE_LOAD, PHP, NODE; AUTOLOAD: a Composer
-autoload.php that has Workerman or Ratchet (default bench/vendor/autoload.php).
+autoload.php that has Workerman or Ratchet (default bench/vendor/autoload.php); UWEBSOCKETS: what was built of
+servers/uwebsockets.cpp.
 """
 
 import argparse
@@ -114,8 +115,9 @@ def commands():
             probe = f"require {AUTOLOAD!r}; exit(class_exists({kind!r}) ? 0 : 1);".replace("\\\\", "\\")
             if subprocess.run([PHP, "-r", probe], capture_output=True).returncode == 0:
                 found[name] = [*php(), f"servers/{name}.php"]
-    probe = subprocess.run([NODE, "-e", "require('uWebSockets.js')"], cwd=HERE, capture_output=True)
-    if probe.returncode == 0:
+    if os.environ.get("UWEBSOCKETS"):
+        found["uwebsockets"] = [os.path.abspath(os.environ["UWEBSOCKETS"])]
+    elif subprocess.run([NODE, "-e", "require('uWebSockets.js')"], cwd=HERE, capture_output=True).returncode == 0:
         found["uwebsockets"] = [NODE, "servers/uwebsockets.js"]
     return found
 
