@@ -232,7 +232,7 @@ impl Dispatcher {
         }
         // The handlers above may have sent something.
         self.flush();
-        if self.drive(limit) {
+        if drive(limit) {
             return self.check();
         }
         let descriptor = with_bridge(|bridge| bridge.prepare_sleep().then(|| bridge.descriptor().as_raw_fd()));
@@ -252,26 +252,6 @@ impl Dispatcher {
             pending()?;
         }
         self.check()
-    }
-
-    /// Has the engine wait, which does a part of its work on this thread meanwhile; false: it does not.
-    fn drive(&self, limit: Option<Duration>) -> bool {
-        struct Held;
-        impl Drop for Held {
-            fn drop(&mut self) {
-                // SAFETY: ends what began below, on the same thread.
-                unsafe { shim::lifeline_release_signals() };
-            }
-        }
-        with_bridge(|bridge| {
-            // SAFETY: changes this thread's signal mask, until `Held` is dropped.
-            if !unsafe { shim::lifeline_hold_signals() } {
-                return true;
-            }
-            let _held = Held;
-            bridge.drive(limit)
-        })
-        .unwrap_or(false)
     }
 
     /// After a callback of `endpoint`.
@@ -437,6 +417,26 @@ impl Dispatcher {
         *self.wakeup.borrow_mut() = None;
         self.generation.set(lifecycle::generation());
     }
+}
+
+/// Has the engine wait, which does a part of its work on this thread meanwhile; false: it does not.
+fn drive(limit: Option<Duration>) -> bool {
+    struct Held;
+    impl Drop for Held {
+        fn drop(&mut self) {
+            // SAFETY: ends what began below, on the same thread.
+            unsafe { shim::lifeline_release_signals() };
+        }
+    }
+    with_bridge(|bridge| {
+        // SAFETY: changes this thread's signal mask, until `Held` is dropped.
+        if !unsafe { shim::lifeline_hold_signals() } {
+            return true;
+        }
+        let _held = Held;
+        bridge.drive(limit)
+    })
+    .unwrap_or(false)
 }
 
 /// What the VM does between opcodes: signal handlers, the time limit.
