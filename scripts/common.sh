@@ -48,11 +48,12 @@ find_cargo() {
     [ -n "$best" ] && printf '%s\n' "$best"
 }
 
-# Sets CARGO and puts its folder first on the PATH, so that rustc, rustfmt and clippy are its own.
+# Sets CARGO and sees to it that rustc, rustfmt and clippy are its own: puts its folder first on the PATH
+# where need be. Only there: with another PATH, ext-php-rs and the extension are compiled again.
 use_cargo() {
     CARGO=$(find_cargo) || fail "no Rust >= $MSRV found; run scripts/setup.sh build"
     export CARGO
-    PATH=$(dirname "$CARGO"):$PATH
+    [ "$(command -v rustc || true)" = "$(dirname "$CARGO")/rustc" ] || PATH=$(dirname "$CARGO"):$PATH
     export PATH
 }
 
