@@ -5,5 +5,5 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 use_php
 extensions=()
-"$PHP" -n -m | grep -qix pcntl || extensions+=(-d extension=pcntl)
+"$PHP" -n -r 'exit(extension_loaded("pcntl") ? 0 : 1);' || extensions+=(-d extension=pcntl)
 exec "$PHP" -n "${extensions[@]}" -d extension="$MODULE" "$ROOT/php/examples/chat.php" "${LISTEN:-ws://127.0.0.1:8080}"
