@@ -441,6 +441,7 @@ pub fn reason(status: u16) -> &'static str {
 /// Headers that an answer's sender writes itself.
 const FRAMING: [&str; 5] = ["Connection", "Content-Length", "Keep-Alive", "Trailer", "Transfer-Encoding"];
 
+#[cfg_attr(test, derive(Debug, PartialEq))]
 enum Scan {
     /// The head is this long.
     End(usize),
@@ -450,18 +451,31 @@ enum Scan {
 
 /// Looks at `bytes` from `from` on for the end of the head.
 fn scan(bytes: &[u8], from: usize) -> Scan {
-    for at in from..bytes.len() {
-        match bytes[at] {
-            b'\n' if at == 0 || bytes[at - 1] != b'\r' => return Scan::Malformed("a line ends without CR"),
-            // Empty lines before the first line are skipped (RFC 9112 section 2.2).
-            b'\n' if at >= 3 && bytes[at - 2] == b'\n' && !bytes[..at - 1].trim_ascii().is_empty() => {
-                return Scan::End(at + 1);
-            }
-            b' '..=b'~' | 0x80.. | b'\n' | b'\r' | b'\t' => {}
-            _ => return Scan::Malformed("a control character"),
+    let mut at = from;
+    while at < bytes.len() {
+        let end = memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |length| at + length);
+        // All of them, because a loop without a way out does many at a time.
+        if bytes[at..end].iter().fold(false, |found, byte| found | is_forbidden(*byte)) {
+            return Scan::Malformed("a control character");
         }
+        if end == bytes.len() {
+            break;
+        }
+        if end == 0 || bytes[end - 1] != b'\r' {
+            return Scan::Malformed("a line ends without CR");
+        }
+        // Empty lines before the first line are skipped (RFC 9112 section 2.2).
+        if end >= 3 && bytes[end - 2] == b'\n' && !bytes[..end - 1].trim_ascii().is_empty() {
+            return Scan::End(end + 1);
+        }
+        at = end + 1;
     }
     Scan::More
+}
+
+/// Control characters but for tabs and the CR of a line's end.
+const fn is_forbidden(byte: u8) -> bool {
+    (byte < b' ' && byte != b'\t' && byte != b'\r') || byte == 0x7F
 }
 
 fn check(raw: &[u8]) -> Result<(), HeadError> {
@@ -670,7 +684,33 @@ mod tests {
         assert_eq!(percent_decode(b"%ff%00", false), [0xff, 0]);
     }
 
+    /// What `scan` does, byte by byte.
+    fn scan_slowly(bytes: &[u8], from: usize) -> Scan {
+        for at in from..bytes.len() {
+            match bytes[at] {
+                b'\n' if at == 0 || bytes[at - 1] != b'\r' => return Scan::Malformed("a line ends without CR"),
+                b'\n' if at >= 3 && bytes[at - 2] == b'\n' && !bytes[..at - 1].trim_ascii().is_empty() => {
+                    return Scan::End(at + 1);
+                }
+                b'\n' | b'\r' | b'\t' => {}
+                byte if byte.is_ascii_control() => return Scan::Malformed("a control character"),
+                _ => {}
+            }
+        }
+        Scan::More
+    }
+
     proptest! {
+        #[test]
+        fn the_end_of_a_head_is_found_as_byte_by_byte(
+            parts in proptest::collection::vec("\r\n|\r\n\r\n|\n|\r|\t|\x7f|\x01|\u{e9}|[a-c]{0,40}", 0..8),
+            from in 0_usize..60,
+        ) {
+            let bytes = parts.concat().into_bytes();
+            let from = from.min(bytes.len());
+            prop_assert_eq!(scan(&bytes, from), scan_slowly(&bytes, from));
+        }
+
         #[test]
         fn the_cut_of_the_bytes_changes_nothing(
             text in "(GET|POST) /[a-z?=&%]{0,20} HTTP/1.1\r?\n([A-Za-z -]{1,8}:[ a-z]{0,10}\r?\n){0,4}\r\n[a-z\r\n]{0,8}",

@@ -100,10 +100,11 @@ pub fn decide(request: &RequestHead, mut accept: Accept, answer: HandshakeAnswer
 #[must_use]
 pub fn switching_protocols(accept: &Accept, headers: &[(String, String)], spread: Option<Duration>) -> Bytes {
     let mut out = BytesMut::with_capacity(256);
-    http::put_status_line(&mut out, 101);
-    http::put_header(&mut out, "Upgrade", "websocket");
-    http::put_header(&mut out, "Connection", "Upgrade");
-    http::put_header(&mut out, "Sec-WebSocket-Accept", &derive_accept_key(accept.key.as_bytes()));
+    out.put_slice(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
+    );
+    out.put_slice(derive_accept_key(accept.key.as_bytes()).as_bytes());
+    out.put_slice(b"\r\n");
     if let Some(protocol) = &accept.protocol {
         http::put_header(&mut out, "Sec-WebSocket-Protocol", protocol);
     }
