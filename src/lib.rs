@@ -35,7 +35,7 @@ use ext_php_rs::{info_table_end, info_table_row, info_table_start};
 const SUCCESS: c_int = 0;
 const FAILURE: c_int = -1;
 
-/// `lifeline.io_threads`: I/O threads where the option `ioThreads` does not say; 0: half the cores, 1 to 4.
+/// `lifeline.io_threads`: I/O threads where the option `ioThreads` does not say; 0: min(cores, 4).
 static INI: IniEntryDefs<2> =
     IniEntryDefs::new([IniEntryDef::new(c"lifeline.io_threads", c"0", IniEntryPermission::All), IniEntryDef::end()]);
 

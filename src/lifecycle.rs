@@ -83,7 +83,7 @@ pub(crate) fn start(io_threads: Option<usize>) -> PhpResult<()> {
         if configured > 0 {
             configured
         } else {
-            (std::thread::available_parallelism().map_or(1, std::num::NonZero::get) / 2).clamp(1, 4)
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4)
         }
     });
     let engine = start_engine(count)?;

@@ -46,7 +46,7 @@ pub struct ServerConfig {
     /// Address of the metrics and health listener, `host:port`.
     pub admin: Option<String>,
     pub log_level: LogLevel,
-    /// None: half the cores, 1 to 4.
+    /// None: min(cores, 4).
     pub io_threads: Option<usize>,
     pub reuse_port: bool,
     pub backlog: u32,

@@ -551,7 +551,8 @@ impl Server {
             };
             self.counters.accepted.fetch_add(1, Ordering::Relaxed);
             let Some(core) = self.core.upgrade() else { return };
-            let shard = core.place(0);
+            // TLS is work enough to be shared out.
+            let shard = if acceptor.is_tls() { &core.pick_shard() } else { core.place(0) };
             shard.population.fetch_add(1, Ordering::Relaxed);
             self.admitted.fetch_add(1, Ordering::AcqRel);
             let admission = Admission { server: self.clone(), shard: shard.clone(), transferred: false, ip: None };
