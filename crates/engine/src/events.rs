@@ -216,6 +216,11 @@ impl EventQueue {
         self.driving.store(false, Ordering::SeqCst);
     }
 
+    /// Nobody drives again: what it was woken by keeps a runtime, which keeps this queue.
+    pub fn forget_driver(&self) {
+        drop(self.driver.take());
+    }
+
     /// Wakes the application, whether there is an event or not.
     pub fn signal(&self) {
         if self.driving.load(Ordering::SeqCst) {

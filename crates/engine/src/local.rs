@@ -129,6 +129,7 @@ impl Local {
     pub fn shutdown(&self, deadline: Duration) -> bool {
         if let Some(driver) = &self.driver {
             driver.end();
+            self.core.events.forget_driver();
             self.rest();
         }
         for shard in &self.core.shards {
@@ -420,10 +421,16 @@ async fn supervise(shard: Arc<Shard>, core: Weak<Core>) {
 #[derive(Debug)]
 struct Driver {
     /// None when the threads are being stopped.
-    runtime: Mutex<Option<Arc<Runtime>>>,
+    means: Mutex<Option<Means>>,
+}
+
+/// What is registered with a runtime has to go before it, or is never freed.
+#[derive(Debug)]
+struct Means {
     interrupt: AsyncFd<OwnedFd>,
     /// Kept from one wait to the next, which mostly end long before it would fire.
-    timer: Mutex<Option<Pin<Box<Sleep>>>>,
+    timer: Option<Pin<Box<Sleep>>>,
+    runtime: Arc<Runtime>,
 }
 
 impl Driver {
@@ -433,7 +440,7 @@ impl Driver {
         // replaces it is unsafe, which has no place here.
         #[expect(deprecated)]
         let interrupt = AsyncFd::try_with_interest(interrupt, Interest::READABLE)?;
-        Ok(Self { runtime: Mutex::new(Some(runtime.clone())), interrupt, timer: Mutex::default() })
+        Ok(Self { means: Mutex::new(Some(Means { interrupt, timer: None, runtime: runtime.clone() })) })
     }
 
     fn drive(&self, shard: &Shard, seat: &Seat, events: &EventQueue, limit: Option<Duration>) -> bool {
@@ -444,8 +451,8 @@ impl Driver {
                 self.0.leave();
             }
         }
-        let runtime = self.runtime.lock();
-        let Some(runtime) = &*runtime else { return false };
+        let mut means = self.means.lock();
+        let Some(Means { interrupt, timer, runtime }) = &mut *means else { return false };
         if !seat.take() {
             return false;
         }
@@ -465,30 +472,29 @@ impl Driver {
             } else if !sleeps || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Poll::Ready(());
             }
-            if let Poll::Ready(Ok(mut ready)) = self.interrupt.poll_read_ready(task) {
+            if let Poll::Ready(Ok(mut ready)) = interrupt.poll_read_ready(task) {
                 ready.clear_ready();
                 return Poll::Ready(());
             }
             if let Some(deadline) = deadline {
-                self.set_timer(task, deadline);
+                set_timer(timer, task, deadline);
             }
             Poll::Pending
         }));
         true
     }
 
-    /// Has the task woken at `deadline`, or earlier.
-    fn set_timer(&self, task: &mut Context<'_>, deadline: Instant) {
-        let mut timer = self.timer.lock();
-        let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline.into())));
-        if timer.deadline() > deadline.into() || timer.as_mut().poll(task).is_ready() {
-            timer.as_mut().reset(deadline.into());
-            let _ = timer.as_mut().poll(task);
-        }
-    }
-
     fn end(&self) {
-        *self.runtime.lock() = None;
+        *self.means.lock() = None;
+    }
+}
+
+/// Has the task woken at `deadline`, or earlier.
+fn set_timer(timer: &mut Option<Pin<Box<Sleep>>>, task: &mut Context<'_>, deadline: Instant) {
+    let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline.into())));
+    if timer.deadline() > deadline.into() || timer.as_mut().poll(task).is_ready() {
+        timer.as_mut().reset(deadline.into());
+        let _ = timer.as_mut().poll(task);
     }
 }
 
