@@ -405,7 +405,7 @@ impl Connection {
         }
         let outlet = &self.outlet;
         outlet.counters.messages_in.fetch_add(1, Ordering::Relaxed);
-        outlet.count_message();
+        outlet.count_message(now);
         self.heartbeat.handle_traffic();
         outlet.trace(|| format!("received {} of {} bytes", if binary { "binary" } else { "text" }, data.len()));
         let size = data.len();

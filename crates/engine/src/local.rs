@@ -23,6 +23,7 @@ use crate::bridge::{
     Stats,
 };
 use crate::client::Client;
+use crate::clock;
 use crate::core::{Core, Endpoint};
 use crate::events::{self, EventQueue};
 use crate::outlet::{Ending, Item, Outlet};
@@ -195,7 +196,7 @@ impl Local {
         let is_message = matches!(item, Item::Message { .. });
         let sent = outlet.push(item);
         if is_message && sent == Sent::Queued {
-            outlet.count_message();
+            outlet.count_message(clock::now());
         }
         if sent != Sent::Closed {
             self.core.mark_queued(&outlet);
@@ -548,7 +549,7 @@ impl Bridge for Local {
     fn send_now(&self, conn: ConnId, data: &[u8], binary: bool) -> bool {
         let Some(outlet) = self.outlet(conn) else { return false };
         let Some(done) = outlet.send_now(data, binary) else { return false };
-        outlet.count_message();
+        outlet.count_message(clock::now());
         if !done {
             self.core.mark(&outlet);
         }

@@ -249,8 +249,8 @@ impl Outlet {
     }
 
     /// An application message comes or goes: the connection is not idle.
-    pub fn count_message(&self) {
-        self.last_message.store(clock::now().as_micros(), Ordering::Relaxed);
+    pub fn count_message(&self, now: Time) {
+        self.last_message.store(now.as_micros(), Ordering::Relaxed);
     }
 
     /// Begins the end; the first call wins, except that an abort overrides a close.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use lifeline_proto::Time;
 use lifeline_proto::backoff::spread;
 use lifeline_proto::close;
 use lifeline_proto::frame::Role;
@@ -122,7 +123,7 @@ pub struct Server {
     stuck: AtomicBool,
     /// Certificates are being looked at.
     refreshing: AtomicBool,
-    started: lifeline_proto::Time,
+    started: Time,
 }
 
 impl Server {
@@ -301,26 +302,27 @@ impl Server {
     }
 
     pub fn broadcast(&self, data: &Bytes, binary: bool, except: &[ConnId]) -> usize {
-        let frame = self.encode(data, binary);
+        let (now, frame) = (clock::now(), self.encode(data, binary));
         let mut count = 0;
         for entry in self.connections.read().values() {
-            count += usize::from(self.push_shared(&entry.outlet, &frame, except));
+            count += usize::from(self.push_shared(now, &entry.outlet, &frame, except));
         }
         count
     }
 
     pub fn publish(&self, channel: &str, data: &Bytes, binary: bool, except: &[ConnId]) -> usize {
-        let frame = self.encode(data, binary);
+        let (now, frame) = (clock::now(), self.encode(data, binary));
         let mut count = 0;
         self.directory
-            .for_each_member(channel, |outlet| count += usize::from(self.push_shared(outlet, &frame, except)));
+            .for_each_member(channel, |outlet| count += usize::from(self.push_shared(now, outlet, &frame, except)));
         count
     }
 
     pub fn send_to_user(&self, user: &str, data: &Bytes, binary: bool) -> usize {
-        let frame = self.encode(data, binary);
+        let (now, frame) = (clock::now(), self.encode(data, binary));
         let mut count = 0;
-        self.directory.for_each_of_user(user, |outlet| count += usize::from(self.push_shared(outlet, &frame, &[])));
+        self.directory
+            .for_each_of_user(user, |outlet| count += usize::from(self.push_shared(now, outlet, &frame, &[])));
         count
     }
 
@@ -514,13 +516,13 @@ impl Server {
         SharedFrame::new(server_frame(data, binary), self.context.memory.clone())
     }
 
-    fn push_shared(&self, outlet: &Arc<Outlet>, frame: &Arc<SharedFrame>, except: &[ConnId]) -> bool {
+    fn push_shared(&self, now: Time, outlet: &Arc<Outlet>, frame: &Arc<SharedFrame>, except: &[ConnId]) -> bool {
         if except.contains(&outlet.id) {
             return false;
         }
         let sent = outlet.push(Item::Shared(frame.clone()));
         if sent == Sent::Queued {
-            outlet.count_message();
+            outlet.count_message(now);
         }
         if sent != Sent::Closed
             && let Some(core) = self.core.upgrade()

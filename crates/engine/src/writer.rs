@@ -198,8 +198,24 @@ impl Writer {
             return false;
         }
         let Some(direct) = self.direct.clone() else { return false };
-        if outlet.queue.lock().ending.is_some() || outlet.congested.load(Ordering::Relaxed) {
-            return false;
+        let single = {
+            let mut queue = outlet.queue.lock();
+            if queue.ending.is_some() || outlet.congested.load(Ordering::Relaxed) {
+                return false;
+            }
+            let is_short = match queue.items.front() {
+                Some(Item::Message { data, .. }) => data.len() <= COPY,
+                Some(Item::Shared(_)) => true,
+                Some(Item::Ping(_)) | None => false,
+            };
+            if is_short && queue.items.len() == 1 { queue.items.pop_front() } else { None }
+        };
+        if let Some(item) = single {
+            let written = self.write_single(&direct, outlet, &item);
+            if written.is_none() {
+                outlet.queue.lock().items.push_front(item);
+            }
+            return written == Some(true);
         }
         let mut result = Written::default();
         let mut batch = take_spare();
@@ -240,26 +256,57 @@ impl Writer {
         let opcode = if binary { Opcode::Binary } else { Opcode::Text };
         SCRATCH.with_borrow_mut(|scratch| {
             put_header(scratch, true, false, opcode, data.len(), None);
-            let written = direct.try_write_vectored(&[IoSlice::new(scratch), IoSlice::new(data)]);
-            let header = scratch.len();
-            let rest = |count: usize| {
-                [scratch.get(count..).unwrap_or_default(), &data[count.saturating_sub(header)..]].concat()
-            };
-            let rest = written.map(|count| (count, if count < header + data.len() { rest(count) } else { Vec::new() }));
+            let parts = [IoSlice::new(scratch), IoSlice::new(data)];
+            let rest = write_parts(&direct, outlet, &parts);
             scratch.clear();
-            let Ok((count, rest)) = rest else { return false };
+            let Some(rest) = rest else { return false };
             outlet.trace(|| format!("sending {opcode:?} of {} bytes", data.len()).to_lowercase());
-            outlet.counters.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
             if !rest.is_empty() {
                 let (size, charge) = outlet.add_written(data.len());
-                let mut batch = take_spare();
-                batch.queued = rest.len() as u64;
-                batch.backlog.push_back(Chunk { bytes: rest.into(), scratch: false });
-                batch.mark(scratch, size, charge, 0, Kind::Data, None);
-                self.put_back(batch);
+                self.park(rest, size, charge, None);
             }
             true
         })
+    }
+
+    /// Writes the one item that there is, without the book-keeping of a batch. None: nothing of it was
+    /// written; `Some(false)`: a part.
+    fn write_single(&mut self, direct: &SharedWriter, outlet: &Outlet, item: &Item) -> Option<bool> {
+        let size = item.size();
+        let (rest, frame) = match item {
+            Item::Shared(frame) => {
+                outlet.trace(|| format!("sending a shared frame of {size} bytes"));
+                let count = direct.try_write_vectored(&[IoSlice::new(&frame.wire)]).ok()?;
+                outlet.counters.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
+                (frame.wire.slice(count..), Some(frame.clone()))
+            }
+            Item::Message { data, binary, .. } => SCRATCH.with_borrow_mut(|scratch| {
+                let opcode = if *binary { Opcode::Binary } else { Opcode::Text };
+                outlet.trace(|| format!("sending {opcode:?} of {size} bytes").to_lowercase());
+                put_frame(scratch, opcode, data, None);
+                let rest = write_parts(direct, outlet, &[IoSlice::new(scratch)]);
+                scratch.clear();
+                rest.map(|rest| (rest, None))
+            })?,
+            Item::Ping(_) => return None,
+        };
+        self.replies = 0;
+        let done = rest.is_empty();
+        if done {
+            outlet.release(item);
+        } else {
+            self.park(rest, size, item.charge(), frame);
+        }
+        Some(done)
+    }
+
+    /// Keeps what the socket did not take of a message.
+    fn park(&mut self, rest: Bytes, size: usize, charge: usize, frame: Option<Arc<SharedFrame>>) {
+        let mut batch = take_spare();
+        batch.queued = rest.len() as u64;
+        batch.marks.push_back(Mark { end: batch.queued, size, charge, sequence: 0, kind: Kind::Data, _frame: frame });
+        batch.backlog.push_back(Chunk { bytes: rest, scratch: false });
+        self.put_back(batch);
     }
 
     /// Forgets everything that was not written.
@@ -433,6 +480,18 @@ impl Batch {
             }
         }
     }
+}
+
+/// Returns a copy of what is left; None: nothing was written.
+fn write_parts(direct: &SharedWriter, outlet: &Outlet, parts: &[IoSlice<'_>]) -> Option<Bytes> {
+    let mut count = direct.try_write_vectored(parts).ok()?;
+    outlet.counters.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
+    let mut rest = Vec::new();
+    for part in parts {
+        rest.extend_from_slice(part.get(count..).unwrap_or_default());
+        count = count.saturating_sub(part.len());
+    }
+    Some(rest.into())
 }
 
 #[expect(clippy::unnecessary_box_returns, reason = "the allocation is what is kept and used again")]
