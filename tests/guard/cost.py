@@ -153,7 +153,7 @@ def allocations(binary, window, limit):
 
 
 def test_allocations_one_in_flight(binary):
-    return allocations(binary, 1, 7.0)
+    return allocations(binary, 1, 3.5)
 
 
 def test_allocations_sixteen_in_flight(binary):

@@ -27,6 +27,9 @@ const EARLY_FLUSH_EACH: usize = 16 * 1024;
 /// Connections of one batch up to which the calling thread writes to the sockets itself.
 const DIRECT: usize = 16;
 
+/// The same, while the calling thread does the first shard's work anyway: a few milliseconds.
+const DIRECT_AWAY: usize = 1024;
+
 /// By how many connections the shard that accepts may lead: the application's thread does that one's
 /// work, and to hand each message over between two threads costs more than it is worth for a few.
 const LEAD: usize = 256;
@@ -206,23 +209,22 @@ impl Core {
         if dirty.is_empty() {
             return;
         }
-        // A few writes cost less than waking another thread to make them. And with nobody awake there,
-        // it is this thread that makes them sooner or later.
-        let few = dirty.len() <= DIRECT;
-        if few || self.shards[0].is_away() {
-            dirty.retain(|outlet| !((few || outlet.shard.is_away()) && outlet.write_now()));
-            if dirty.is_empty() {
-                return;
-            }
+        // A few writes cost less than waking another thread to make them, ...
+        let away = self.shards[0].is_away();
+        let few = dirty.len() <= if away { DIRECT_AWAY } else { DIRECT };
+        if few {
+            dirty.retain(|outlet| !outlet.write_now());
         }
-        if self.shards.len() == 1 {
-            self.shards[0].post(&mut dirty);
-        } else {
-            for shard in &self.shards {
-                let mut own: Vec<_> = dirty.extract_if(.., |outlet| outlet.shard.index == shard.index).collect();
-                shard.post(&mut own);
-            }
+        // ... many are shared out, ...
+        for shard in &self.shards[1..] {
+            let mut own: Vec<_> = dirty.extract_if(.., |outlet| outlet.shard.index == shard.index).collect();
+            shard.post(&mut own);
         }
+        // ... and with nobody awake there, it is this thread that makes them sooner or later.
+        if away && !few {
+            dirty.retain(|outlet| !outlet.write_now());
+        }
+        self.shards[0].post(&mut dirty);
         // Keep the room for the next batch.
         dirty.clear();
         let mut slot = self.dirty.lock();
