@@ -15,6 +15,7 @@ pub mod pool;
 pub mod rate;
 pub mod time;
 pub mod utf8;
+pub mod v1;
 pub mod wheel;
 
 pub use time::Time;

@@ -193,6 +193,36 @@ impl MemoryOutbox {
         }
     }
 
+    /// The peer refused `sequence` for now: it and what is in flight behind it waits again, first in order.
+    pub fn handle_resend(&mut self, sequence: u64) {
+        while self.in_flight.back().is_some_and(|item| item.sequence >= sequence) {
+            let Some(item) = self.in_flight.pop_back() else { break };
+            self.expiries.extend(item.expires.map(|at| (at, item.sequence)));
+            self.waiting.push_front(item);
+        }
+    }
+
+    /// Takes out the message that the peer refused for good.
+    pub fn handle_rejected(&mut self, sequence: u64) -> Option<Item> {
+        let find = |items: &VecDeque<Item>| items.binary_search_by_key(&sequence, |item| item.sequence);
+        let item = if let Ok(index) = find(&self.in_flight) {
+            self.in_flight.remove(index)?
+        } else {
+            let index = find(&self.waiting).ok()?;
+            self.waiting.remove(index)?
+        };
+        self.expiries.retain(|(_, expiring)| *expiring != sequence);
+        self.bytes -= item.data.len();
+        Some(item)
+    }
+
+    /// The oldest message that is not acknowledged; the next one's number when there is none.
+    #[must_use]
+    pub fn first_sequence(&self) -> u64 {
+        let first = |items: &VecDeque<Item>| items.front().map(|item| item.sequence);
+        first(&self.in_flight).or_else(|| first(&self.waiting)).unwrap_or(self.last_sequence + 1)
+    }
+
     /// Takes out what has outlived its time to live, in order.
     pub fn expire(&mut self, now: Time) -> Vec<Item> {
         let mut expired = std::mem::take(&mut self.expired);
@@ -350,6 +380,29 @@ mod tests {
         outbox.handle_written(1);
         assert_eq!((outbox.len(), outbox.bytes()), (2, 2));
         assert_eq!(sequences(&outbox.expire(Time::from_micros(u64::MAX))), [2, 3]);
+    }
+
+    #[test]
+    fn what_the_peer_refuses() {
+        let config = OutboxConfig { ttl: Some(Duration::from_secs(10)), ..OutboxConfig::default() };
+        let mut outbox = MemoryOutbox::new(config);
+        for data in ["a", "bb", "ccc", "dddd"] {
+            push(&mut outbox, data).unwrap();
+        }
+        assert_eq!(outbox.first_sequence(), 1);
+        assert_eq!([next(&mut outbox), next(&mut outbox), next(&mut outbox)], [Some(1), Some(2), Some(3)]);
+        // For now: it and what is behind it goes again, what is before it does not.
+        outbox.handle_resend(2);
+        assert_eq!(next(&mut outbox), Some(2));
+        // For good: in flight or waiting.
+        assert_eq!(outbox.handle_rejected(2).map(|item| item.sequence), Some(2));
+        assert_eq!(outbox.handle_rejected(4).map(|item| item.sequence), Some(4));
+        assert_eq!(outbox.handle_rejected(4), None);
+        assert_eq!((outbox.len(), outbox.bytes(), outbox.first_sequence()), (2, 4, 1));
+        outbox.handle_written(1);
+        assert_eq!(outbox.first_sequence(), 3);
+        assert_eq!(sequences(&outbox.expire(Time::from_micros(10_000_000))), [3]);
+        assert_eq!((outbox.poll_expiry(), outbox.first_sequence()), (None, 5));
     }
 
     #[test]

@@ -1,0 +1,410 @@
+//! Which items of one client's outbox were received and handled.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::Violation;
+use super::wire::{OutboxRange, Reject};
+use crate::{Time, close};
+
+/// Names one delivery of an item; a later one of the same item has another serial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeliveryId {
+    pub sequence: u64,
+    serial: u64,
+    /// Of the payload.
+    pub bytes: usize,
+}
+
+/// An item on its way to the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    pub id: DeliveryId,
+    pub data: Bytes,
+    pub binary: bool,
+}
+
+/// A connection may send items.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// Names this attachment; a later one makes it stale.
+    pub attachment: u64,
+    /// For WELCOME.
+    pub handled: u64,
+    /// Refused for good, and the client may not know.
+    pub rejected: Vec<Reject>,
+}
+
+/// A process with an older generation of the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the outbox was opened by another process since: generation {given}, the newest is {newest}")]
+pub struct Fenced {
+    pub given: u64,
+    pub newest: u64,
+}
+
+/// What became of an item that came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receipt {
+    /// New: take [`Inbox::poll_delivery`].
+    Accepted,
+    /// Known: tell the client the mark again.
+    Duplicate,
+    /// Behind one that the client was asked to send again: it will come again, too.
+    Ignored,
+    /// The connection is not the one that has the outbox.
+    Stale,
+}
+
+/// Whether a delivery may be handled now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Handle it; counted from 1.
+    Attempt(u32),
+    /// Throw it away: it will come again, or was settled.
+    Stale,
+}
+
+/// What follows from a handler that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Close the connection with 1011; the client sends it again.
+    Close,
+    /// Send this N.
+    Reject(Reject),
+    /// Nothing: the delivery was stale.
+    Stale,
+}
+
+/// The items of one outbox, process-wide, whichever connection brings them.
+///
+/// Items come in order and leave [`Inbox::poll_delivery`] in order; the application may settle them in any order.
+/// What is acknowledged is the mark up to which all are settled and stored. An item is delivered again only
+/// when its handler did not settle it, so handlers see each item once for as long as the inbox lives.
+///
+/// When another connection takes the outbox over, what waits is forgotten, and an item whose handler runs
+/// holds back those behind it until it has ended.
+#[derive(Clone, Debug)]
+pub struct Inbox {
+    /// Attempts of one item before it is refused for good.
+    redelivery_limit: u32,
+    /// The newest that has opened the outbox.
+    generation: u64,
+    attachment: u64,
+    attached: bool,
+    /// Everything below was received, given up or settled, but for what `items` says.
+    frontier: u64,
+    /// The next item that this connection must bring.
+    expected: u64,
+    /// The client was asked to go back to `expected`: what is behind it is on its way still.
+    rewound: bool,
+    items: BTreeMap<u64, Item>,
+    waiting: VecDeque<Delivery>,
+    /// Handlers begun, of items that are not settled.
+    attempts: BTreeMap<u64, u32>,
+    /// Handlers that run for deliveries of an earlier attachment.
+    foreign: usize,
+    stored: u64,
+    rejected: VecDeque<Reject>,
+    next_serial: u64,
+    /// When the last connection left.
+    idle_since: Time,
+}
+
+/// An item below the frontier that is not settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Item {
+    /// The client must send it again.
+    Missing,
+    Queued {
+        serial: u64,
+    },
+    Running {
+        serial: u64,
+        attachment: u64,
+    },
+}
+
+impl Inbox {
+    #[must_use]
+    pub fn new(now: Time, redelivery_limit: u32) -> Self {
+        Self::restore(now, redelivery_limit, 0, 0, Vec::new())
+    }
+
+    /// An inbox from what a store kept.
+    #[must_use]
+    pub fn restore(now: Time, redelivery_limit: u32, generation: u64, handled: u64, rejected: Vec<Reject>) -> Self {
+        Self {
+            redelivery_limit: redelivery_limit.max(1),
+            generation,
+            attachment: 0,
+            attached: false,
+            frontier: handled + 1,
+            expected: handled + 1,
+            rewound: false,
+            items: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            attempts: BTreeMap::new(),
+            foreign: 0,
+            stored: handled,
+            rejected: rejected.into(),
+            next_serial: 1,
+            idle_since: now,
+        }
+    }
+
+    /// A connection has named the outbox: from now on it is the one that brings items.
+    ///
+    /// # Errors
+    /// [`Fenced`]: refuse it with 4502.
+    pub fn attach(&mut self, range: &OutboxRange) -> Result<Attached, Fenced> {
+        if range.generation < self.generation {
+            return Err(Fenced { given: range.generation, newest: self.generation });
+        }
+        self.generation = range.generation;
+        self.attachment += 1;
+        self.attached = true;
+        self.forget_waiting(0);
+        self.foreign = self.items.values().filter(|item| matches!(item, Item::Running { .. })).count();
+        // What the client no longer has will not come.
+        self.frontier = self.frontier.max(range.first);
+        self.items.retain(|sequence, item| *sequence >= range.first || *item != Item::Missing);
+        self.expected = range.first.max(self.handled() + 1);
+        self.rewound = false;
+        self.rejected.retain(|reject| reject.sequence >= range.first);
+        Ok(Attached {
+            attachment: self.attachment,
+            handled: self.stored,
+            rejected: self.rejected.iter().filter(|reject| reject.sequence <= self.stored).cloned().collect(),
+        })
+    }
+
+    /// The connection is gone. What waits is still delivered, unless another connection is faster.
+    pub fn detach(&mut self, now: Time, attachment: u64) {
+        if attachment == self.attachment {
+            self.attached = false;
+            self.idle_since = now;
+        }
+    }
+
+    /// An item came in.
+    ///
+    /// # Errors
+    /// A [`Violation`] with 4004 when items before it are missing.
+    pub fn handle_item(
+        &mut self,
+        attachment: u64,
+        sequence: u64,
+        data: Bytes,
+        binary: bool,
+    ) -> Result<Receipt, Violation> {
+        if !self.is_current(attachment) {
+            return Ok(Receipt::Stale);
+        }
+        if sequence < self.expected {
+            return Ok(Receipt::Duplicate);
+        }
+        if sequence > self.expected {
+            if self.rewound {
+                return Ok(Receipt::Ignored);
+            }
+            return Err(Violation::new(
+                close::STATE_INVALID,
+                format!("P {sequence}: {} is next, E gives up what will not come", self.expected),
+            ));
+        }
+        self.expected += 1;
+        self.rewound = false;
+        if sequence < self.frontier && self.items.get(&sequence) != Some(&Item::Missing) {
+            return Ok(Receipt::Duplicate);
+        }
+        self.frontier = self.frontier.max(sequence + 1);
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        self.items.insert(sequence, Item::Queued { serial });
+        let id = DeliveryId { sequence, serial, bytes: data.len() };
+        self.waiting.push_back(Delivery { id, data, binary });
+        Ok(Receipt::Accepted)
+    }
+
+    /// The client gives up what it has not sent up to `sequence`.
+    pub fn handle_give_up(&mut self, attachment: u64, sequence: u64) {
+        if !self.is_current(attachment) || sequence < self.expected {
+            return;
+        }
+        self.items.retain(|item, state| *item > sequence || *state != Item::Missing);
+        self.frontier = self.frontier.max(sequence + 1);
+        self.expected = sequence + 1;
+        self.rewound = false;
+    }
+
+    /// The next item for the application, in order. Ask again after each input: an item may wait for
+    /// the handler of one that an earlier connection brought.
+    pub fn poll_delivery(&mut self) -> Option<Delivery> {
+        if self.foreign > 0 {
+            return None;
+        }
+        self.waiting.pop_front()
+    }
+
+    /// The application is about to handle a delivery.
+    pub fn handle_start(&mut self, id: DeliveryId) -> Start {
+        match self.items.get_mut(&id.sequence) {
+            Some(item) if *item == (Item::Queued { serial: id.serial }) => {
+                *item = Item::Running { serial: id.serial, attachment: self.attachment };
+                let attempts = self.attempts.entry(id.sequence).or_default();
+                *attempts += 1;
+                Start::Attempt(*attempts)
+            }
+            _ => Start::Stale,
+        }
+    }
+
+    /// The handler ended well, or acknowledged the item.
+    pub fn handle_done(&mut self, id: DeliveryId) {
+        if self.running(id).is_some() {
+            self.settle(id.sequence);
+        }
+    }
+
+    /// The handler threw.
+    pub fn handle_failed(&mut self, id: DeliveryId) -> Verdict {
+        let Some(attachment) = self.running(id) else { return Verdict::Stale };
+        let attempts = self.attempts(id.sequence);
+        if attempts >= self.redelivery_limit {
+            let reason = format!("the handler failed {attempts} times");
+            return Verdict::Reject(self.reject(id.sequence, 0, reason, true));
+        }
+        if attachment == self.attachment && self.attached {
+            self.items.insert(id.sequence, Item::Missing);
+            self.forget_waiting(id.sequence);
+            // What still arrives on that connection comes again, too.
+            self.attached = false;
+            return Verdict::Close;
+        }
+        Verdict::Reject(self.reject(id.sequence, 0, "the handler failed".into(), false))
+    }
+
+    /// The handler refused the item. Not permanent: the client sends it again, unless it has been tried
+    /// too often.
+    pub fn handle_rejected(&mut self, id: DeliveryId, code: i32, reason: String, permanent: bool) -> Verdict {
+        if self.running(id).is_none() {
+            return Verdict::Stale;
+        }
+        let permanent = permanent || self.attempts(id.sequence) >= self.redelivery_limit;
+        Verdict::Reject(self.reject(id.sequence, code, reason, permanent))
+    }
+
+    /// A mark that wants to be stored before it is acknowledged.
+    #[must_use]
+    pub fn poll_store(&self) -> Option<u64> {
+        Some(self.handled()).filter(|handled| *handled > self.stored)
+    }
+
+    /// The mark up to `sequence` is stored as durably as it will be.
+    pub fn handle_stored(&mut self, sequence: u64) {
+        self.stored = self.stored.max(sequence.min(self.handled()));
+    }
+
+    /// Everything up to this is settled.
+    #[must_use]
+    pub fn handled(&self) -> u64 {
+        self.items.first_key_value().map_or(self.frontier, |(sequence, _)| *sequence) - 1
+    }
+
+    /// What A and WELCOME may say.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.stored
+    }
+
+    /// The newest generation that has opened the outbox.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Refused for good, as far as the client may not know; oldest first.
+    pub fn rejected(&self) -> impl Iterator<Item = &Reject> {
+        self.rejected.iter()
+    }
+
+    /// Since when no connection has had the outbox and no handler has run; `None`: in use.
+    #[must_use]
+    pub fn idle_since(&self) -> Option<Time> {
+        let busy = self.attached || self.items.values().any(|item| matches!(item, Item::Running { .. }));
+        (!busy).then_some(self.idle_since)
+    }
+
+    /// Nothing was ever received, so there is nothing to remember.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        self.frontier == 1 && !self.attached
+    }
+
+    fn is_current(&self, attachment: u64) -> bool {
+        self.attached && attachment == self.attachment
+    }
+
+    fn running(&self, id: DeliveryId) -> Option<u64> {
+        match self.items.get(&id.sequence) {
+            Some(Item::Running { serial, attachment }) if *serial == id.serial => Some(*attachment),
+            _ => None,
+        }
+    }
+
+    fn attempts(&self, sequence: u64) -> u32 {
+        self.attempts.get(&sequence).copied().unwrap_or(0)
+    }
+
+    fn settle(&mut self, sequence: u64) {
+        self.leave_running(sequence);
+        self.items.remove(&sequence);
+        self.attempts.remove(&sequence);
+    }
+
+    fn reject(&mut self, sequence: u64, code: i32, reason: String, permanent: bool) -> Reject {
+        let reject = Reject { sequence, code, reason, permanent };
+        if permanent {
+            self.settle(sequence);
+            if self.rejected.len() == REJECTS {
+                self.rejected.pop_front();
+            }
+            self.rejected.push_back(reject.clone());
+        } else {
+            self.leave_running(sequence);
+            self.items.insert(sequence, Item::Missing);
+            self.forget_waiting(sequence);
+            if sequence < self.expected {
+                self.expected = sequence;
+                self.rewound = true;
+            }
+        }
+        reject
+    }
+
+    fn leave_running(&mut self, sequence: u64) {
+        if let Some(Item::Running { attachment, .. }) = self.items.get(&sequence)
+            && *attachment != self.attachment
+        {
+            self.foreign -= 1;
+        }
+    }
+
+    /// What waits behind `sequence` must be sent again.
+    fn forget_waiting(&mut self, sequence: u64) {
+        self.waiting.retain(|delivery| delivery.id.sequence <= sequence);
+        for item in self.items.range_mut(sequence + 1..).map(|(_, item)| item) {
+            if let Item::Queued { .. } = item {
+                *item = Item::Missing;
+            }
+        }
+    }
+}
+
+/// Refusals remembered for a client that may not have heard of them.
+const REJECTS: usize = 1000;
+
+#[cfg(test)]
+mod tests;

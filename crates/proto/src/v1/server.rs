@@ -1,0 +1,869 @@
+//! A server: all its connections, sessions, inboxes and channels in one machine.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::RngCore;
+
+use super::inbox::{Delivery, DeliveryId, Inbox, Receipt, Start, Verdict};
+use super::log::ChannelLog;
+use super::ring::Retention;
+use super::session::{Incoming, Outgoing, Session, SessionRecord};
+use super::wire::{self, ClientFrame, GoAway, Heartbeat, Hello, Limits, Reject, ServerFrame, Why};
+use super::{ChannelName, Key, Position, Secret, ShortId, Token, Violation};
+use crate::{Time, close};
+
+/// Names one connection; the driver's choice, never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkId(pub u64);
+
+/// A server's rules.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Of each session's stream and each channel's log.
+    pub retention: Retention,
+    /// How long a session lives without a connection.
+    pub resume_ttl: Duration,
+    /// How long an inbox lives without a connection.
+    pub dedupe_ttl: Duration,
+    pub redelivery_limit: u32,
+    /// Bytes of one payload.
+    pub max_message: usize,
+    /// Bytes of items sent and not acknowledged, see [`wire::ITEM_COST`].
+    pub window: u64,
+    /// What WELCOME says.
+    pub heartbeat: Option<Heartbeat>,
+    /// What WELCOME says; the driver knows how many connections there are.
+    pub spread: Duration,
+    /// For HELLO; the driver times the application's answers itself.
+    pub handshake_timeout: Duration,
+    pub max_sessions: usize,
+    /// Of one session.
+    pub max_subscriptions: usize,
+    /// Ask [`Output::Authenticate`]; else everybody is let in, without an owner.
+    pub authenticate: bool,
+    /// Ask [`Output::Authorise`] when a client subscribes; else it is denied.
+    pub authorise: bool,
+    /// Ask [`Output::Snapshot`] for those who lost their place in a channel.
+    pub snapshots: bool,
+    /// Ask [`Output::Store`] before an item is acknowledged.
+    pub store: bool,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            retention: Retention::default(),
+            resume_ttl: Duration::from_secs(120),
+            dedupe_ttl: Duration::from_secs(7 * 24 * 3600),
+            redelivery_limit: 5,
+            max_message: 1024 * 1024,
+            window: 1024 * 1024,
+            heartbeat: Some(Heartbeat { interval: Duration::from_secs(25), timeout: Duration::from_secs(10) }),
+            spread: Duration::from_millis(100),
+            handshake_timeout: Duration::from_secs(10),
+            max_sessions: 100_000,
+            max_subscriptions: 128,
+            authenticate: false,
+            authorise: false,
+            snapshots: false,
+            store: false,
+        }
+    }
+}
+
+/// What the driver must do, or tell the application.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// The client answered beat `n`.
+    Answered { link: LinkId, n: u64 },
+    /// Ask the application; answer by [`Server::handle_authenticated`].
+    Authenticate {
+        link: LinkId,
+        auth: Option<Secret>,
+        /// The session asked for, or already in use (`T`).
+        session: Option<Key>,
+    },
+    /// Ask the application; answer by [`Server::handle_authorised`].
+    Authorise { link: LinkId, channel: ChannelName },
+    /// Close the connection; [`Server::handle_lost`] need not be called.
+    Close { link: LinkId, code: u16, reason: String },
+    /// Give the item to the application: [`Server::handle_start`], then its verdict. Items of one
+    /// outbox one after another.
+    Deliver { link: LinkId, outbox: Key, delivery: Delivery },
+    /// WELCOME is queued: the connection is open for the application.
+    Opened {
+        link: LinkId,
+        session: Key,
+        /// The session is the one asked for, with a whole stream.
+        resumed: bool,
+        /// The session is the one asked for, with or without a hole in its stream.
+        known: bool,
+    },
+    /// The session's time is over.
+    SessionEnded { session: Key },
+    /// Ask the application for the channel's state; answer by [`Server::handle_snapshot`].
+    Snapshot { link: LinkId, channel: ChannelName },
+    /// Store the mark, then call [`Server::handle_stored`].
+    Store { outbox: Key, handled: u64 },
+    /// The client subscribed or unsubscribed.
+    Subscribed { link: LinkId, channel: ChannelName, on: bool },
+    /// There may be something to write: call [`Server::poll_transmit`] until `None`, as the
+    /// connection takes it.
+    Transmit { link: LinkId },
+}
+
+/// What a store keeps of a server. Messages of streams and channels are not in it: who missed some is
+/// told so.
+#[derive(Clone, Debug, Default)]
+pub struct Stored {
+    /// With their owners.
+    pub sessions: Vec<(SessionRecord, Option<Arc<str>>)>,
+    /// Outbox, newest generation, mark, and refusals that the client may not know of.
+    pub inboxes: Vec<(Key, u64, u64, Vec<Reject>)>,
+    /// Where each channel is.
+    pub channels: Vec<(ChannelName, Position)>,
+}
+
+/// One server. Inputs are `handle_*` and the application's commands; after each of them take all of
+/// [`Server::poll_output`], then [`Server::poll_timeout`]. A driver with several threads may hold the
+/// parts ([`Session`], [`Inbox`], [`ChannelLog`]) under locks of their own instead; this is how they
+/// work together.
+#[derive(Clone, Debug)]
+pub struct Server<R> {
+    config: ServerConfig,
+    random: R,
+    /// Begins the id of each session, to tell one that ended here from one of another life.
+    instance: ShortId,
+    links: HashMap<LinkId, Link>,
+    sessions: HashMap<Key, Owned>,
+    inboxes: HashMap<Key, Shared>,
+    logs: HashMap<ChannelName, ChannelLog>,
+    /// Who may be subscribed; checked when used.
+    readers: HashMap<ChannelName, BTreeSet<Key>>,
+    outputs: VecDeque<Output>,
+    dirty: BTreeSet<LinkId>,
+    deadlines: BTreeSet<(Time, Deadline)>,
+    /// No new sessions; at the moment given the last connections are closed.
+    draining: Option<Time>,
+}
+
+#[derive(Clone, Debug)]
+enum Link {
+    /// HELLO is due.
+    Greeting {
+        deadline: Time,
+    },
+    /// The application decides.
+    Deciding(Box<Hello>),
+    Open(Box<Open>),
+}
+
+#[derive(Clone, Debug)]
+struct Open {
+    session: Key,
+    generation: u64,
+    /// The outbox and its attachment.
+    inbox: Option<(Key, u64)>,
+    /// Channels that the application decides on.
+    asking: BTreeSet<ChannelName>,
+}
+
+#[derive(Clone, Debug)]
+struct Owned {
+    session: Session,
+    owner: Option<Arc<str>>,
+    link: Option<LinkId>,
+}
+
+#[derive(Clone, Debug)]
+struct Shared {
+    inbox: Inbox,
+    /// The connection that has or had it last.
+    link: LinkId,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Deadline {
+    Acknowledgement(LinkId),
+    Drain,
+    Greeting(LinkId),
+    Inbox(Key),
+    Log(ChannelName),
+    Session(Key),
+}
+
+impl<R: RngCore> Server<R> {
+    /// `random` makes tokens: it must be cryptographically strong.
+    #[must_use]
+    pub fn new(config: ServerConfig, mut random: R) -> Self {
+        Self {
+            config,
+            instance: ShortId::random(&mut random, 6),
+            random,
+            links: HashMap::new(),
+            sessions: HashMap::new(),
+            inboxes: HashMap::new(),
+            logs: HashMap::new(),
+            readers: HashMap::new(),
+            outputs: VecDeque::new(),
+            dirty: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            draining: None,
+        }
+    }
+
+    /// A server that goes on from what a store kept.
+    #[must_use]
+    pub fn restore(now: Time, config: ServerConfig, random: R, stored: Stored) -> Self {
+        let mut server = Self::new(config, random);
+        let Stored { sessions, inboxes, channels } = stored;
+        for (channel, position) in channels {
+            server.deadlines.insert((now + server.config.retention.age, Deadline::Log(channel.clone())));
+            server.logs.insert(channel.clone(), ChannelLog::restore(channel, server.config.retention, position));
+        }
+        for (record, owner) in sessions {
+            let key = record.id.clone();
+            for (channel, _, _) in &record.subscriptions {
+                server.log(now, channel);
+                server.readers.entry(channel.clone()).or_default().insert(key.clone());
+            }
+            let session = Session::restore(now, record, server.config.retention, server.config.snapshots);
+            server.deadlines.insert((now + server.config.resume_ttl, Deadline::Session(key.clone())));
+            server.sessions.insert(key, Owned { session, owner, link: None });
+        }
+        for (key, generation, handled, rejected) in inboxes {
+            let inbox = Inbox::restore(now, server.config.redelivery_limit, generation, handled, rejected);
+            server.deadlines.insert((now + server.config.dedupe_ttl, Deadline::Inbox(key.clone())));
+            server.inboxes.insert(key, Shared { inbox, link: LinkId(u64::MAX) });
+        }
+        server
+    }
+
+    /// What a store should have of it now.
+    #[must_use]
+    pub fn stored(&self) -> Stored {
+        let rejected = |inbox: &Inbox| {
+            inbox.rejected().filter(|reject| reject.sequence <= inbox.acknowledged()).cloned().collect()
+        };
+        Stored {
+            sessions: self.sessions.values().map(|owned| (owned.session.record(), owned.owner.clone())).collect(),
+            inboxes: self
+                .inboxes
+                .iter()
+                .map(|(key, shared)| {
+                    let inbox = &shared.inbox;
+                    (key.clone(), inbox.generation(), inbox.acknowledged(), rejected(inbox))
+                })
+                .collect(),
+            channels: self.logs.iter().map(|(channel, log)| (channel.clone(), log.top())).collect(),
+        }
+    }
+
+    /// A connection with the subprotocol is open.
+    pub fn handle_connected(&mut self, now: Time, link: LinkId) {
+        let deadline = now + self.config.handshake_timeout;
+        self.links.insert(link, Link::Greeting { deadline });
+        self.deadlines.insert((deadline, Deadline::Greeting(link)));
+    }
+
+    /// A WebSocket message came.
+    pub fn handle_message(&mut self, now: Time, link: LinkId, data: Bytes, binary: bool) {
+        let result = match ClientFrame::decode(data, binary, self.config.max_message) {
+            Ok(Some(frame)) => self.handle_frame(now, link, frame),
+            Ok(None) if matches!(self.links.get(&link), Some(Link::Greeting { .. })) => {
+                Err(Violation::bad("the first frame is not H"))
+            }
+            Ok(None) => Ok(()),
+            Err(violation) => Err(violation),
+        };
+        if let Err(Violation { code, reason }) = result {
+            self.close(now, link, code, reason);
+        }
+    }
+
+    /// The connection has ended.
+    pub fn handle_lost(&mut self, now: Time, link: LinkId) {
+        let Some(Link::Open(open)) = self.links.remove(&link) else { return };
+        if let Some(owned) = self.sessions.get_mut(&open.session)
+            && owned.session.detach(now, open.generation)
+        {
+            owned.link = None;
+            let ttl = now + self.config.resume_ttl;
+            self.deadlines.insert((ttl, Deadline::Session(open.session.clone())));
+        }
+        if let Some((outbox, attachment)) = &open.inbox
+            && let Some(shared) = self.inboxes.get_mut(outbox)
+        {
+            shared.inbox.detach(now, *attachment);
+            if shared.inbox.is_blank() {
+                self.inboxes.remove(outbox);
+                return;
+            }
+            self.deadlines.insert((now + self.config.dedupe_ttl, Deadline::Inbox(outbox.clone())));
+        }
+    }
+
+    /// The application's answer to [`Output::Authenticate`]: the owner, if it names one, or a close code.
+    /// A session is only resumed by its owner.
+    pub fn handle_authenticated(&mut self, now: Time, link: LinkId, answer: Result<Option<Arc<str>>, u16>) {
+        match (self.links.get_mut(&link), answer) {
+            (None | Some(Link::Greeting { .. }), _) => {}
+            (Some(_), Err(code)) => self.close(now, link, code, close::default_reason(code)),
+            (Some(Link::Deciding(hello)), Ok(owner)) => {
+                let hello = std::mem::take(&mut **hello);
+                self.welcome(now, link, &hello, owner);
+            }
+            (Some(Link::Open(open)), Ok(owner)) => {
+                let session = self.sessions.get(&open.session);
+                if session.is_some_and(|owned| owned.owner != owner) {
+                    self.close(now, link, close::UNAUTHORIZED, "T: the token is of another user than the session");
+                }
+            }
+        }
+    }
+
+    /// The application's answer to [`Output::Authorise`].
+    pub fn handle_authorised(&mut self, now: Time, link: LinkId, channel: &ChannelName, allowed: bool) {
+        let Some(Link::Open(open)) = self.links.get_mut(&link) else { return };
+        if !open.asking.remove(channel) {
+            return;
+        }
+        let key = open.session.clone();
+        if allowed {
+            self.subscribe_session(now, &key, channel, false);
+            self.outputs.push_back(Output::Subscribed { link, channel: channel.clone(), on: true });
+        } else if let Some(owned) = self.sessions.get_mut(&key) {
+            owned.session.deny(channel);
+        }
+        self.wake(&key);
+    }
+
+    /// The application's answer to [`Output::Snapshot`]; `None`: it has none.
+    pub fn handle_snapshot(&mut self, link: LinkId, channel: &ChannelName, state: Option<(Bytes, bool)>) {
+        let Some(Link::Open(open)) = self.links.get(&link) else { return };
+        let key = open.session.clone();
+        if let Some(owned) = self.sessions.get_mut(&key) {
+            owned.session.handle_snapshot(channel, state);
+        }
+        self.wake(&key);
+    }
+
+    /// The application is about to handle an item.
+    pub fn handle_start(&mut self, outbox: &Key, id: DeliveryId) -> Start {
+        self.inboxes.get_mut(outbox).map_or(Start::Stale, |shared| shared.inbox.handle_start(id))
+    }
+
+    /// The handler ended well, or acknowledged the item.
+    pub fn handle_done(&mut self, now: Time, outbox: &Key, id: DeliveryId) {
+        let Some(shared) = self.inboxes.get_mut(outbox) else { return };
+        shared.inbox.handle_done(id);
+        self.settled(now, outbox, id.bytes);
+    }
+
+    /// The handler threw.
+    pub fn handle_failed(&mut self, now: Time, outbox: &Key, id: DeliveryId) {
+        let Some(shared) = self.inboxes.get_mut(outbox) else { return };
+        let verdict = shared.inbox.handle_failed(id);
+        self.carry_out(now, outbox, id, verdict);
+    }
+
+    /// The handler refused the item.
+    pub fn handle_rejected(
+        &mut self,
+        now: Time,
+        outbox: &Key,
+        id: DeliveryId,
+        code: i32,
+        reason: String,
+        permanent: bool,
+    ) {
+        let Some(shared) = self.inboxes.get_mut(outbox) else { return };
+        let verdict = shared.inbox.handle_rejected(id, code, reason, permanent);
+        self.carry_out(now, outbox, id, verdict);
+    }
+
+    /// The mark of [`Output::Store`] is stored.
+    pub fn handle_stored(&mut self, now: Time, outbox: &Key, handled: u64) {
+        let Some(shared) = self.inboxes.get_mut(outbox) else { return };
+        shared.inbox.handle_stored(handled);
+        self.acknowledge(now, outbox, 0);
+    }
+
+    /// A batch of the application's work has ended: acknowledgements go out.
+    pub fn handle_batch_end(&mut self) {
+        let keys: Vec<_> = self.links.values().filter_map(Link::session).cloned().collect();
+        for key in keys {
+            if let Some(owned) = self.sessions.get_mut(&key) {
+                owned.session.handle_batch_end();
+            }
+            self.wake(&key);
+        }
+    }
+
+    /// A deadline may have passed.
+    pub fn handle_timeout(&mut self, now: Time) {
+        while let Some((at, _)) = self.deadlines.first()
+            && *at <= now
+        {
+            let Some((_, deadline)) = self.deadlines.pop_first() else { break };
+            match deadline {
+                Deadline::Acknowledgement(link) => {
+                    self.dirty.insert(link);
+                }
+                Deadline::Drain => {
+                    let links: Vec<_> = self.links.keys().copied().collect();
+                    for link in links {
+                        self.close(now, link, close::SHUTDOWN, close::default_reason(close::SHUTDOWN));
+                    }
+                }
+                Deadline::Greeting(link) => {
+                    if let Some(Link::Greeting { deadline }) = self.links.get(&link)
+                        && *deadline <= now
+                    {
+                        self.close(now, link, close::BAD_PROTOCOL, "no H within the time for the handshake");
+                    }
+                }
+                Deadline::Inbox(outbox) => {
+                    let since = self.inboxes.get(&outbox).and_then(|shared| shared.inbox.idle_since());
+                    if since.is_some_and(|since| now >= since + self.config.dedupe_ttl) {
+                        self.inboxes.remove(&outbox);
+                    }
+                }
+                Deadline::Log(channel) => self.expire_log(now, &channel),
+                Deadline::Session(key) => {
+                    let since = self.sessions.get(&key).and_then(|owned| owned.session.detached_since());
+                    if since.is_some_and(|since| now >= since + self.config.resume_ttl) {
+                        self.end_session(&key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends to a session, connected or not; returns the message's number, `None`: no such session.
+    pub fn send(&mut self, now: Time, session: &Key, data: Bytes, binary: bool) -> Option<u64> {
+        let sequence = self.sessions.get_mut(session)?.session.send(now, data, binary);
+        self.wake(session);
+        Some(sequence)
+    }
+
+    /// Sends to each session, connected or not; returns how many.
+    pub fn broadcast(&mut self, now: Time, data: &Bytes, binary: bool) -> usize {
+        let keys: Vec<_> = self.sessions.keys().cloned().collect();
+        for key in &keys {
+            self.send(now, key, data.clone(), binary);
+        }
+        keys.len()
+    }
+
+    /// Publishes; returns the message's position.
+    pub fn publish(&mut self, now: Time, channel: &ChannelName, data: &[u8], binary: bool) -> Position {
+        let id = ShortId::random(&mut self.random, 11);
+        let position = self.log(now, channel).append(now, id, data, binary);
+        if let Some(keys) = self.readers.get_mut(channel) {
+            keys.retain(|key| {
+                let Some(owned) = self.sessions.get_mut(key).filter(|owned| owned.session.is_subscribed(channel))
+                else {
+                    return false;
+                };
+                owned.session.handle_published(channel);
+                self.dirty.extend(owned.link);
+                true
+            });
+        }
+        position
+    }
+
+    /// Subscribes a session; the client is told, and the subscription comes back with the session.
+    pub fn subscribe(&mut self, now: Time, session: &Key, channel: &ChannelName) {
+        self.subscribe_session(now, session, channel, true);
+        self.wake(session);
+    }
+
+    /// Ends a session's subscription.
+    pub fn unsubscribe(&mut self, session: &Key, channel: &ChannelName) {
+        if let Some(owned) = self.sessions.get_mut(session) {
+            owned.session.unsubscribe(channel);
+        }
+        self.wake(session);
+    }
+
+    /// Sends a beat.
+    pub fn beat(&mut self, link: LinkId, n: u64) {
+        let Some(Link::Open(open)) = self.links.get(&link) else { return };
+        let key = open.session.clone();
+        if let Some(owned) = self.sessions.get_mut(&key) {
+            owned.session.control(ServerFrame::Beat(n));
+        }
+        self.wake(&key);
+    }
+
+    /// Closes a connection; its session stays for those who come back.
+    pub fn disconnect(&mut self, now: Time, link: LinkId, code: u16, reason: &str) {
+        self.close(now, link, code, reason);
+    }
+
+    /// Asks all clients to leave within `window`, lets nobody in, and closes with 4000 those who are
+    /// still there half a window later.
+    pub fn drain(&mut self, now: Time, window: Duration) {
+        let end = now + window + window / 2;
+        self.draining = Some(end);
+        self.deadlines.insert((end, Deadline::Drain));
+        let keys: Vec<_> = self.links.values().filter_map(Link::session).cloned().collect();
+        for key in keys {
+            if let Some(owned) = self.sessions.get_mut(&key) {
+                owned.session.control(ServerFrame::GoAway(GoAway { after: Duration::ZERO, window, url: None }));
+            }
+            self.wake(&key);
+        }
+    }
+
+    /// What to do next, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front().or_else(|| self.dirty.pop_first().map(|link| Output::Transmit { link }))
+    }
+
+    /// What the connection writes next.
+    pub fn poll_transmit(&mut self, now: Time, link: LinkId) -> Option<Outgoing> {
+        let Some(Link::Open(open)) = self.links.get(&link) else { return None };
+        let session = &mut self.sessions.get_mut(&open.session)?.session;
+        let outgoing = session.poll_transmit(now, open.generation, &self.logs);
+        while let Some(channel) = session.poll_snapshot() {
+            self.outputs.push_back(Output::Snapshot { link, channel });
+        }
+        if let Some(at) = session.poll_timeout() {
+            self.deadlines.insert((at, Deadline::Acknowledgement(link)));
+        }
+        outgoing
+    }
+
+    /// When [`Server::handle_timeout`] wants to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    #[must_use]
+    pub fn session(&self, session: &Key) -> Option<&Session> {
+        self.sessions.get(session).map(|owned| &owned.session)
+    }
+
+    #[must_use]
+    pub fn inbox(&self, outbox: &Key) -> Option<&Inbox> {
+        self.inboxes.get(outbox).map(|shared| &shared.inbox)
+    }
+
+    #[must_use]
+    pub fn channel_log(&self, channel: &ChannelName) -> Option<&ChannelLog> {
+        self.logs.get(channel)
+    }
+
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_some()
+    }
+
+    fn handle_frame(&mut self, now: Time, link: LinkId, frame: ClientFrame) -> Result<(), Violation> {
+        match self.links.get_mut(&link) {
+            None => Ok(()),
+            Some(Link::Deciding(_)) => Err(Violation::bad("a frame before W, the answer to H")),
+            Some(state @ Link::Greeting { .. }) => {
+                let ClientFrame::Hello(hello) = frame else { return Err(Violation::bad("the first frame is not H")) };
+                if self.draining.is_some() {
+                    return Err(Violation::new(close::SHUTDOWN, close::default_reason(close::SHUTDOWN)));
+                }
+                if self.config.authenticate {
+                    let session = hello.resume.as_ref().map(|resume| resume.session.clone());
+                    self.outputs.push_back(Output::Authenticate { link, auth: hello.auth.clone(), session });
+                    *state = Link::Deciding(hello);
+                } else {
+                    self.welcome(now, link, &hello, None);
+                }
+                Ok(())
+            }
+            Some(Link::Open(open)) => {
+                let key = open.session.clone();
+                let generation = open.generation;
+                let Some(owned) = self.sessions.get_mut(&key) else { return Ok(()) };
+                let incoming = owned.session.handle_frame(generation, frame)?;
+                let result = self.handle_incoming(now, link, &key, incoming);
+                self.wake(&key);
+                if self.sessions.get(&key).is_some_and(|owned| owned.session.control_len() > MAX_CONTROL_FRAMES) {
+                    return Err(Violation::new(close::SLOW_CONSUMER, close::default_reason(close::SLOW_CONSUMER)));
+                }
+                result
+            }
+        }
+    }
+
+    fn handle_incoming(&mut self, now: Time, link: LinkId, key: &Key, incoming: Incoming) -> Result<(), Violation> {
+        let Some(Link::Open(open)) = self.links.get_mut(&link) else { return Ok(()) };
+        match incoming {
+            Incoming::None => {}
+            Incoming::Answered(n) => self.outputs.push_back(Output::Answered { link, n }),
+            Incoming::Item { sequence, data, binary } => {
+                let Some((outbox, attachment)) = open.inbox.clone() else {
+                    return Err(Violation::bad("P without an outbox in H"));
+                };
+                let Some(shared) = self.inboxes.get_mut(&outbox) else { return Ok(()) };
+                match shared.inbox.handle_item(attachment, sequence, data, binary)? {
+                    Receipt::Accepted => self.deliver(&outbox),
+                    Receipt::Duplicate => {
+                        if let Some(owned) = self.sessions.get_mut(key) {
+                            owned.session.handle_duplicate();
+                        }
+                    }
+                    Receipt::Ignored | Receipt::Stale => {}
+                }
+            }
+            Incoming::GiveUp { sequence } => {
+                let Some((outbox, attachment)) = open.inbox.clone() else {
+                    return Err(Violation::bad("E without an outbox in H"));
+                };
+                let Some(shared) = self.inboxes.get_mut(&outbox) else { return Ok(()) };
+                shared.inbox.handle_give_up(attachment, sequence);
+                self.settled(now, &outbox, 0);
+            }
+            Incoming::Subscribe(channel) => self.ask(link, key, channel),
+            Incoming::Unsubscribed(channel) => {
+                open.asking.remove(&channel);
+                self.outputs.push_back(Output::Subscribed { link, channel, on: false });
+            }
+            Incoming::Token(auth) => {
+                if self.config.authenticate {
+                    let session = Some(key.clone());
+                    self.outputs.push_back(Output::Authenticate { link, auth: Some(auth), session });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, now: Time, link: LinkId, hello: &Hello, owner: Option<Arc<str>>) {
+        let mut why = None;
+        let resumable = hello.resume.as_ref().filter(|resume| {
+            let result = match self.sessions.get(&resume.session) {
+                Some(owned) if owned.owner == owner => owned.session.check(resume),
+                Some(_) => Err(Why::Unknown),
+                None if resume.session.as_str().starts_with(self.instance.as_str()) => Err(Why::Expired),
+                None => Err(Why::Restart),
+            };
+            result.map_err(|reason| why = Some(reason)).is_ok()
+        });
+        if resumable.is_none() && self.sessions.len() >= self.config.max_sessions {
+            return self.close(now, link, close::TRY_AGAIN_LATER, "there are as many sessions as limits.maxSessions");
+        }
+        let mut inbox = None;
+        let (mut handled, mut rejected) = (0, Vec::new());
+        if let Some(range) = &hello.outbox {
+            let limit = self.config.redelivery_limit;
+            let shared =
+                self.inboxes.entry(range.id.clone()).or_insert_with(|| Shared { inbox: Inbox::new(now, limit), link });
+            match shared.inbox.attach(range) {
+                Err(fenced) => return self.close(now, link, close::SUPERSEDED, fenced.to_string()),
+                Ok(attached) => {
+                    handled = attached.handled;
+                    rejected = attached.rejected;
+                    inbox = Some((range.id.clone(), attached.attachment));
+                }
+            }
+            let previous = std::mem::replace(&mut shared.link, link);
+            if previous != link {
+                self.close(now, previous, close::SUPERSEDED, close::default_reason(close::SUPERSEDED));
+            }
+            if let Some(shared) = self.inboxes.get_mut(&range.id)
+                && !self.config.store
+                && let Some(mark) = shared.inbox.poll_store()
+            {
+                shared.inbox.handle_stored(mark);
+                handled = mark;
+            }
+        }
+        let token = Token::random(&mut self.random);
+        let key = match resumable {
+            Some(resume) => resume.session.clone(),
+            None => self.create_session(now, owner),
+        };
+        let Some(owned) = self.sessions.get_mut(&key) else { return };
+        let attachment = owned.session.attach(now, token.clone(), resumable, handled);
+        let previous = owned.link.replace(link).filter(|previous| *previous != link);
+        let welcome = wire::Welcome {
+            session: key.clone(),
+            token,
+            resumed: attachment.resumed,
+            why: why.or(attachment.why),
+            first: attachment.first,
+            handled,
+            rejected,
+            heartbeat: self.config.heartbeat,
+            spread: self.config.spread,
+            limits: Limits { max_message: self.config.max_message as u64, window: self.config.window },
+        };
+        let named = hello.resume.as_ref().map_or_else(BTreeMap::new, |resume| resume.channels.clone());
+        let Some(owned) = self.sessions.get_mut(&key) else { return };
+        let undecided = owned.session.welcome(welcome, resumable, &named, &self.logs);
+        let open = Open { session: key.clone(), generation: attachment.generation, inbox, asking: BTreeSet::new() };
+        self.links.insert(link, Link::Open(Box::new(open)));
+        self.outputs.push_back(Output::Opened {
+            link,
+            session: key.clone(),
+            resumed: attachment.resumed,
+            known: resumable.is_some(),
+        });
+        if let Some(previous) = previous {
+            self.close(now, previous, close::SUPERSEDED, close::default_reason(close::SUPERSEDED));
+        }
+        for channel in undecided {
+            self.ask(link, &key, channel);
+        }
+        if let Some(range) = &hello.outbox {
+            self.deliver(&range.id);
+        }
+        self.wake(&key);
+    }
+
+    fn create_session(&mut self, now: Time, owner: Option<Arc<str>>) -> Key {
+        let random = Key::random(&mut self.random);
+        let text = format!("{}{random}", self.instance);
+        // Of the alphabet and short enough.
+        let key = Key::new(text).unwrap_or(random);
+        // Replaced when a connection takes it, before anybody sees it.
+        let token = Token::random(&mut self.random);
+        let session = Session::new(now, key.clone(), token, self.config.retention, self.config.snapshots);
+        self.sessions.insert(key.clone(), Owned { session, owner, link: None });
+        key
+    }
+
+    fn end_session(&mut self, key: &Key) {
+        self.sessions.remove(key);
+        self.outputs.push_back(Output::SessionEnded { session: key.clone() });
+    }
+
+    /// The application decides whether a client may subscribe.
+    fn ask(&mut self, link: LinkId, key: &Key, channel: ChannelName) {
+        let Some(Link::Open(open)) = self.links.get_mut(&link) else { return };
+        let Some(owned) = self.sessions.get_mut(key) else { return };
+        let taken = owned.session.channels().filter(|name| **name != channel).count() + open.asking.len();
+        if !self.config.authorise || taken >= self.config.max_subscriptions {
+            owned.session.deny(&channel);
+        } else if open.asking.insert(channel.clone()) {
+            self.outputs.push_back(Output::Authorise { link, channel });
+        }
+    }
+
+    fn subscribe_session(&mut self, now: Time, key: &Key, channel: &ChannelName, server_made: bool) {
+        self.log(now, channel).expire(now);
+        let Some(owned) = self.sessions.get_mut(key) else { return };
+        owned.session.subscribe(channel, server_made, &self.logs);
+        self.readers.entry(channel.clone()).or_default().insert(key.clone());
+    }
+
+    fn deliver(&mut self, outbox: &Key) {
+        let Some(shared) = self.inboxes.get_mut(outbox) else { return };
+        while let Some(delivery) = shared.inbox.poll_delivery() {
+            self.outputs.push_back(Output::Deliver { link: shared.link, outbox: outbox.clone(), delivery });
+        }
+    }
+
+    fn carry_out(&mut self, now: Time, outbox: &Key, id: DeliveryId, verdict: Verdict) {
+        let Some(shared) = self.inboxes.get(outbox) else { return };
+        let link = shared.link;
+        match verdict {
+            Verdict::Stale => return,
+            Verdict::Close => {
+                self.close(now, link, close::INTERNAL_ERROR, close::default_reason(close::INTERNAL_ERROR))
+            }
+            Verdict::Reject(reject) => {
+                if let Some(key) = self.links.get(&link).and_then(Link::session).cloned() {
+                    if let Some(owned) = self.sessions.get_mut(&key) {
+                        owned.session.reject(reject);
+                    }
+                    self.wake(&key);
+                }
+            }
+        }
+        self.settled(now, outbox, id.bytes);
+    }
+
+    /// Items may have been settled.
+    fn settled(&mut self, now: Time, outbox: &Key, bytes: usize) {
+        let Some(shared) = self.inboxes.get_mut(outbox) else { return };
+        if let Some(handled) = shared.inbox.poll_store() {
+            if self.config.store {
+                self.outputs.push_back(Output::Store { outbox: outbox.clone(), handled });
+            } else {
+                shared.inbox.handle_stored(handled);
+                self.acknowledge(now, outbox, bytes);
+            }
+        }
+        self.deliver(outbox);
+    }
+
+    fn acknowledge(&mut self, now: Time, outbox: &Key, bytes: usize) {
+        let Some(shared) = self.inboxes.get(outbox) else { return };
+        let mark = shared.inbox.acknowledged();
+        let Some(key) = self.links.get(&shared.link).and_then(Link::session).cloned() else { return };
+        if let Some(owned) = self.sessions.get_mut(&key) {
+            owned.session.handle_settled(now, mark, bytes);
+        }
+        self.wake(&key);
+    }
+
+    fn close(&mut self, now: Time, link: LinkId, code: u16, reason: impl Into<String>) {
+        if !self.links.contains_key(&link) {
+            return;
+        }
+        self.handle_lost(now, link);
+        self.links.remove(&link);
+        self.dirty.remove(&link);
+        self.outputs.push_back(Output::Close { link, code, reason: reason.into() });
+    }
+
+    fn wake(&mut self, key: &Key) {
+        self.dirty.extend(self.sessions.get(key).and_then(|owned| owned.link));
+    }
+
+    fn log(&mut self, now: Time, channel: &ChannelName) -> &mut ChannelLog {
+        let (retention, random, deadlines) = (self.config.retention, &mut self.random, &mut self.deadlines);
+        self.logs.entry(channel.clone()).or_insert_with(|| {
+            deadlines.insert((now + retention.age, Deadline::Log(channel.clone())));
+            ChannelLog::new(channel.clone(), retention, ShortId::random(random, 8))
+        })
+    }
+
+    /// Drops what is too old, and the log when nothing is left that anybody reads.
+    fn expire_log(&mut self, now: Time, channel: &ChannelName) {
+        let Some(log) = self.logs.get_mut(channel) else { return };
+        log.expire(now);
+        let mut used = !log.is_empty();
+        if let Some(keys) = self.readers.get_mut(channel) {
+            keys.retain(|key| self.sessions.get(key).is_some_and(|owned| owned.session.is_subscribed(channel)));
+            used |= !keys.is_empty();
+        }
+        if used {
+            let again = now + self.config.retention.age.max(SHORTEST_SWEEP);
+            self.deadlines.insert((again, Deadline::Log(channel.clone())));
+        } else {
+            self.readers.remove(channel);
+            self.logs.remove(channel);
+        }
+    }
+}
+
+impl Link {
+    fn session(&self) -> Option<&Key> {
+        match self {
+            Self::Open(open) => Some(&open.session),
+            _ => None,
+        }
+    }
+}
+
+/// How often a channel's log is looked at, at the least.
+const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
+
+/// Answers that wait for a client that does not read them.
+const MAX_CONTROL_FRAMES: usize = 1024;

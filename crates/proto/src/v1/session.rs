@@ -1,0 +1,713 @@
+//! A session on the server: what survives its connections, and what the present one is sent next.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::BuildHasher;
+
+use bytes::Bytes;
+
+use super::ack::AckSchedule;
+use super::log::{ChannelLog, Entry, Standing};
+use super::ring::{Retention, Ring};
+use super::wire::{self, ClientFrame, Encoded, Gap, Reject, Resume, ServerFrame, Status, Why};
+use super::{ChannelName, Key, Position, Secret, Token, Violation};
+use crate::{Time, close};
+
+/// The channel logs that sessions read.
+pub trait Logs {
+    /// The entry behind `position`; `None`: nothing newer, gone, or another epoch's position.
+    fn after(&self, channel: &ChannelName, position: &Position) -> Option<Entry>;
+
+    /// Whether all behind `position` is there; `None`: no such log.
+    fn standing(&self, channel: &ChannelName, position: &Position) -> Option<Standing>;
+
+    /// The position behind the last message; `None`: no such log.
+    fn top(&self, channel: &ChannelName) -> Option<Position>;
+}
+
+impl<S: BuildHasher> Logs for HashMap<ChannelName, ChannelLog, S> {
+    fn after(&self, channel: &ChannelName, position: &Position) -> Option<Entry> {
+        self.get(channel)?.after(position).cloned()
+    }
+
+    fn standing(&self, channel: &ChannelName, position: &Position) -> Option<Standing> {
+        Some(self.get(channel)?.standing(position))
+    }
+
+    fn top(&self, channel: &ChannelName) -> Option<Position> {
+        Some(self.get(channel)?.top())
+    }
+}
+
+/// What the driver must see to after a frame.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Incoming {
+    /// The client answered beat `n`.
+    Answered(u64),
+    /// For [`super::inbox::Inbox::handle_give_up`].
+    GiveUp { sequence: u64 },
+    /// For [`super::inbox::Inbox::handle_item`].
+    Item { sequence: u64, data: Bytes, binary: bool },
+    /// The session has dealt with it.
+    None,
+    /// Ask the application, then [`Session::subscribe`] or [`Session::deny`].
+    Subscribe(ChannelName),
+    /// Ask the application whether the fresh token is good.
+    Token(Secret),
+    /// Gone already; to be told to the application.
+    Unsubscribed(ChannelName),
+}
+
+/// What to write to the connection next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outgoing {
+    /// A `C` frame, encoded once for all its receivers.
+    Channel {
+        frame: Bytes,
+        binary: bool,
+    },
+    Frame(ServerFrame),
+}
+
+impl Outgoing {
+    /// The WebSocket message.
+    #[must_use]
+    pub fn encode(&self) -> Encoded {
+        match self {
+            Self::Channel { frame, binary } => Encoded { data: frame.clone(), binary: *binary },
+            Self::Frame(frame) => frame.encode(),
+        }
+    }
+}
+
+/// A connection has the session now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Names this connection's hold on the session; a later one makes it stale.
+    pub generation: u64,
+    /// For WELCOME.
+    pub resumed: bool,
+    /// See `resumed`.
+    pub why: Option<Why>,
+    /// The first message of the stream that the connection may bring.
+    pub first: u64,
+    /// The session was in the hands of another connection: close that with 4502.
+    pub superseded: Option<u64>,
+}
+
+/// What a store keeps of a session, to be written at WELCOME and with beats.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRecord {
+    pub id: Key,
+    pub token: Token,
+    pub previous: Option<Token>,
+    pub generation: u64,
+    /// The number of the stream's next message; after a restart it must not be less than what was sent.
+    pub next: u64,
+    pub acknowledged: u64,
+    /// Channels, whether the server made the subscription, and where it began.
+    pub subscriptions: Vec<(ChannelName, bool, Position)>,
+}
+
+/// One session.
+///
+/// Whoever shows the token gets it at once, the connection that had it becomes stale: its generation is
+/// refused by every method that takes one. The stream's ring is the send queue, too: a connection takes
+/// [`Session::poll_transmit`] as fast as it can write, and the driver watches [`Session::unsent_bytes`].
+/// The same holds for channels, which are read from their logs; one that reads too slowly gets a gap.
+#[derive(Clone, Debug)]
+pub struct Session {
+    id: Key,
+    token: Token,
+    /// Valid until the first frame comes under the present one.
+    previous: Option<Token>,
+    generation: u64,
+    ring: Ring,
+    subscriptions: BTreeMap<ChannelName, Subscription>,
+    /// A channel without a place in its log is told the state, not only that there is a gap.
+    snapshots: bool,
+    link: Option<Link>,
+    /// When the last connection was lost.
+    detached: Time,
+}
+
+#[derive(Clone, Debug)]
+struct Subscription {
+    /// Comes back by itself; others the client names in HELLO, and they are authorised again.
+    server_made: bool,
+    /// Where a client goes on that has never heard of it.
+    start: Position,
+}
+
+/// The connection that has the session.
+#[derive(Clone, Debug)]
+struct Link {
+    /// A frame has come: the client has the present token.
+    proven: bool,
+    control: VecDeque<ServerFrame>,
+    /// The next message of the stream to send.
+    next: u64,
+    replay: Option<Replay>,
+    readers: BTreeMap<ChannelName, Reader>,
+    /// Readers that may have something to send, each once.
+    woken: VecDeque<ChannelName>,
+    /// Channels of HELLO that the application has not decided on, with the client's positions.
+    undecided: BTreeMap<ChannelName, Position>,
+    wanted: VecDeque<ChannelName>,
+    acks: AckSchedule,
+}
+
+/// What goes out before anything live.
+#[derive(Clone, Debug)]
+struct Replay {
+    /// The last message of the stream.
+    stream: u64,
+    /// The last offset of each channel.
+    channels: BTreeMap<ChannelName, u64>,
+    /// Channels whose application's answer is awaited.
+    waiting: BTreeSet<ChannelName>,
+}
+
+#[derive(Clone, Debug)]
+struct Reader {
+    position: Position,
+    woken: bool,
+    /// The state at this position is awaited.
+    snapshot: Option<Position>,
+}
+
+impl Session {
+    /// A session that no connection has yet.
+    #[must_use]
+    pub fn new(now: Time, id: Key, token: Token, retention: Retention, snapshots: bool) -> Self {
+        Self {
+            id,
+            token,
+            previous: None,
+            generation: 0,
+            ring: Ring::new(retention),
+            subscriptions: BTreeMap::new(),
+            snapshots,
+            link: None,
+            detached: now,
+        }
+    }
+
+    /// A session from what a store kept; its unacknowledged messages are lost, which resuming reports.
+    #[must_use]
+    pub fn restore(now: Time, record: SessionRecord, retention: Retention, snapshots: bool) -> Self {
+        let SessionRecord { id, token, previous, generation, next, acknowledged, subscriptions } = record;
+        let subscriptions = subscriptions
+            .into_iter()
+            .map(|(channel, server_made, start)| (channel, Subscription { server_made, start }))
+            .collect();
+        Self {
+            previous,
+            generation,
+            ring: Ring::restore(retention, next.max(1), acknowledged),
+            subscriptions,
+            ..Self::new(now, id, token, retention, snapshots)
+        }
+    }
+
+    /// For a store.
+    #[must_use]
+    pub fn record(&self) -> SessionRecord {
+        let subscriptions = self.subscriptions.iter();
+        SessionRecord {
+            id: self.id.clone(),
+            token: self.token.clone(),
+            previous: self.previous.clone(),
+            generation: self.generation,
+            next: self.ring.next(),
+            acknowledged: self.ring.acknowledged(),
+            subscriptions: subscriptions
+                .map(|(name, sub)| (name.clone(), sub.server_made, sub.start.clone()))
+                .collect(),
+        }
+    }
+
+    /// Whether the client may go on with this session.
+    ///
+    /// # Errors
+    /// Why it gets a new one.
+    pub fn check(&self, resume: &Resume) -> Result<(), Why> {
+        // Both are compared whatever the first says.
+        let present = self.token == resume.token;
+        let previous = self.previous.as_ref().is_some_and(|previous| *previous == resume.token);
+        if !(present | previous) {
+            Err(Why::Superseded)
+        } else if resume.sequence >= self.ring.next() {
+            // The client has seen messages that this session has forgotten; their numbers would come again.
+            Err(Why::Restart)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A connection takes the session; `resume` was checked, `None`: the session is new. `token` is for
+    /// WELCOME, which goes out by [`Session::welcome`]; `handled` is what WELCOME says of the outbox.
+    pub fn attach(&mut self, now: Time, token: Token, resume: Option<&Resume>, handled: u64) -> Attachment {
+        let superseded = self.link.is_some().then_some(self.generation);
+        self.generation += 1;
+        // The client has what it showed; the answer to it may be lost.
+        self.previous = resume.map(|resume| resume.token.clone());
+        self.token = token;
+        self.ring.expire(now);
+        let delivered = resume.map_or(0, |resume| resume.sequence);
+        // Checked to be less than what is next.
+        let _ = self.ring.handle_acknowledged(delivered);
+        let first = self.ring.oldest();
+        let whole = first == delivered + 1;
+        self.link = Some(Link {
+            proven: false,
+            control: VecDeque::new(),
+            next: first,
+            replay: Some(Replay { stream: self.ring.next() - 1, channels: BTreeMap::new(), waiting: BTreeSet::new() }),
+            readers: BTreeMap::new(),
+            woken: VecDeque::new(),
+            undecided: BTreeMap::new(),
+            wanted: VecDeque::new(),
+            acks: AckSchedule::new(handled),
+        });
+        Attachment {
+            generation: self.generation,
+            resumed: resume.is_some() && whole,
+            why: (resume.is_some() && !whole).then_some(Why::Overflow),
+            first,
+            superseded,
+        }
+    }
+
+    /// Queues WELCOME and begins the replay behind `resume`'s positions. Returns the channels that the
+    /// application must authorise ([`Session::subscribe`] or [`Session::deny`]).
+    pub fn welcome(
+        &mut self,
+        welcome: wire::Welcome,
+        resume: Option<&Resume>,
+        channels: &BTreeMap<ChannelName, Position>,
+        logs: &impl Logs,
+    ) -> Vec<ChannelName> {
+        let Some(link) = &mut self.link else { return Vec::new() };
+        let delivered = resume.map_or(0, |resume| resume.sequence);
+        let first = welcome.first;
+        link.control.push_back(ServerFrame::Welcome(Box::new(welcome)));
+        if first > delivered + 1 {
+            link.control.push_back(ServerFrame::Gap(Gap {
+                channel: None,
+                from: delivered + 1,
+                to: Some(first - 1),
+                why: Why::Overflow,
+            }));
+        }
+        // What the client asked for and does not name, it has left or will ask for again.
+        self.subscriptions.retain(|name, subscription| subscription.server_made || channels.contains_key(name));
+        let mut undecided = Vec::new();
+        for (name, position) in channels {
+            if self.subscriptions.get(name).is_none_or(|subscription| !subscription.server_made) {
+                undecided.push(name.clone());
+                link.undecided.insert(name.clone(), position.clone());
+                if let Some(replay) = &mut link.replay {
+                    replay.waiting.insert(name.clone());
+                }
+            }
+        }
+        let server_made: Vec<_> = self
+            .subscriptions
+            .iter()
+            .filter(|(_, subscription)| subscription.server_made)
+            .map(|(name, subscription)| (name.clone(), channels.get(name).unwrap_or(&subscription.start).clone()))
+            .collect();
+        for (name, position) in server_made {
+            self.read(&name, position, logs);
+        }
+        undecided
+    }
+
+    /// The connection is gone. False: it did not have the session any more.
+    pub fn detach(&mut self, now: Time, generation: u64) -> bool {
+        if generation != self.generation || self.link.is_none() {
+            return false;
+        }
+        self.link = None;
+        self.detached = now;
+        true
+    }
+
+    /// A frame came from the client.
+    ///
+    /// # Errors
+    /// [`Violation`]; 4502 when another connection has the session.
+    pub fn handle_frame(&mut self, generation: u64, frame: ClientFrame) -> Result<Incoming, Violation> {
+        let Some(link) = self.link.as_mut().filter(|_| generation == self.generation) else {
+            return Err(Violation::new(close::SUPERSEDED, close::default_reason(close::SUPERSEDED)));
+        };
+        if !link.proven {
+            link.proven = true;
+            self.previous = None;
+        }
+        Ok(match frame {
+            ClientFrame::Acknowledge { sequence } => {
+                self.handle_acknowledged(sequence)?;
+                Incoming::None
+            }
+            ClientFrame::Answer(n) => Incoming::Answered(n),
+            ClientFrame::Beat(n) => {
+                // One answer for all beats that wait for one: a flood of beats costs nothing here.
+                link.control.retain(|frame| !matches!(frame, ServerFrame::Answer(_)));
+                link.control.push_back(ServerFrame::Answer(n));
+                Incoming::None
+            }
+            ClientFrame::GiveUp { sequence } => Incoming::GiveUp { sequence },
+            ClientFrame::Hello(_) => return Err(Violation::bad("H: a second HELLO, one is allowed")),
+            ClientFrame::Item { sequence, acknowledged, data, binary } => {
+                if let Some(acknowledged) = acknowledged {
+                    self.handle_acknowledged(acknowledged)?;
+                }
+                Incoming::Item { sequence, data, binary }
+            }
+            ClientFrame::Subscribe(channel) => Incoming::Subscribe(channel),
+            ClientFrame::Token(credentials) => Incoming::Token(credentials.auth),
+            ClientFrame::Unsubscribe(channel) => {
+                self.unsubscribe(&channel);
+                Incoming::Unsubscribed(channel)
+            }
+        })
+    }
+
+    /// Appends a message to the stream, with or without a connection; returns its number.
+    pub fn send(&mut self, now: Time, data: Bytes, binary: bool) -> u64 {
+        self.ring.push(now, data, binary)
+    }
+
+    /// Subscribes; announced to the client, which gets what is published from here on, or what is behind
+    /// the position that it named in HELLO. The channel's log must be there.
+    pub fn subscribe(&mut self, channel: &ChannelName, server_made: bool, logs: &impl Logs) {
+        let named = self.link.as_mut().and_then(|link| link.decide(channel));
+        let Some(top) = logs.top(channel) else { return };
+        if let Some(subscription) = self.subscriptions.get_mut(channel) {
+            subscription.server_made |= server_made;
+            if named.is_none() {
+                if let Some(link) = &mut self.link
+                    && let Some(reader) = link.readers.get(channel)
+                {
+                    let position = Some(reader.position.clone());
+                    link.announce(channel, Status::Ok, position);
+                    return;
+                }
+            }
+        } else {
+            let start = named.clone().unwrap_or_else(|| top.clone());
+            self.subscriptions.insert(channel.clone(), Subscription { server_made, start });
+        }
+        if self.link.is_some() {
+            self.read(channel, named.unwrap_or(top), logs);
+        }
+    }
+
+    /// The application does not let the client subscribe.
+    pub fn deny(&mut self, channel: &ChannelName) {
+        self.subscriptions.remove(channel);
+        if let Some(link) = &mut self.link {
+            link.decide(channel);
+            link.leave(channel);
+            link.announce(channel, Status::Denied, None);
+        }
+    }
+
+    /// Ends a subscription, also one that there is not; announced to the client.
+    pub fn unsubscribe(&mut self, channel: &ChannelName) {
+        self.subscriptions.remove(channel);
+        if let Some(link) = &mut self.link {
+            link.decide(channel);
+            link.leave(channel);
+            link.announce(channel, Status::Left, None);
+        }
+    }
+
+    /// Something was published on a channel that the session reads.
+    pub fn handle_published(&mut self, channel: &ChannelName) {
+        if let Some(link) = &mut self.link {
+            link.wake(channel);
+        }
+    }
+
+    /// The application's answer to [`Session::poll_snapshot`]; `None`: it has no state to give, the
+    /// channel goes on with what the log still has.
+    pub fn handle_snapshot(&mut self, channel: &ChannelName, state: Option<(Bytes, bool)>) {
+        let Some(link) = &mut self.link else { return };
+        let Some(reader) = link.readers.get_mut(channel) else { return };
+        let Some(position) = reader.snapshot.take() else { return };
+        if let Some((data, binary)) = state {
+            reader.position = position.clone();
+            link.control.push_back(ServerFrame::Snapshot { channel: channel.clone(), position, data, binary });
+        }
+        if let Some(replay) = &mut link.replay {
+            replay.waiting.remove(channel);
+        }
+        link.wake(channel);
+    }
+
+    /// Everything of the outbox up to `mark` may be acknowledged.
+    pub fn handle_settled(&mut self, now: Time, mark: u64, bytes: usize) {
+        if let Some(link) = &mut self.link {
+            link.acks.handle_settled(now, mark, bytes);
+        }
+    }
+
+    /// A duplicate item came.
+    pub fn handle_duplicate(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.acks.handle_duplicate();
+        }
+    }
+
+    /// A batch of the application's work has ended.
+    pub fn handle_batch_end(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.acks.handle_batch_end();
+        }
+    }
+
+    /// Queues a frame that is not of the stream: N, X, I.
+    pub fn control(&mut self, frame: ServerFrame) {
+        if let Some(link) = &mut self.link {
+            link.control.push_back(frame);
+        }
+    }
+
+    /// Queues N.
+    pub fn reject(&mut self, reject: Reject) {
+        self.control(ServerFrame::Reject(reject));
+    }
+
+    /// What the connection writes next; `None`: nothing now, or the connection is stale.
+    pub fn poll_transmit(&mut self, now: Time, generation: u64, logs: &impl Logs) -> Option<Outgoing> {
+        let link = self.link.as_mut().filter(|_| generation == self.generation)?;
+        loop {
+            if let Some(frame) = link.control.pop_front() {
+                return Some(Outgoing::Frame(frame));
+            }
+            if let Some(sequence) = link.acks.poll(now) {
+                return Some(Outgoing::Frame(ServerFrame::Acknowledge { sequence }));
+            }
+            if link.next < self.ring.oldest() {
+                let (from, to) = (link.next, Some(self.ring.oldest() - 1));
+                link.next = self.ring.oldest();
+                link.control.push_back(ServerFrame::Gap(Gap { channel: None, from, to, why: Why::Overflow }));
+                continue;
+            }
+            if link.replay.as_ref().is_none_or(|replay| link.next <= replay.stream)
+                && let Some(message) = self.ring.message(link.next)
+            {
+                let sequence = link.next;
+                link.next += 1;
+                return Some(Outgoing::Frame(ServerFrame::Message {
+                    sequence,
+                    acknowledged: link.acks.take(),
+                    data: message.data.clone(),
+                    binary: message.binary,
+                }));
+            }
+            if let Some(outgoing) = link.poll_channels(self.snapshots, logs) {
+                return Some(outgoing);
+            }
+            if !link.control.is_empty() {
+                continue;
+            }
+            return link.end_replay().then(|| Outgoing::Frame(ServerFrame::ReplayDone { sequence: link.next - 1 }));
+        }
+    }
+
+    /// A channel whose state the application must give ([`Session::handle_snapshot`]). The position that
+    /// goes with it has been read already, so the state may be newer than it, never older.
+    pub fn poll_snapshot(&mut self) -> Option<ChannelName> {
+        self.link.as_mut()?.wanted.pop_front()
+    }
+
+    /// When [`Session::poll_transmit`] may have something without another input.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.link.as_ref()?.acks.poll_timeout()
+    }
+
+    #[must_use]
+    pub fn id(&self) -> &Key {
+        &self.id
+    }
+
+    /// Which connection has the session, if one has.
+    #[must_use]
+    pub fn generation(&self) -> Option<u64> {
+        self.link.as_ref().map(|_| self.generation)
+    }
+
+    /// Since when no connection has had it; `None`: one has.
+    #[must_use]
+    pub fn detached_since(&self) -> Option<Time> {
+        self.link.is_none().then_some(self.detached)
+    }
+
+    /// The channels subscribed to.
+    pub fn channels(&self) -> impl Iterator<Item = &ChannelName> {
+        self.subscriptions.keys()
+    }
+
+    /// Bytes of the stream that the connection has not taken; the slow-consumer policy looks at it.
+    #[must_use]
+    pub fn unsent_bytes(&self) -> usize {
+        let Some(link) = &self.link else { return 0 };
+        (link.next..self.ring.next()).filter_map(|s| self.ring.message(s)).map(|message| message.data.len()).sum()
+    }
+
+    /// Frames that wait and are not of the stream or a channel; answers to a client that reads nothing.
+    #[must_use]
+    pub fn control_len(&self) -> usize {
+        self.link.as_ref().map_or(0, |link| link.control.len())
+    }
+
+    /// Whether the session reads the channel.
+    #[must_use]
+    pub fn is_subscribed(&self, channel: &ChannelName) -> bool {
+        self.subscriptions.contains_key(channel)
+    }
+
+    /// The stream's messages that are not acknowledged.
+    #[must_use]
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// Gives the ring's memory back; what was not acknowledged becomes a gap.
+    pub fn clear_ring(&mut self) {
+        self.ring.clear();
+    }
+
+    fn handle_acknowledged(&mut self, sequence: u64) -> Result<(), Violation> {
+        let sent = self.link.as_ref().map_or(0, |link| link.next - 1);
+        if sequence > sent || !self.ring.handle_acknowledged(sequence) {
+            return Err(Violation::new(
+                close::STATE_INVALID,
+                format!("A {sequence}: {sent} is the last that was sent"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Begins to read a channel behind `position`, and says so.
+    fn read(&mut self, channel: &ChannelName, position: Position, logs: &impl Logs) {
+        let Some(link) = &mut self.link else { return };
+        let (Some(standing), Some(top)) = (logs.standing(channel, &position), logs.top(channel)) else { return };
+        if let Some(replay) = &mut link.replay {
+            replay.channels.insert(channel.clone(), top.offset);
+        }
+        link.readers.insert(channel.clone(), Reader { position: position.clone(), woken: false, snapshot: None });
+        if standing == Standing::Whole {
+            link.announce(channel, Status::Ok, Some(position));
+        }
+        link.fall_back(channel, &standing, top, self.snapshots);
+        link.wake(channel);
+    }
+}
+
+impl Link {
+    /// The position that HELLO named for a channel that has now been decided on.
+    fn decide(&mut self, channel: &ChannelName) -> Option<Position> {
+        if let Some(replay) = &mut self.replay {
+            replay.waiting.remove(channel);
+        }
+        self.undecided.remove(channel)
+    }
+
+    fn leave(&mut self, channel: &ChannelName) {
+        self.readers.remove(channel);
+        self.woken.retain(|name| name != channel);
+        self.wanted.retain(|name| name != channel);
+    }
+
+    fn announce(&mut self, channel: &ChannelName, status: Status, position: Option<Position>) {
+        let channel = channel.clone();
+        self.control.push_back(ServerFrame::Subscription(wire::Subscription { channel, status, position }));
+    }
+
+    fn wake(&mut self, channel: &ChannelName) {
+        if let Some(reader) = self.readers.get_mut(channel)
+            && !reader.woken
+            && reader.snapshot.is_none()
+        {
+            reader.woken = true;
+            self.woken.push_back(channel.clone());
+        }
+    }
+
+    /// Reports what is missing and goes on behind it.
+    fn fall_back(&mut self, channel: &ChannelName, standing: &Standing, top: Position, snapshots: bool) {
+        let (Standing::Missing { resume, .. }, Some(gap)) = (standing, standing.gap(channel)) else { return };
+        let status = if snapshots { Status::Snapshot } else { Status::Gap };
+        self.announce(channel, status, Some(resume.clone()));
+        self.control.push_back(ServerFrame::Gap(gap));
+        let Some(reader) = self.readers.get_mut(channel) else { return };
+        reader.position = resume.clone();
+        if let Some(replay) = &mut self.replay {
+            replay.channels.insert(channel.clone(), top.offset);
+            if snapshots {
+                replay.waiting.insert(channel.clone());
+            }
+        }
+        if snapshots {
+            reader.snapshot = Some(top);
+            self.wanted.push_back(channel.clone());
+        }
+    }
+
+    fn poll_channels(&mut self, snapshots: bool, logs: &impl Logs) -> Option<Outgoing> {
+        while let Some(channel) = self.woken.pop_front() {
+            let Some(reader) = self.readers.get_mut(&channel) else { continue };
+            reader.woken = false;
+            if reader.snapshot.is_some() {
+                continue;
+            }
+            if let Some(replay) = &self.replay
+                && replay.channels.get(&channel).is_none_or(|last| reader.position.offset >= *last)
+            {
+                // Live; the end of the replay wakes it.
+                continue;
+            }
+            if let Some(entry) = logs.after(&channel, &reader.position) {
+                reader.position.offset = entry.offset;
+                reader.position.message_id = entry.message_id;
+                self.wake(&channel);
+                return Some(Outgoing::Channel { frame: entry.frame, binary: entry.binary });
+            }
+            let (Some(mut standing), Some(top)) = (logs.standing(&channel, &reader.position), logs.top(&channel))
+            else {
+                continue;
+            };
+            if let Standing::Missing { why: why @ Why::History, .. } = &mut standing {
+                *why = Why::Slow;
+            }
+            if standing != Standing::Whole {
+                self.fall_back(&channel, &standing, top, snapshots);
+                self.wake(&channel);
+                return self.control.pop_front().map(Outgoing::Frame);
+            }
+        }
+        None
+    }
+
+    /// Whether the replay is over just now.
+    fn end_replay(&mut self) -> bool {
+        let Some(replay) = &self.replay else { return false };
+        let behind = |(channel, last): (&ChannelName, &u64)| {
+            self.readers.get(channel).is_some_and(|reader| reader.position.offset < *last)
+        };
+        if self.next <= replay.stream || !replay.waiting.is_empty() || replay.channels.iter().any(behind) {
+            return false;
+        }
+        self.replay = None;
+        let channels: Vec<_> = self.readers.keys().cloned().collect();
+        for channel in &channels {
+            self.wake(channel);
+        }
+        true
+    }
+}

@@ -1,0 +1,804 @@
+//! Frames of `lifeline.v1`: WebSocket messages to values and back.
+//!
+//! A message is `header LF payload`, or a type and JSON. Strict: single spaces, decimal integers without
+//! leading zeros, known JSON keys once and of the right type. What a later version may add is ignored:
+//! unknown types, unknown `key=value` fields, unknown JSON keys. Decoding keeps slices of the message and
+//! copies names and JSON values only, so it holds less than a few times the control frame's size.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::value::{ChannelName, Key, MAX_INTEGER, Position, Secret, ShortId, Token};
+use super::value::{integer, integer_or_zero, optional_integer, seconds};
+use crate::close;
+
+/// The name of the subprotocol in `Sec-WebSocket-Protocol`.
+pub const PROTOCOL: &str = "lifeline.v1";
+/// `v` in HELLO.
+pub const VERSION: u64 = 1;
+/// Bytes of a header without its line feed.
+pub const MAX_HEADER: usize = 1024;
+/// Bytes of a control frame's JSON.
+pub const MAX_CONTROL: usize = 128 * 1024;
+/// Characters of a type.
+const MAX_TYPE: usize = 16;
+
+/// How long a WebSocket message may be where payloads are bounded by `max_message`: the bound for the
+/// layer below, in bytes.
+#[must_use]
+pub const fn longest_message(max_message: usize) -> usize {
+    let data = max_message.saturating_add(MAX_HEADER + 1);
+    let control = MAX_CONTROL + 2;
+    if data > control { data } else { control }
+}
+
+/// The peer broke the protocol, or a limit. Close with `code`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Violation {
+    /// 4501 bad protocol, 4504 too big, 4505 version, 4004 state invalid.
+    pub code: u16,
+    /// What, where and what is allowed.
+    pub reason: String,
+}
+
+impl Violation {
+    pub(super) fn new(code: u16, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into() }
+    }
+
+    pub(super) fn bad(reason: impl Into<String>) -> Self {
+        Self::new(close::BAD_PROTOCOL, reason)
+    }
+}
+
+/// What a client sends.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClientFrame {
+    /// `A s`: everything of the session's stream up to `s` was delivered.
+    Acknowledge {
+        sequence: u64,
+    },
+    /// `O n`: the answer to the server's beat.
+    Answer(u64),
+    /// `I n`: a beat; the server answers.
+    Beat(u64),
+    /// `E q`: what was not sent up to `q` will not come.
+    GiveUp {
+        sequence: u64,
+    },
+    Hello(Box<Hello>),
+    /// `P q`: an item of the outbox.
+    Item {
+        sequence: u64,
+        /// Piggybacked `A s`.
+        acknowledged: Option<u64>,
+        data: Bytes,
+        binary: bool,
+    },
+    /// `S name`
+    Subscribe(ChannelName),
+    /// `T`: a fresh token of the application's, in band.
+    Token(Credentials),
+    /// `U name`
+    Unsubscribe(ChannelName),
+}
+
+/// What a server sends.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ServerFrame {
+    /// `A q`: everything of the outbox up to `q` was handled.
+    Acknowledge {
+        sequence: u64,
+    },
+    /// `O n`: the answer to the client's beat.
+    Answer(u64),
+    /// `I n`: a beat; the client answers.
+    Beat(u64),
+    /// `C name e o mid`
+    Channel {
+        channel: ChannelName,
+        position: Position,
+        data: Bytes,
+        binary: bool,
+    },
+    Gap(Gap),
+    GoAway(GoAway),
+    /// `M s`: a message of the session's stream.
+    Message {
+        sequence: u64,
+        /// Piggybacked `A q`.
+        acknowledged: Option<u64>,
+        data: Bytes,
+        binary: bool,
+    },
+    Reject(Reject),
+    /// `R s`: the replay is done; what comes from here on is live. `sequence` is the last of the stream
+    /// that was sent or acknowledged, 0: none.
+    ReplayDone {
+        sequence: u64,
+    },
+    /// `B name e o mid`: the state at a position.
+    Snapshot {
+        channel: ChannelName,
+        position: Position,
+        data: Bytes,
+        binary: bool,
+    },
+    Subscription(Subscription),
+    Welcome(Box<Welcome>),
+}
+
+/// `H`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    #[serde(rename = "v", deserialize_with = "integer")]
+    pub version: u64,
+    /// The application's token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Secret>,
+    /// The session to go on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Resume>,
+    /// Without it the client sends no items on this connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outbox: Option<OutboxRange>,
+}
+
+/// `H.resume`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    #[serde(rename = "sid")]
+    pub session: Key,
+    #[serde(rename = "tok")]
+    pub token: Token,
+    /// The last message of the stream that was delivered, 0: none.
+    #[serde(rename = "s", deserialize_with = "integer_or_zero")]
+    pub sequence: u64,
+    /// Where the client is in each channel.
+    #[serde(rename = "ch", default)]
+    pub channels: BTreeMap<ChannelName, Position>,
+}
+
+/// `H.outbox`: which items the client has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboxRange {
+    pub id: Key,
+    /// Grows each time a process opens the outbox; fences a forgotten one.
+    #[serde(rename = "gen", deserialize_with = "integer")]
+    pub generation: u64,
+    /// The oldest item that is not acknowledged; `next` when there is none.
+    #[serde(deserialize_with = "integer")]
+    pub first: u64,
+    /// The number of the item after the newest.
+    #[serde(deserialize_with = "integer")]
+    pub next: u64,
+}
+
+/// `W`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    #[serde(rename = "sid")]
+    pub session: Key,
+    /// For the next HELLO.
+    #[serde(rename = "tok")]
+    pub token: Token,
+    /// The session's stream goes on without a hole.
+    pub resumed: bool,
+    /// Why not, where a session was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Why>,
+    /// The first message of the stream that this connection may bring.
+    #[serde(rename = "s0", deserialize_with = "integer")]
+    pub first: u64,
+    /// Everything of the outbox up to this was handled, 0: nothing.
+    #[serde(rename = "q", default, deserialize_with = "integer_or_zero")]
+    pub handled: u64,
+    /// Items up to `handled` that were refused for good; the N may have been lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<Reject>,
+    /// `None`: the server does not beat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Heartbeat>,
+    /// The window for coming back after a loss.
+    #[serde(default, with = "seconds")]
+    pub spread: Duration,
+    pub limits: Limits,
+}
+
+/// `W.heartbeat`: the link is dead after `interval + timeout` of silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    #[serde(with = "seconds")]
+    pub interval: Duration,
+    #[serde(with = "seconds")]
+    pub timeout: Duration,
+}
+
+/// `W.limits`, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Of one payload.
+    #[serde(rename = "maxMessage", deserialize_with = "integer")]
+    pub max_message: u64,
+    /// Of items sent and not acknowledged; each counts its payload and [`ITEM_COST`].
+    #[serde(deserialize_with = "integer")]
+    pub window: u64,
+}
+
+/// What an item counts against the window beside its payload, in bytes, so that empty ones count, too.
+pub const ITEM_COST: usize = 64;
+
+/// `N`: an item was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reject {
+    #[serde(rename = "q", deserialize_with = "integer")]
+    pub sequence: u64,
+    /// The application's.
+    #[serde(default)]
+    pub code: i32,
+    #[serde(default)]
+    pub reason: String,
+    /// False: send it and all after it again, after a delay.
+    pub permanent: bool,
+}
+
+/// `K`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscription {
+    #[serde(rename = "ch")]
+    pub channel: ChannelName,
+    #[serde(rename = "st")]
+    pub status: Status,
+    /// The channel goes on behind this; with `ok`, `gap` and `snapshot`.
+    #[serde(flatten, default, deserialize_with = "optional_position")]
+    pub position: Option<Position>,
+}
+
+/// `K.st`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Denied,
+    /// Messages are missing: G follows, and makes the position valid.
+    Gap,
+    Left,
+    /// Nothing is missing behind the position that the client named, or behind the one told here.
+    Ok,
+    /// As `gap`; then B follows.
+    Snapshot,
+}
+
+/// `G`: a hole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// `None`: the session's stream.
+    pub channel: Option<ChannelName>,
+    #[serde(deserialize_with = "integer")]
+    pub from: u64,
+    /// `None`: nobody knows, what it would count is gone.
+    #[serde(default, deserialize_with = "optional_integer", skip_serializing_if = "Option::is_none")]
+    pub to: Option<u64>,
+    pub why: Why,
+}
+
+/// `X`: the server asks the client to leave, at a moment of its choice in `after..after + window`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoAway {
+    #[serde(with = "seconds")]
+    pub after: Duration,
+    #[serde(default, with = "seconds")]
+    pub window: Duration,
+    /// Where to go instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+/// `T`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    pub auth: Secret,
+}
+
+/// Why a session or a channel does not go on without a hole. Later versions may have more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The log disagrees about what the client has seen: it was rolled back.
+    Diverged,
+    /// The log's offsets started anew.
+    Epoch,
+    /// The session's time without a connection was over.
+    Expired,
+    /// The log kept less than was missed.
+    History,
+    Other(Box<str>),
+    /// The session's ring kept less than was missed.
+    Overflow,
+    /// The server that had the session is gone, and its memory with it.
+    Restart,
+    /// The client read too slowly.
+    Slow,
+    /// The token was replaced by a later one.
+    Superseded,
+    /// There is no such session.
+    Unknown,
+}
+
+impl Why {
+    const KNOWN: [(Self, &'static str); 9] = [
+        (Self::Diverged, "diverged"),
+        (Self::Epoch, "epoch"),
+        (Self::Expired, "expired"),
+        (Self::History, "history"),
+        (Self::Overflow, "overflow"),
+        (Self::Restart, "restart"),
+        (Self::Slow, "slow"),
+        (Self::Superseded, "superseded"),
+        (Self::Unknown, "unknown"),
+    ];
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Other(text) => text,
+            known => Self::KNOWN.iter().find(|(why, _)| why == known).map_or("", |(_, text)| text),
+        }
+    }
+}
+
+impl From<&str> for Why {
+    fn from(text: &str) -> Self {
+        Self::KNOWN
+            .into_iter()
+            .find(|(_, known)| *known == text)
+            .map_or_else(|| Self::Other(text.into()), |(why, _)| why)
+    }
+}
+
+impl Serialize for Why {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Why {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        Ok(Self::from(&*String::deserialize(input)?))
+    }
+}
+
+/// A frame as a WebSocket message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    pub data: Bytes,
+    pub binary: bool,
+}
+
+impl ClientFrame {
+    /// Reads a message that a client sent; `None`: a type that is unknown and to be ignored.
+    ///
+    /// # Errors
+    /// [`Violation`]
+    pub fn decode(data: Bytes, binary: bool, max_message: usize) -> Result<Option<Self>, Violation> {
+        let message = Message::split(&data)?;
+        Ok(Some(match message.kind {
+            "A" => Self::Acknowledge { sequence: message.control(binary)?.integer("s")? },
+            "E" => Self::GiveUp { sequence: message.control(binary)?.integer("q")? },
+            "H" => Self::Hello(Box::new(decode_hello(&message, binary)?)),
+            "I" => Self::Beat(message.control(binary)?.integer("n")?),
+            "O" => Self::Answer(message.control(binary)?.integer("n")?),
+            "P" => {
+                let (mut fields, data) = message.payload(&data, max_message)?;
+                let sequence = fields.next_integer("q", 1)?;
+                let acknowledged = fields.options("s")?;
+                Self::Item { sequence, acknowledged, data, binary }
+            }
+            "S" => Self::Subscribe(message.control(binary)?.channel()?),
+            "T" => Self::Token(message.json(binary)?),
+            "U" => Self::Unsubscribe(message.control(binary)?.channel()?),
+            _ => return Ok(None),
+        }))
+    }
+
+    /// The message to send.
+    #[must_use]
+    pub fn encode(&self) -> Encoded {
+        match self {
+            Self::Acknowledge { sequence } => control(&format!("A {sequence}")),
+            Self::Answer(n) => control(&format!("O {n}")),
+            Self::Beat(n) => control(&format!("I {n}")),
+            Self::GiveUp { sequence } => control(&format!("E {sequence}")),
+            Self::Hello(hello) => json("H", hello),
+            Self::Item { sequence, acknowledged, data, binary } => {
+                with_payload(item_header('P', *sequence, 's', *acknowledged), data, *binary)
+            }
+            Self::Subscribe(channel) => control(&format!("S {}", Escaped(channel))),
+            Self::Token(credentials) => json("T", credentials),
+            Self::Unsubscribe(channel) => control(&format!("U {}", Escaped(channel))),
+        }
+    }
+}
+
+impl ServerFrame {
+    /// Reads a message that a server sent; `None`: a type that is unknown and to be ignored.
+    ///
+    /// # Errors
+    /// [`Violation`]
+    pub fn decode(data: Bytes, binary: bool, max_message: usize) -> Result<Option<Self>, Violation> {
+        let message = Message::split(&data)?;
+        Ok(Some(match message.kind {
+            "A" => Self::Acknowledge { sequence: message.control(binary)?.integer("q")? },
+            "B" => {
+                let (channel, position, data) = message.channel_message(&data, max_message)?;
+                Self::Snapshot { channel, position, data, binary }
+            }
+            "C" => {
+                let (channel, position, data) = message.channel_message(&data, max_message)?;
+                if position.offset == 0 {
+                    return Err(message.error("o is 0, allowed are integers from 1"));
+                }
+                Self::Channel { channel, position, data, binary }
+            }
+            "G" => {
+                let gap: Gap = message.json(binary)?;
+                if gap.to.is_some_and(|to| to < gap.from) {
+                    return Err(message.error("to is less than from"));
+                }
+                Self::Gap(gap)
+            }
+            "I" => Self::Beat(message.control(binary)?.integer("n")?),
+            "K" => {
+                let subscription: Subscription = message.json(binary)?;
+                let placed = !matches!(subscription.status, Status::Denied | Status::Left);
+                if placed != subscription.position.is_some() {
+                    return Err(message.error("e, o and mid come with st ok, gap and snapshot, and only with them"));
+                }
+                Self::Subscription(subscription)
+            }
+            "M" => {
+                let (mut fields, data) = message.payload(&data, max_message)?;
+                let sequence = fields.next_integer("s", 1)?;
+                let acknowledged = fields.options("q")?;
+                Self::Message { sequence, acknowledged, data, binary }
+            }
+            "N" => Self::Reject(message.json(binary)?),
+            "O" => Self::Answer(message.control(binary)?.integer("n")?),
+            "R" => Self::ReplayDone { sequence: message.control(binary)?.integer_or_zero("s")? },
+            "W" => Self::Welcome(Box::new(message.json(binary)?)),
+            "X" => Self::GoAway(message.json(binary)?),
+            _ => return Ok(None),
+        }))
+    }
+
+    /// The message to send.
+    #[must_use]
+    pub fn encode(&self) -> Encoded {
+        match self {
+            Self::Acknowledge { sequence } => control(&format!("A {sequence}")),
+            Self::Answer(n) => control(&format!("O {n}")),
+            Self::Beat(n) => control(&format!("I {n}")),
+            Self::Channel { channel, position, data, binary } => {
+                with_payload(channel_header('C', channel, position), data, *binary)
+            }
+            Self::Gap(gap) => json("G", gap),
+            Self::GoAway(go_away) => json("X", go_away),
+            Self::Message { sequence, acknowledged, data, binary } => {
+                with_payload(item_header('M', *sequence, 'q', *acknowledged), data, *binary)
+            }
+            Self::Reject(reject) => json("N", reject),
+            Self::ReplayDone { sequence } => control(&format!("R {sequence}")),
+            Self::Snapshot { channel, position, data, binary } => {
+                with_payload(channel_header('B', channel, position), data, *binary)
+            }
+            Self::Subscription(subscription) => json("K", subscription),
+            Self::Welcome(welcome) => json("W", welcome),
+        }
+    }
+}
+
+/// The header of an `M` or `P` with its line feed: for a writer that sends header and payload from
+/// where they are.
+#[must_use]
+pub fn item_header(kind: char, sequence: u64, key: char, acknowledged: Option<u64>) -> String {
+    let mut header = String::with_capacity(24);
+    // Writing to a string cannot fail.
+    let _ = match acknowledged {
+        Some(acknowledged) => writeln!(header, "{kind} {sequence} {key}={acknowledged}"),
+        None => writeln!(header, "{kind} {sequence}"),
+    };
+    header
+}
+
+/// The header of a `C` or `B` with its line feed.
+#[must_use]
+pub fn channel_header(kind: char, channel: &ChannelName, position: &Position) -> String {
+    let Position { epoch, offset, message_id } = position;
+    format!("{kind} {} {epoch} {offset} {message_id}\n", Escaped(channel))
+}
+
+/// A channel's name in a header.
+struct Escaped<'a>(&'a ChannelName);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0.as_str().bytes() {
+            if matches!(byte, 0x21..=0x7E) && byte != b'%' {
+                f.write_char(char::from(byte))?;
+            } else {
+                write!(f, "%{byte:02X}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn control(text: &str) -> Encoded {
+    Encoded { data: Bytes::copy_from_slice(text.as_bytes()), binary: false }
+}
+
+fn json(kind: &str, body: &impl Serialize) -> Encoded {
+    let mut data = format!("{kind} ").into_bytes();
+    // These types have string keys and no reader that fails, so there is always a body.
+    if serde_json::to_writer(&mut data, body).is_err() {
+        data.truncate(kind.len());
+    }
+    Encoded { data: data.into(), binary: false }
+}
+
+fn with_payload(header: String, payload: &[u8], binary: bool) -> Encoded {
+    let mut data = header.into_bytes();
+    data.reserve_exact(payload.len());
+    data.extend_from_slice(payload);
+    Encoded { data: data.into(), binary }
+}
+
+fn decode_hello(message: &Message, binary: bool) -> Result<Hello, Violation> {
+    #[derive(Deserialize)]
+    struct Version {
+        #[serde(deserialize_with = "integer")]
+        v: u64,
+    }
+    let Version { v } = message.json(binary)?;
+    if v != VERSION {
+        return Err(Violation::new(
+            close::UNSUPPORTED_VERSION,
+            format!("HELLO: v is {v}, this server speaks {VERSION}"),
+        ));
+    }
+    let hello: Hello = message.json(binary)?;
+    match &hello.outbox {
+        Some(outbox) if outbox.next < outbox.first => Err(message.error("outbox.next is less than outbox.first")),
+        _ => Ok(hello),
+    }
+}
+
+/// `e`, `o` and `mid` beside other keys: all of them or none.
+fn optional_position<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Position>, D::Error> {
+    #[derive(Deserialize)]
+    struct Fields {
+        e: Option<ShortId>,
+        #[serde(default, deserialize_with = "optional_offset")]
+        o: Option<u64>,
+        mid: Option<ShortId>,
+    }
+    fn optional_offset<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u64>, D::Error> {
+        integer_or_zero(input).map(Some)
+    }
+    match Fields::deserialize(input)? {
+        Fields { e: Some(epoch), o: Some(offset), mid } => {
+            Ok(Some(Position { epoch, offset, message_id: mid.unwrap_or_else(ShortId::none) }))
+        }
+        Fields { e: None, o: None, mid: None } => Ok(None),
+        _ => Err(serde::de::Error::custom("e and o come together")),
+    }
+}
+
+/// A message whose type is known, its rest unread.
+struct Message<'a> {
+    kind: &'a str,
+    /// Behind the type: the rest of the header, or JSON.
+    rest: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    fn split(data: &'a [u8]) -> Result<Self, Violation> {
+        let end = data.iter().take(MAX_TYPE + 1).position(|byte| matches!(byte, b' ' | b'\n')).unwrap_or(data.len());
+        let kind = &data[..end];
+        if end == 0 || end > MAX_TYPE || !kind.iter().all(u8::is_ascii_alphanumeric) {
+            return Err(Violation::bad(format!("a frame begins with a type of 1 to {MAX_TYPE} letters and digits")));
+        }
+        // Checked to be ASCII.
+        let kind = std::str::from_utf8(kind).unwrap_or_default();
+        Ok(Self { kind, rest: &data[end..] })
+    }
+
+    fn error(&self, problem: impl fmt::Display) -> Violation {
+        Violation::bad(format!("{}: {problem}", self.kind))
+    }
+
+    /// The fields of a frame without a payload.
+    fn control(&self, binary: bool) -> Result<Fields<'a>, Violation> {
+        self.check_text(binary)?;
+        if self.rest.contains(&b'\n') {
+            return Err(self.error("a line feed, but this type has no payload"));
+        }
+        self.fields(self.rest)
+    }
+
+    /// The fields and payload of a frame that has one.
+    fn payload(&self, data: &Bytes, max_message: usize) -> Result<(Fields<'a>, Bytes), Violation> {
+        let Some(end) = self.rest.iter().take(MAX_HEADER + 1).position(|byte| *byte == b'\n') else {
+            return Err(self.error(format!("no line feed within the {MAX_HEADER} bytes of a header")));
+        };
+        let fields = self.fields(&self.rest[..end])?;
+        let payload = data.slice_ref(&self.rest[end + 1..]);
+        if payload.len() > max_message {
+            let len = payload.len();
+            return Err(Violation::new(
+                close::TOO_BIG,
+                format!("{}: a payload of {len} bytes, maxMessage is {max_message}", self.kind),
+            ));
+        }
+        Ok((fields, payload))
+    }
+
+    fn channel_message(&self, data: &Bytes, max_message: usize) -> Result<(ChannelName, Position, Bytes), Violation> {
+        let (mut fields, payload) = self.payload(data, max_message)?;
+        let channel = fields.next_channel()?;
+        let epoch = fields.short_id("e")?;
+        let offset = fields.next_integer("o", 0)?;
+        let message_id = fields.short_id("mid")?;
+        fields.end()?;
+        Ok((channel, Position { epoch, offset, message_id }, payload))
+    }
+
+    /// The body of a frame whose rest is JSON.
+    fn json<T: Deserialize<'a>>(&self, binary: bool) -> Result<T, Violation> {
+        self.check_text(binary)?;
+        let Some(body) = self.rest.strip_prefix(b" ") else {
+            return Err(self.error("no space and JSON behind the type"));
+        };
+        if body.len() > MAX_CONTROL {
+            return Err(Violation::new(
+                close::TOO_BIG,
+                format!("{}: {} bytes of JSON, allowed are {MAX_CONTROL}", self.kind, body.len()),
+            ));
+        }
+        serde_json::from_slice(body).map_err(|error| self.error(error))
+    }
+
+    fn check_text(&self, binary: bool) -> Result<(), Violation> {
+        if binary { Err(self.error("a binary message, control frames are text")) } else { Ok(()) }
+    }
+
+    fn fields(&self, rest: &'a [u8]) -> Result<Fields<'a>, Violation> {
+        if self.kind.len() + rest.len() > MAX_HEADER {
+            return Err(self.error(format!("a header of more than {MAX_HEADER} bytes")));
+        }
+        if let Some(byte) = rest.iter().find(|byte| !matches!(byte, 0x20..=0x7E)) {
+            return Err(self.error(format!("byte 0x{byte:02X} in the header, allowed are 0x20 to 0x7E")));
+        }
+        // Checked to be ASCII.
+        let rest = std::str::from_utf8(rest).unwrap_or_default();
+        Ok(Fields { kind: self.kind, rest })
+    }
+}
+
+/// What is left of a header.
+struct Fields<'a> {
+    kind: &'a str,
+    /// Empty, or begins with a space.
+    rest: &'a str,
+}
+
+impl<'a> Fields<'a> {
+    fn error(&self, problem: impl fmt::Display) -> Violation {
+        Violation::bad(format!("{}: {problem}", self.kind))
+    }
+
+    fn next(&mut self, name: &str) -> Result<&'a str, Violation> {
+        let Some(rest) = self.rest.strip_prefix(' ') else {
+            return Err(self.error(format!("{name} is missing")));
+        };
+        let end = rest.find(' ').unwrap_or(rest.len());
+        let (field, rest) = rest.split_at(end);
+        self.rest = rest;
+        if field.is_empty() {
+            Err(self.error("two spaces, or one at the end, fields are separated by one"))
+        } else {
+            Ok(field)
+        }
+    }
+
+    fn next_integer(&mut self, name: &str, least: u64) -> Result<u64, Violation> {
+        let field = self.next(name)?;
+        parse_integer(field, least).ok_or_else(|| {
+            self.error(format!("{name} is {field:.40}, allowed are decimal integers from {least} to {MAX_INTEGER}"))
+        })
+    }
+
+    fn next_channel(&mut self) -> Result<ChannelName, Violation> {
+        let field = self.next("the channel's name")?;
+        let name = unescape(field)
+            .ok_or_else(|| self.error("the channel's name is not percent-encoded UTF-8 (%20 is a space, %25 a %)"))?;
+        ChannelName::new(name).map_err(|error| self.error(error))
+    }
+
+    fn short_id(&mut self, name: &str) -> Result<ShortId, Violation> {
+        let field = self.next(name)?;
+        ShortId::new(field).map_err(|error| self.error(format!("{name}: {error}")))
+    }
+
+    /// One integer and nothing that is known behind it.
+    fn integer(&mut self, name: &str) -> Result<u64, Violation> {
+        let n = self.next_integer(name, 1)?;
+        self.end()?;
+        Ok(n)
+    }
+
+    fn integer_or_zero(&mut self, name: &str) -> Result<u64, Violation> {
+        let n = self.next_integer(name, 0)?;
+        self.end()?;
+        Ok(n)
+    }
+
+    fn channel(&mut self) -> Result<ChannelName, Violation> {
+        let channel = self.next_channel()?;
+        self.end()?;
+        Ok(channel)
+    }
+
+    /// `key=value` fields of which none is known.
+    fn end(&mut self) -> Result<(), Violation> {
+        self.options("").map(|_| ())
+    }
+
+    /// `key=value` fields; the value of the one that is known, an integer.
+    fn options(&mut self, known: &str) -> Result<Option<u64>, Violation> {
+        let mut value = None;
+        while !self.rest.is_empty() {
+            let field = self.next("a field")?;
+            let Some((key, text)) = field.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+                return Err(self.error(format!("{field:.40} is one field too many, or not key=value")));
+            };
+            if key == known {
+                let number = parse_integer(text, 1).ok_or_else(|| {
+                    self.error(format!("{key} is {text:.40}, allowed are decimal integers from 1 to {MAX_INTEGER}"))
+                })?;
+                if value.replace(number).is_some() {
+                    return Err(self.error(format!("{key} stands there twice")));
+                }
+            }
+        }
+        Ok(value)
+    }
+}
+
+fn parse_integer(text: &str, least: u64) -> Option<u64> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) || (text.len() > 1 && text.starts_with('0')) {
+        return None;
+    }
+    text.parse().ok().filter(|number| (least..=MAX_INTEGER).contains(number))
+}
+
+fn unescape(field: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let high = char::from(rest.next()?).to_digit(16)?;
+            let low = char::from(rest.next()?).to_digit(16)?;
+            bytes.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,873 @@
+//! What must happen when things fail, case by case.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use lifeline_proto::close;
+use lifeline_proto::v1::Position;
+use lifeline_proto::v1::client::{Event, Welcomed};
+use lifeline_proto::v1::ring::Retention;
+use lifeline_proto::v1::server::{LinkId, Output, ServerConfig, Stored};
+use lifeline_proto::v1::wire::{Encoded, Gap, Status, Why};
+
+use super::world::{World, channel};
+
+fn config() -> ServerConfig {
+    ServerConfig { authorise: true, ..ServerConfig::default() }
+}
+
+/// A world in which the first client is connected and has seen WELCOME.
+fn connected() -> World {
+    connected_with(config())
+}
+
+fn connected_with(config: ServerConfig) -> World {
+    let mut world = World::new(config, 2);
+    world.connect(0);
+    world.flow();
+    let welcomed = welcome(&world.take_events(0));
+    assert!(!welcomed.resumed && welcomed.why.is_none());
+    world
+}
+
+fn reconnect(world: &mut World) -> (Welcomed, Vec<Event>) {
+    world.connect(0);
+    world.flow();
+    let events = world.take_events(0);
+    (welcome(&events), events)
+}
+
+fn welcome(events: &[Event]) -> Welcomed {
+    let mut found = events.iter().filter_map(|event| match event {
+        Event::Welcomed(welcomed) => Some((**welcomed).clone()),
+        _ => None,
+    });
+    let welcomed = found.next().expect("no WELCOME");
+    assert_eq!(found.next(), None);
+    welcomed
+}
+
+fn messages(events: &[Event]) -> Vec<(u64, String)> {
+    let text = |data: &Bytes| String::from_utf8(data.to_vec()).unwrap();
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Message { delivery, data, .. } => Some((delivery.sequence, text(data))),
+            Event::Channel { position, data, .. } => Some((position.offset, text(data))),
+            _ => None,
+        })
+        .collect()
+}
+
+fn gaps(events: &[Event]) -> Vec<(Option<&str>, u64, Option<u64>, &str)> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Gap { gap: Gap { channel, from, to, why }, .. } => {
+                Some((channel.as_ref().map(lifeline_proto::v1::ChannelName::as_str), *from, *to, why.as_str()))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+fn statuses(events: &[Event]) -> Vec<Status> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Subscription { status, .. } => Some(*status),
+            _ => None,
+        })
+        .collect()
+}
+
+fn numbered(numbers: impl IntoIterator<Item = u64>) -> Vec<(u64, String)> {
+    numbers.into_iter().map(|n| (n, n.to_string())).collect()
+}
+
+fn texts(frames: impl IntoIterator<Item = Encoded>) -> Vec<String> {
+    frames.into_iter().map(|frame| String::from_utf8_lossy(&frame.data).into_owned()).collect()
+}
+
+#[test]
+fn a_dropped_link_loses_nothing_either_way() {
+    let mut world = connected();
+    for n in 1..=5 {
+        world.server_send(0, &n.to_string());
+        world.client_send(0, &n.to_string());
+    }
+    // Three arrive each way, then the link is cut.
+    for _ in 0..3 {
+        world.write(0);
+        world.arrive_at_client(0);
+        world.arrive_at_server(0);
+    }
+    assert_eq!(messages(&world.take_events(0)), numbered(1..=3));
+    while world.begin() {
+        world.finish();
+    }
+    world.cut(0);
+    world.server_send(0, "6");
+    world.client_send(0, "6");
+    world.connect(0);
+    assert_eq!(world.run(), ["4", "5", "6"]);
+    let events = world.take_events(0);
+    assert!(welcome(&events).resumed);
+    assert_eq!(messages(&events), numbered(4..=6));
+    assert_eq!(gaps(&events), []);
+    assert_eq!(events.iter().filter(|event| **event == Event::ReplayDone).count(), 1);
+    assert!(world.peers[0].outbox.is_empty());
+}
+
+#[test]
+fn a_server_that_closes_during_hello_was_never_connected() {
+    let mut world = World::new(config(), 1);
+    world.server.drain(world.now, Duration::from_secs(5));
+    world.connect(0);
+    world.flow();
+    assert_eq!(world.peers[0].ends, [close::SHUTDOWN]);
+    assert_eq!(world.take_events(0), []);
+    assert!(!world.peers[0].client.is_open());
+}
+
+#[test]
+fn publishers_may_come_back_before_subscribers() {
+    let mut world = connected();
+    world.subscribe(0, "news");
+    world.flow();
+    world.publish("news", "1");
+    world.flow();
+    world.take_events(0);
+    world.cut(0);
+    world.publish("news", "2");
+    world.publish("news", "3");
+    let (_, events) = reconnect(&mut world);
+    assert_eq!(statuses(&events), [Status::Ok]);
+    assert_eq!(messages(&events), numbered(2..=3));
+    assert_eq!(gaps(&events), []);
+}
+
+#[test]
+fn a_restart_without_a_store_is_told() {
+    let mut world = connected();
+    world.subscribe(0, "news");
+    world.server_send(0, "1");
+    world.publish("news", "1");
+    world.client_send(0, "1");
+    assert_eq!(world.run(), ["1"]);
+    world.take_events(0);
+    // Handled, but the acknowledgement is lost with the server.
+    world.client_send(0, "2");
+    world.arrive_at_server(0);
+    world.begin();
+    world.finish();
+    world.restart_server(None);
+    world.connect(0);
+    // The item comes again: the mark has died with the server. `outbox:q` tells the application.
+    assert_eq!(world.run(), ["2"]);
+    let events = world.take_events(0);
+    let welcomed = welcome(&events);
+    assert_eq!((welcomed.resumed, welcomed.why), (false, Some(Why::Restart)));
+    assert_eq!(gaps(&events), [(None, 2, None, "restart"), (Some("news"), 2, None, "epoch")]);
+    assert_eq!(statuses(&events), [Status::Gap]);
+    // From here on as ever.
+    world.server_send(0, "one");
+    world.publish("news", "one");
+    world.flow();
+    assert_eq!(messages(&world.take_events(0)), [(1, "one".into()), (1, "one".into())]);
+}
+
+#[test]
+fn a_restart_with_a_store_is_a_dropped_link() {
+    let mut world = connected();
+    world.subscribe(0, "news");
+    world.flow();
+    world.server_send(0, "1");
+    world.publish("news", "1");
+    world.client_send(0, "1");
+    assert_eq!(world.run(), ["1"]);
+    world.client_send(0, "2");
+    world.take_events(0);
+    world.batch_end();
+    world.flow();
+    let stored = world.server.stored();
+    world.restart_server(Some(stored));
+    world.connect(0);
+    assert_eq!(world.run(), ["2"]);
+    let events = world.take_events(0);
+    assert!(welcome(&events).resumed);
+    assert_eq!(gaps(&events), []);
+    assert_eq!(statuses(&events), [Status::Ok]);
+    world.server_send(0, "2");
+    world.flow();
+    assert_eq!(messages(&world.take_events(0)), numbered(2..=2));
+}
+
+#[test]
+fn what_a_store_did_not_keep_is_a_gap() {
+    let mut world = connected();
+    world.subscribe(0, "news");
+    world.flow();
+    for n in 1..=3 {
+        world.server_send(0, &n.to_string());
+        world.publish("news", &n.to_string());
+    }
+    // Nothing of it was written.
+    let stored = world.server.stored();
+    world.restart_server(Some(stored));
+    world.take_events(0);
+    let (welcomed, events) = reconnect(&mut world);
+    assert_eq!((welcomed.resumed, welcomed.why), (false, Some(Why::Overflow)));
+    assert_eq!(gaps(&events), [(None, 1, Some(3), "overflow"), (Some("news"), 1, Some(3), "history")]);
+}
+
+#[test]
+fn a_replay_that_overlaps_is_not_delivered_twice() {
+    let mut world = connected();
+    for n in 1..=4 {
+        world.server_send(0, &n.to_string());
+    }
+    world.flow();
+    // The application has handled two; four are in its process.
+    let first: Vec<_> = [world.take_event(0), world.take_event(0)].into_iter().flatten().collect();
+    assert_eq!(messages(&first), numbered(1..=2));
+    world.cut(0);
+    world.connect(0);
+    world.arrive_at_server(0);
+    assert!(world.write(0));
+    let replayed: Vec<_> = std::iter::from_fn(|| world.write(0).then_some(())).collect();
+    assert_eq!(replayed.len(), 3);
+    assert_eq!(texts(world.peers[0].to_client.iter().skip(1).cloned()), ["M 3\n3", "M 4\n4", "R 4"]);
+    world.flow();
+    assert_eq!(messages(&world.take_events(0)), numbered(3..=4));
+}
+
+#[test]
+fn a_welcome_that_was_lost_is_asked_for_again() {
+    let mut world = connected();
+    world.server_send(0, "1");
+    for _ in 0..5 {
+        world.cut(0);
+        world.connect(0);
+        world.arrive_at_server(0);
+        while world.write(0) {}
+    }
+    world.cut(0);
+    let (welcomed, events) = reconnect(&mut world);
+    assert!(welcomed.resumed);
+    assert_eq!(messages(&events), numbered(1..=1));
+}
+
+#[test]
+fn the_token_before_is_good_until_a_frame_comes_under_the_present_one() {
+    let mut world = connected();
+    let before = world.peers[0].client.saved().unwrap();
+    world.cut(0);
+    reconnect(&mut world);
+    assert_ne!(world.peers[0].client.saved().unwrap().token, before.token);
+    world.cut(0);
+    // Not proven: the thief of the old token, or who lost the answer, may come.
+    world.peers[1].client.restore(before.clone());
+    world.connect(1);
+    world.flow();
+    assert!(welcome(&world.take_events(1)).resumed);
+    // Proven by a frame: the one before is worth nothing, and says nothing of the session.
+    world.peers[1].client.beat(1);
+    world.settle();
+    world.flow();
+    world.cut(1);
+    let late = world.add_client("late");
+    world.peers[late].client.restore(before);
+    world.connect(late);
+    world.flow();
+    let welcomed = welcome(&world.take_events(late));
+    assert_eq!((welcomed.resumed, welcomed.why), (false, Some(Why::Superseded)));
+}
+
+#[test]
+fn a_link_cut_in_the_middle_of_the_replay_goes_on_from_what_was_delivered() {
+    let mut world = connected();
+    world.cut(0);
+    for n in 1..=6 {
+        world.server_send(0, &n.to_string());
+    }
+    let mut seen = Vec::new();
+    for count in 1..=9 {
+        world.connect(0);
+        world.arrive_at_server(0);
+        for _ in 0..count {
+            world.write(0);
+            world.arrive_at_client(0);
+        }
+        seen.extend(messages(&world.take_events(0)));
+        world.cut(0);
+    }
+    assert_eq!(seen, numbered(1..=6));
+}
+
+#[test]
+fn a_client_that_crashed_finds_its_outbox_and_fences_its_former_self() {
+    let mut world = connected();
+    for n in 1..=3 {
+        world.client_send(0, &n.to_string());
+    }
+    world.arrive_at_server(0);
+    world.begin();
+    world.finish();
+    world.restart_client(0);
+    world.connect(0);
+    assert_eq!(world.run(), ["2", "3"]);
+    assert!(welcome(&world.take_events(0)).resumed);
+    // The former process comes back from a long sleep.
+    let zombie = world.add_client("outbox1");
+    world.connect(zombie);
+    world.flow();
+    assert_eq!(world.peers[zombie].ends, [close::SUPERSEDED]);
+    assert!(world.peers[0].client.is_open());
+}
+
+#[test]
+fn a_half_open_connection_is_taken_over_at_once() {
+    let mut world = connected();
+    for n in 1..=4 {
+        world.client_send(0, &n.to_string());
+    }
+    world.flow();
+    assert!(world.begin());
+    assert_eq!((world.given.len(), world.running.len()), (3, 1));
+    world.half_cut(0);
+    let old = *world.half_open.first().unwrap();
+    let (welcomed, _) = reconnect(&mut world);
+    assert!(welcomed.resumed);
+    assert!(
+        world
+            .outputs
+            .iter()
+            .any(|output| matches!(output, Output::Close { link, code: close::SUPERSEDED, .. } if *link == old))
+    );
+    // The handler that runs holds back the rest; what was queued is thrown away and comes again.
+    assert!(!world.begin());
+    assert_eq!(world.finish().unwrap().delivery.data, "1");
+    assert_eq!(world.run(), ["2", "3", "4"]);
+    assert!(world.peers[0].outbox.is_empty());
+    // Its end, when it is found at last, changes nothing.
+    world.server.handle_lost(world.now, old);
+    world.server_send(0, "on");
+    world.flow();
+    assert_eq!(messages(&world.take_events(0)), [(1, "on".into())]);
+}
+
+#[test]
+fn two_tabs_with_one_session_do_not_fight() {
+    let mut world = connected();
+    let saved = world.peers[0].client.saved().unwrap();
+    world.peers[1].client.restore(saved);
+    world.connect(1);
+    world.flow();
+    assert!(welcome(&world.take_events(1)).resumed);
+    // 45xx: the first one does not come back.
+    assert_eq!(world.peers[0].ends, [close::SUPERSEDED]);
+}
+
+#[test]
+fn too_small_a_ring_is_a_gap() {
+    let retention = Retention { count: 3, ..Retention::default() };
+    let mut world = connected_with(ServerConfig { retention, ..config() });
+    world.subscribe(0, "news");
+    world.flow();
+    world.cut(0);
+    for n in 1..=5 {
+        world.server_send(0, &n.to_string());
+        world.publish("news", &n.to_string());
+    }
+    let (welcomed, events) = reconnect(&mut world);
+    assert_eq!((welcomed.resumed, welcomed.why), (false, Some(Why::Overflow)));
+    assert_eq!(gaps(&events), [(None, 1, Some(2), "overflow"), (Some("news"), 1, Some(2), "history")]);
+    assert_eq!(messages(&events), [numbered(3..=5), numbered(3..=5)].concat());
+    // The gap was reported once, also when the link is cut again at once.
+    world.cut(0);
+    let (welcomed, events) = reconnect(&mut world);
+    assert!(welcomed.resumed);
+    assert_eq!((gaps(&events), messages(&events)), (vec![], vec![]));
+}
+
+#[test]
+fn a_snapshot_stands_for_what_the_log_lost() {
+    let retention = Retention { count: 2, ..Retention::default() };
+    let mut world = connected_with(ServerConfig { retention, snapshots: true, ..config() });
+    world.states.insert(channel("news"), Bytes::from_static(b"state"));
+    world.subscribe(0, "news");
+    world.flow();
+    assert_eq!(statuses(&world.take_events(0)), [Status::Ok]);
+    world.cut(0);
+    for n in 1..=5 {
+        world.publish("news", &n.to_string());
+    }
+    world.connect(0);
+    world.arrive_at_server(0);
+    while world.write(0) {}
+    let frames = texts(world.peers[0].to_client.iter().skip(1).cloned());
+    let kinds: String = frames.iter().map(|frame| &frame[..1]).collect();
+    assert_eq!(kinds, "KGBR", "{frames:?}");
+    world.flow();
+    world.publish("news", "6");
+    world.flow();
+    let events = world.take_events(0);
+    assert_eq!(gaps(&events), [(Some("news"), 1, Some(3), "history")]);
+    assert!(events.iter().any(|event| matches!(event, Event::Snapshot { position, .. } if position.offset == 5)));
+    assert_eq!(messages(&events), numbered(6..=6));
+    // No state to give: what the log still has.
+    world.states.clear();
+    world.cut(0);
+    for n in 7..=10 {
+        world.publish("news", &n.to_string());
+    }
+    let (_, events) = reconnect(&mut world);
+    assert_eq!(gaps(&events), [(Some("news"), 7, Some(8), "history")]);
+    assert_eq!(messages(&events), numbered(9..=10));
+}
+
+#[test]
+fn a_session_ends_when_nobody_comes_back_in_time() {
+    let mut world = connected();
+    world.server_send(0, "1");
+    let session = world.peers[0].client.session().unwrap().clone();
+    world.cut(0);
+    world.sleep(Duration::from_secs(119));
+    assert!(world.server.session(&session).is_some());
+    assert_eq!(world.server.poll_timeout(), Some(lifeline_proto::Time::from_micros(120_000_000)));
+    world.sleep(Duration::from_secs(1));
+    assert!(world.server.session(&session).is_none());
+    assert!(world.outputs.contains(&Output::SessionEnded { session: session.clone() }));
+    let (welcomed, events) = reconnect(&mut world);
+    assert_eq!((welcomed.resumed, welcomed.why), (false, Some(Why::Expired)));
+    assert_ne!(welcomed.session, session);
+    assert_eq!(gaps(&events), [(None, 1, None, "expired")]);
+    // Who comes back in time has it for as long again.
+    world.cut(0);
+    world.sleep(Duration::from_secs(100));
+    reconnect(&mut world);
+    world.sleep(Duration::from_secs(100));
+    world.cut(0);
+    world.sleep(Duration::from_secs(100));
+    assert!(reconnect(&mut world).0.resumed);
+}
+
+#[test]
+fn a_log_that_was_rolled_back_is_a_gap_not_silence() {
+    let mut world = connected();
+    world.subscribe(0, "news");
+    world.flow();
+    world.publish("news", "1");
+    world.publish("news", "2");
+    let stored = world.server.stored();
+    world.publish("news", "3");
+    world.flow();
+    world.take_events(0);
+    // The store's last second is lost; another message takes offset 3.
+    world.restart_server(Some(stored.clone()));
+    world.publish("news", "other 3");
+    let (_, events) = reconnect(&mut world);
+    assert_eq!(gaps(&events), [(Some("news"), 1, Some(3), "diverged")]);
+    world.publish("news", "4");
+    world.flow();
+    assert_eq!(messages(&world.take_events(0)), numbered(4..=4));
+    // The client is ahead of the log.
+    let stored = Stored { channels: stored.channels, ..world.server.stored() };
+    world.restart_server(Some(stored));
+    let (_, events) = reconnect(&mut world);
+    assert_eq!(gaps(&events), [(Some("news"), 1, Some(2), "diverged")]);
+}
+
+#[test]
+fn a_stream_that_was_rolled_back_is_a_new_session() {
+    let mut world = connected();
+    let stored = world.server.stored();
+    world.server_send(0, "1");
+    world.flow();
+    assert_eq!(messages(&world.take_events(0)), numbered(1..=1));
+    world.restart_server(Some(stored));
+    let (welcomed, events) = reconnect(&mut world);
+    assert_eq!((welcomed.resumed, welcomed.why), (false, Some(Why::Restart)));
+    assert_eq!(gaps(&events), [(None, 2, None, "restart")]);
+}
+
+#[test]
+fn a_refused_token_closes_and_keeps_the_session_and_the_outbox() {
+    let mut world = connected_with(ServerConfig { authenticate: true, ..config() });
+    world.cut(0);
+    world.client_send(0, "1");
+    let link = LinkId(77);
+    world.server.handle_connected(world.now, link);
+    let saved = world.peers[0].client.saved().unwrap();
+    let hello = format!(
+        r#"H {{"v":1,"auth":"old","resume":{{"sid":"{}","tok":"{}","s":0}}}}"#,
+        saved.session,
+        saved.token.expose()
+    );
+    world.server.handle_message(world.now, link, hello.into(), false);
+    assert!(matches!(world.server.poll_output(), Some(Output::Authenticate { auth: Some(_), .. })));
+    world.server.handle_authenticated(world.now, link, Err(close::TOKEN_EXPIRED));
+    world.settle();
+    assert!(world.outputs.iter().any(|output| matches!(output, Output::Close { code: close::TOKEN_EXPIRED, .. })));
+    // With a fresh one it goes on.
+    world.connect(0);
+    assert_eq!(world.run(), ["1"]);
+    assert!(welcome(&world.take_events(0)).resumed);
+}
+
+#[test]
+fn a_session_is_resumed_by_its_owner_only() {
+    let mut world = World::new(ServerConfig { authenticate: true, ..config() }, 0);
+    let hello = |world: &mut World, link, resume: &str, owner: &str| {
+        world.server.handle_connected(world.now, LinkId(link));
+        world.server.handle_message(world.now, LinkId(link), format!(r#"H {{"v":1{resume}}}"#).into(), false);
+        assert!(matches!(world.server.poll_output(), Some(Output::Authenticate { .. })));
+        world.server.handle_authenticated(world.now, LinkId(link), Ok(Some(owner.into())));
+        world.settle();
+        let outgoing = world.server.poll_transmit(world.now, LinkId(link)).unwrap().encode().data;
+        let welcome: serde_json::Value = serde_json::from_slice(&outgoing[2..]).unwrap();
+        (welcome["sid"].clone(), welcome["tok"].clone(), welcome["resumed"].as_bool().unwrap(), welcome["why"].clone())
+    };
+    let (sid, tok, ..) = hello(&mut world, 1, "", "anna");
+    let resume = format!(r#","resume":{{"sid":{sid},"tok":{tok},"s":0}}"#);
+    let (other, _, resumed, why) = hello(&mut world, 2, &resume, "bert");
+    assert_eq!((resumed, why.as_str()), (false, Some("unknown")));
+    assert_ne!(other, sid);
+    let (same, _, resumed, _) = hello(&mut world, 3, &resume, "anna");
+    assert_eq!((same, resumed), (sid, true));
+}
+
+#[test]
+fn publishing_while_a_client_comes_back_is_neither_lost_nor_doubled() {
+    // A message at every moment of the dialogue.
+    for moment in 0..8 {
+        let mut world = connected();
+        world.subscribe(0, "news");
+        world.flow();
+        world.publish("news", "1");
+        world.cut(0);
+        world.take_events(0);
+        world.publish("news", "2");
+        world.connect(0);
+        for step in 0..8 {
+            if step == moment {
+                world.publish("news", "3");
+                world.server_send(0, "1");
+            }
+            match step {
+                0 => drop(world.arrive_at_server(0)),
+                _ if step % 2 == 1 => drop(world.write(0)),
+                _ => drop(world.arrive_at_client(0)),
+            }
+        }
+        world.flow();
+        let mut messages = messages(&world.take_events(0));
+        messages.sort();
+        assert_eq!(messages, [(1, "1".into()), (1, "1".into()), (2, "2".into()), (3, "3".into())], "{moment}");
+    }
+}
+
+#[test]
+fn live_messages_wait_behind_the_replay() {
+    let mut world = connected();
+    world.subscribe(0, "news");
+    world.flow();
+    world.cut(0);
+    world.take_events(0);
+    world.publish("news", "1");
+    world.server_send(0, "1");
+    world.connect(0);
+    world.arrive_at_server(0);
+    // The replay's end was fixed by HELLO.
+    world.publish("news", "2");
+    world.server_send(0, "2");
+    while world.write(0) {}
+    let frames = texts(world.peers[0].to_client.iter().skip(1).cloned());
+    let (replay, live): (Vec<_>, Vec<_>) = (frames[..3].to_vec(), frames[4..].to_vec());
+    assert!(replay[0].starts_with("K ") && replay[1] == "M 1\n1" && replay[2].starts_with("C news "), "{frames:?}");
+    assert_eq!(frames[3], "R 1");
+    assert!(live.contains(&"M 2\n2".into()) && live.len() == 2, "{frames:?}");
+}
+
+#[test]
+fn a_poison_item_does_not_block() {
+    let mut world = connected();
+    world.client_send(0, "poison");
+    world.client_send(0, "good");
+    for attempt in 1..=5 {
+        world.connect(0);
+        world.flow();
+        assert!(world.begin());
+        assert_eq!(world.fail().unwrap().delivery.data, "poison");
+        assert_eq!(world.peers[0].link.is_none(), attempt < 5);
+    }
+    assert_eq!(world.peers[0].ends, [close::INTERNAL_ERROR; 4]);
+    assert_eq!(world.run(), ["good"]);
+    let events = world.take_events(0);
+    let rejected =
+        |event: &&Event| matches!(event, Event::Rejected(reject) if reject.sequence == 1 && reject.permanent);
+    assert_eq!(events.iter().filter(rejected).count(), 1);
+    assert!(world.peers[0].outbox.is_empty());
+}
+
+#[test]
+fn an_item_refused_for_now_comes_again_in_order() {
+    let mut world = connected();
+    for n in 1..=3 {
+        world.client_send(0, &n.to_string());
+    }
+    world.flow();
+    world.begin();
+    world.reject(false);
+    world.flow();
+    assert!(!world.begin());
+    assert!(!world.peers[0].client.room(1));
+    world.client_send(0, "4");
+    let until = world.peers[0].client.poll_timeout().unwrap();
+    world.sleep(until - world.now);
+    assert_eq!(world.run(), ["1", "2", "3", "4"]);
+}
+
+#[test]
+fn a_refusal_whose_n_was_lost_is_told_with_welcome() {
+    let mut world = connected();
+    world.client_send(0, "bad");
+    world.client_send(0, "good");
+    world.flow();
+    world.begin();
+    world.reject(true);
+    world.begin();
+    world.finish();
+    world.cut(0);
+    assert_eq!(world.peers[0].outbox.len(), 2);
+    let (_, events) = reconnect(&mut world);
+    assert_eq!(events.iter().filter(|event| matches!(event, Event::Rejected(_))).count(), 1);
+    assert!(world.peers[0].outbox.is_empty());
+    // Told once.
+    world.cut(0);
+    let (_, events) = reconnect(&mut world);
+    assert!(!events.iter().any(|event| matches!(event, Event::Rejected(_))));
+}
+
+#[test]
+fn what_expired_before_it_was_sent_is_given_up() {
+    let mut world = connected();
+    world.cut(0);
+    let peer = &mut world.peers[0];
+    for (text, ttl) in [("1", None), ("2", Some(1)), ("3", Some(1)), ("4", None)] {
+        peer.outbox.push(world.now, text.into(), false, ttl.map(Duration::from_secs)).unwrap();
+    }
+    world.sleep(Duration::from_secs(2));
+    assert_eq!(world.peers[0].outbox.expire(world.now).len(), 2);
+    world.connect(0);
+    assert_eq!(world.run(), ["1", "4"]);
+    assert!(world.peers[0].outbox.is_empty());
+    assert_eq!(world.server.inbox(&world.peers[0].outbox_id).unwrap().handled(), 4);
+}
+
+#[test]
+fn an_outbox_that_lost_its_end_is_found_out() {
+    let mut world = connected();
+    for n in 1..=3 {
+        world.client_send(0, &n.to_string());
+    }
+    world.run();
+    world.cut(0);
+    // A copy from before comes back, whose next item is 2.
+    let copy = world.add_client("outbox1");
+    world.peers[copy].generation = 2;
+    world.client_send(copy, "old 1");
+    world.connect(copy);
+    world.arrive_at_server(copy);
+    world.write(copy);
+    let welcome = world.peers[copy].to_client.pop_front().unwrap();
+    let violation = world.peers[copy].client.handle_message(world.now, welcome.data, false).unwrap_err();
+    assert_eq!(violation.code, close::STATE_INVALID);
+    let events: Vec<_> = std::iter::from_fn(|| world.peers[copy].client.poll_event()).collect();
+    assert!(events.contains(&Event::OutboxDiverged { handled: 3 }));
+}
+
+#[test]
+fn a_slow_reader_of_a_channel_gets_a_gap_and_no_kick() {
+    let retention = Retention { count: 3, ..Retention::default() };
+    let mut world = connected_with(ServerConfig { retention, ..config() });
+    world.subscribe(0, "news");
+    world.flow();
+    world.take_events(0);
+    for n in 1..=9 {
+        world.publish("news", &n.to_string());
+    }
+    world.flow();
+    let events = world.take_events(0);
+    assert_eq!(gaps(&events), [(Some("news"), 1, Some(6), "slow")]);
+    assert_eq!(messages(&events), numbered(7..=9));
+    assert!(world.peers[0].ends.is_empty());
+    // The stream likewise; the driver closes with 4002 before that where the policy says so.
+    for n in 1..=5 {
+        world.server_send(0, &n.to_string());
+    }
+    let session = world.peers[0].client.session().unwrap();
+    assert_eq!(world.server.session(session).unwrap().unsent_bytes(), 3);
+    world.flow();
+    let events = world.take_events(0);
+    assert_eq!(gaps(&events), [(None, 1, Some(2), "overflow")]);
+    assert_eq!(messages(&events), numbered(3..=5));
+}
+
+#[test]
+fn subscriptions_come_back_as_they_were_made() {
+    let mut world = connected();
+    world.subscribe(0, "asked");
+    world.server_subscribe(0, "given");
+    world.flow();
+    assert_eq!(statuses(&world.take_events(0)), [Status::Ok, Status::Ok]);
+    world.cut(0);
+    world.publish("asked", "1");
+    world.publish("given", "1");
+    // The application has changed its mind about what it is asked.
+    world.denied.insert(channel("asked"));
+    let (_, events) = reconnect(&mut world);
+    let mut found = statuses(&events);
+    found.sort_by_key(|status| *status == Status::Ok);
+    assert_eq!(found, [Status::Denied, Status::Ok]);
+    assert_eq!(messages(&events), numbered(1..=1));
+    // One that the client never heard of goes on from where it began.
+    world.server_subscribe(0, "late");
+    world.cut(0);
+    world.publish("late", "1");
+    let (_, events) = reconnect(&mut world);
+    assert_eq!(messages(&events), numbered(1..=1));
+    // Left while there was no connection.
+    world.cut(0);
+    world.unsubscribe(0, "late");
+    world.publish("late", "2");
+    let (_, events) = reconnect(&mut world);
+    assert_eq!(messages(&events), []);
+    let session = world.peers[0].client.session().unwrap();
+    assert!(!world.server.session(session).unwrap().is_subscribed(&channel("late")));
+}
+
+#[test]
+fn without_a_callback_subscribing_is_denied_and_limits_hold() {
+    let mut world = connected_with(ServerConfig { authorise: false, ..config() });
+    world.subscribe(0, "a");
+    world.flow();
+    assert_eq!(statuses(&world.take_events(0)), [Status::Denied]);
+    let mut world = connected_with(ServerConfig { max_subscriptions: 2, ..config() });
+    for name in ["a", "b", "c"] {
+        world.subscribe(0, name);
+    }
+    world.flow();
+    assert_eq!(statuses(&world.take_events(0)), [Status::Ok, Status::Ok, Status::Denied]);
+}
+
+#[test]
+fn a_drain_asks_clients_to_leave_within_the_window() {
+    let mut world = World::new(config(), 20);
+    for index in 0..20 {
+        world.connect(index);
+    }
+    world.flow();
+    world.server.drain(world.now, Duration::from_secs(10));
+    world.settle();
+    world.flow();
+    let mut times: Vec<_> = world.peers.iter().map(|peer| peer.client.poll_timeout().unwrap()).collect();
+    times.sort_unstable();
+    assert!(times[19] <= lifeline_proto::Time::from_micros(10_000_000));
+    assert!(times[19] - times[0] > Duration::from_secs(5), "{times:?}");
+    world.sleep(Duration::from_secs(10));
+    for index in 0..20 {
+        assert!(world.take_events(index).contains(&Event::Leave { url: None }));
+        if index > 0 {
+            world.cut(index);
+        }
+    }
+    // One that does not listen.
+    world.sleep(Duration::from_secs(5));
+    assert_eq!(world.peers[0].ends, [close::SHUTDOWN]);
+}
+
+#[test]
+fn a_peer_that_says_nothing_or_the_wrong_thing_is_closed() {
+    let mut world = World::new(config(), 0);
+    let closed = |world: &mut World, link: u64| {
+        world.settle();
+        world.outputs.drain(..).find_map(|output| match output {
+            Output::Close { link: LinkId(id), code, .. } if id == link => Some(code),
+            _ => None,
+        })
+    };
+    world.server.handle_connected(world.now, LinkId(1));
+    world.sleep(Duration::from_micros(9_999_999));
+    assert_eq!(closed(&mut world, 1), None);
+    world.sleep(Duration::from_micros(1));
+    assert_eq!(closed(&mut world, 1), Some(close::BAD_PROTOCOL));
+    for (link, frames, code) in [
+        (2, vec!["P 1\nx"], close::BAD_PROTOCOL),
+        (3, vec!["Z"], close::BAD_PROTOCOL),
+        (4, vec![r#"H {"v":2}"#], close::UNSUPPORTED_VERSION),
+        (5, vec![r#"H {"v":1}"#, r#"H {"v":1}"#], close::BAD_PROTOCOL),
+        (6, vec![r#"H {"v":1}"#, "P 1\nx"], close::BAD_PROTOCOL),
+        (7, vec![r#"H {"v":1}"#, "A 1"], close::STATE_INVALID),
+        (8, vec![r#"H {"v":1,"outbox":{"id":"o","gen":1,"first":1,"next":1}}"#, "P 2\nx"], close::STATE_INVALID),
+    ] {
+        world.server.handle_connected(world.now, LinkId(link));
+        for frame in frames {
+            world.server.handle_message(world.now, LinkId(link), Bytes::from(frame), false);
+        }
+        assert_eq!(closed(&mut world, link), Some(code), "{link}");
+    }
+    // Unknown types are for a later version.
+    world.server.handle_connected(world.now, LinkId(9));
+    for frame in [r#"H {"v":1}"#, "D 1\nx", "LATER x"] {
+        world.server.handle_message(world.now, LinkId(9), Bytes::from(frame), false);
+    }
+    assert_eq!(closed(&mut world, 9), None);
+    // A client that asks and never reads.
+    for n in 0..2000 {
+        world.server.handle_message(world.now, LinkId(9), Bytes::from(format!("U c{n}")), false);
+    }
+    assert_eq!(closed(&mut world, 9), Some(close::SLOW_CONSUMER));
+}
+
+#[test]
+fn beats_are_answered_both_ways() {
+    let mut world = connected();
+    let link = world.peers[0].link.unwrap();
+    world.server.beat(link, 7);
+    world.peers[0].client.beat(8);
+    world.settle();
+    world.flow();
+    assert!(world.outputs.contains(&Output::Answered { link, n: 7 }));
+    assert!(world.take_events(0).contains(&Event::Answered(8)));
+}
+
+#[test]
+fn the_window_holds_items_back() {
+    let mut world = connected_with(ServerConfig { window: 200, ..config() });
+    // 65 each: three fit.
+    for n in 1..=5 {
+        world.client_send(0, &n.to_string());
+    }
+    assert_eq!(world.peers[0].to_server.len(), 3);
+    assert_eq!(world.run(), ["1", "2", "3", "4", "5"]);
+    // One bigger than the window goes alone.
+    world.client_send(0, &"x".repeat(500));
+    world.client_send(0, "y");
+    assert_eq!(world.peers[0].to_server.len(), 1);
+    assert_eq!(world.run().len(), 2);
+}
+
+#[test]
+fn positions_name_the_last_message() {
+    let mut world = connected();
+    world.subscribe(0, "news");
+    world.flow();
+    world.publish("news", "1");
+    world.flow();
+    let saved = world.peers[0].client.saved().unwrap();
+    let Position { offset, message_id, .. } = &saved.channels[&channel("news")];
+    let top = world.server.channel_log(&channel("news")).unwrap().top();
+    assert_eq!((*offset, message_id), (1, &top.message_id));
+}

@@ -1,0 +1,5 @@
+//! `lifeline.v1`: both machines against each other.
+
+mod failures;
+mod model;
+mod world;

@@ -1,0 +1,434 @@
+//! A server, clients and the links between them, driven by hand: each frame moves when a test says so.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use lifeline_proto::Time;
+use lifeline_proto::outbox::{MemoryOutbox, OutboxConfig};
+use lifeline_proto::v1::client::{Client, ClientConfig, Event};
+use lifeline_proto::v1::inbox::{Delivery, Start};
+use lifeline_proto::v1::server::{LinkId, Output, Server, ServerConfig, Stored};
+use lifeline_proto::v1::wire::{Encoded, OutboxRange};
+use lifeline_proto::v1::{ChannelName, Key};
+use rand::RngCore;
+
+/// The same numbers in each run and in each version of every library.
+#[derive(Clone, Debug)]
+pub struct Numbers(pub u64);
+
+impl RngCore for Numbers {
+    fn next_u32(&mut self) -> u32 {
+        (self.next_u64() >> 32) as u32
+    }
+
+    // SplitMix64.
+    fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn fill_bytes(&mut self, dest: &mut [u8]) {
+        for byte in dest {
+            *byte = self.next_u32() as u8;
+        }
+    }
+}
+
+/// An item that the server's application was given.
+#[derive(Clone, Debug)]
+pub struct Given {
+    pub outbox: Key,
+    pub delivery: Delivery,
+    pub link: LinkId,
+}
+
+pub struct Peer {
+    pub client: Client,
+    pub outbox: MemoryOutbox,
+    pub outbox_id: Key,
+    pub generation: u64,
+    pub link: Option<LinkId>,
+    pub to_server: VecDeque<Encoded>,
+    pub to_client: VecDeque<Encoded>,
+    /// What waits for the client's application.
+    pub events: VecDeque<Event>,
+    /// Close codes that ended its connections, 0: cut.
+    pub ends: Vec<u16>,
+}
+
+pub struct World {
+    pub now: Time,
+    pub config: ServerConfig,
+    pub server: Server<Numbers>,
+    pub peers: Vec<Peer>,
+    next_link: u64,
+    /// What waits for the server's application.
+    pub given: VecDeque<Given>,
+    pub running: VecDeque<Given>,
+    /// Outputs that are not carried out here.
+    pub outputs: Vec<Output>,
+    /// Connections whose end the server has not noticed.
+    pub half_open: BTreeSet<LinkId>,
+    /// Whether the application lets clients subscribe, by channel; absent: it does.
+    pub denied: BTreeSet<ChannelName>,
+    /// What the application says is a channel's state.
+    pub states: BTreeMap<ChannelName, Bytes>,
+    seed: u64,
+}
+
+pub fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+pub fn channel(name: &str) -> ChannelName {
+    ChannelName::new(name).unwrap()
+}
+
+impl World {
+    pub fn new(config: ServerConfig, clients: usize) -> Self {
+        let mut world = Self {
+            now: Time::ZERO,
+            server: Server::new(config.clone(), Numbers(1)),
+            config,
+            peers: Vec::new(),
+            next_link: 1,
+            given: VecDeque::new(),
+            running: VecDeque::new(),
+            outputs: Vec::new(),
+            half_open: BTreeSet::new(),
+            denied: BTreeSet::new(),
+            states: BTreeMap::new(),
+            seed: 1,
+        };
+        for index in 0..clients {
+            world.add_client(&format!("outbox{}", index + 1));
+        }
+        world
+    }
+
+    pub fn add_client(&mut self, outbox: &str) -> usize {
+        self.peers.push(Peer {
+            client: Client::new(ClientConfig::default(), self.peers.len() as u64),
+            outbox: MemoryOutbox::new(OutboxConfig { ttl: None, ..OutboxConfig::default() }),
+            outbox_id: key(outbox),
+            generation: 1,
+            link: None,
+            to_server: VecDeque::new(),
+            to_client: VecDeque::new(),
+            events: VecDeque::new(),
+            ends: Vec::new(),
+        });
+        self.peers.len() - 1
+    }
+
+    pub fn sleep(&mut self, duration: Duration) {
+        self.now = self.now + duration;
+        self.server.handle_timeout(self.now);
+        for peer in &mut self.peers {
+            peer.client.handle_timeout(self.now);
+        }
+        self.settle();
+    }
+
+    pub fn connect(&mut self, index: usize) {
+        if self.peers[index].link.is_some() {
+            return;
+        }
+        let link = LinkId(self.next_link);
+        self.next_link += 1;
+        let peer = &mut self.peers[index];
+        peer.link = Some(link);
+        peer.to_server.clear();
+        peer.to_client.clear();
+        peer.client.handle_connected(
+            None,
+            Some(OutboxRange {
+                id: peer.outbox_id.clone(),
+                generation: peer.generation,
+                first: peer.outbox.first_sequence(),
+                next: peer.outbox.last_sequence() + 1,
+            }),
+        );
+        self.server.handle_connected(self.now, link);
+        self.settle();
+    }
+
+    /// Both ends see the end; what is on the way is lost.
+    pub fn cut(&mut self, index: usize) {
+        if let Some(link) = self.end(index, 0) {
+            self.server.handle_lost(self.now, link);
+            self.settle();
+        }
+    }
+
+    /// Only the client sees the end.
+    pub fn half_cut(&mut self, index: usize) {
+        if let Some(link) = self.end(index, 0) {
+            self.half_open.insert(link);
+            self.settle();
+        }
+    }
+
+    /// The server sees the end of those that only the clients have seen.
+    pub fn notice(&mut self) {
+        for link in std::mem::take(&mut self.half_open) {
+            self.server.handle_lost(self.now, link);
+        }
+        self.settle();
+    }
+
+    /// The process dies, and handlers with it. `stored`: what its successor finds.
+    pub fn restart_server(&mut self, stored: Option<Stored>) {
+        for index in 0..self.peers.len() {
+            self.end(index, 0);
+        }
+        self.half_open.clear();
+        self.given.clear();
+        self.running.clear();
+        self.seed += 1;
+        let random = Numbers(self.seed);
+        self.server = match stored {
+            Some(stored) => Server::restore(self.now, self.config.clone(), random, stored),
+            None => Server::new(self.config.clone(), random),
+        };
+    }
+
+    /// The client's process dies: what it had received and not handled is lost to it. It finds its
+    /// session and its outbox as it had saved them.
+    pub fn restart_client(&mut self, index: usize) {
+        self.cut(index);
+        let peer = &mut self.peers[index];
+        let saved = peer.client.saved();
+        peer.client = Client::new(ClientConfig::default(), index as u64);
+        if let Some(saved) = saved {
+            peer.client.restore(saved);
+        }
+        peer.events.clear();
+        peer.generation += 1;
+    }
+
+    fn end(&mut self, index: usize, code: u16) -> Option<LinkId> {
+        let peer = &mut self.peers[index];
+        let link = peer.link.take()?;
+        peer.ends.push(code);
+        peer.client.handle_lost();
+        peer.outbox.handle_lost();
+        peer.to_server.clear();
+        peer.to_client.clear();
+        Some(link)
+    }
+
+    pub fn client_send(&mut self, index: usize, text: &str) -> u64 {
+        let data = Bytes::copy_from_slice(text.as_bytes());
+        let sequence = self.peers[index].outbox.push(self.now, data, false, None).unwrap().sequence;
+        self.settle();
+        sequence
+    }
+
+    pub fn server_send(&mut self, index: usize, text: &str) -> Option<u64> {
+        let session = self.peers[index].client.session()?.clone();
+        let sequence = self.server.send(self.now, &session, Bytes::copy_from_slice(text.as_bytes()), false);
+        self.settle();
+        sequence
+    }
+
+    pub fn publish(&mut self, name: &str, text: &str) {
+        self.server.publish(self.now, &channel(name), text.as_bytes(), false);
+        self.settle();
+    }
+
+    pub fn server_subscribe(&mut self, index: usize, name: &str) {
+        let Some(session) = self.peers[index].client.session().cloned() else { return };
+        self.server.subscribe(self.now, &session, &channel(name));
+        self.settle();
+    }
+
+    pub fn subscribe(&mut self, index: usize, name: &str) {
+        self.peers[index].client.subscribe(channel(name));
+        self.settle();
+    }
+
+    pub fn unsubscribe(&mut self, index: usize, name: &str) {
+        self.peers[index].client.unsubscribe(&channel(name));
+        self.settle();
+    }
+
+    /// One frame arrives at the server.
+    pub fn arrive_at_server(&mut self, index: usize) -> bool {
+        let peer = &mut self.peers[index];
+        let (Some(link), Some(Encoded { data, binary })) = (peer.link, peer.to_server.pop_front()) else {
+            return false;
+        };
+        self.server.handle_message(self.now, link, data, binary);
+        self.settle();
+        true
+    }
+
+    /// One frame arrives at the client.
+    pub fn arrive_at_client(&mut self, index: usize) -> bool {
+        let peer = &mut self.peers[index];
+        let Some(Encoded { data, binary }) = peer.to_client.pop_front() else { return false };
+        if let Err(violation) = peer.client.handle_message(self.now, data, binary) {
+            panic!("client {index}: {violation}");
+        }
+        self.settle();
+        true
+    }
+
+    /// The server writes one frame.
+    pub fn write(&mut self, index: usize) -> bool {
+        let Some(link) = self.peers[index].link else { return false };
+        let Some(outgoing) = self.server.poll_transmit(self.now, link) else {
+            self.settle();
+            return false;
+        };
+        self.peers[index].to_client.push_back(outgoing.encode());
+        self.settle();
+        true
+    }
+
+    /// The application begins the next item, unless a handler of that connection runs.
+    pub fn begin(&mut self) -> bool {
+        while let Some(given) = self.given.pop_front() {
+            if self.running.iter().any(|running| running.link == given.link) {
+                self.given.push_front(given);
+                return false;
+            }
+            if let Start::Attempt(_) = self.server.handle_start(&given.outbox, given.delivery.id) {
+                self.running.push_back(given);
+                return true;
+            }
+        }
+        false
+    }
+
+    pub fn finish(&mut self) -> Option<Given> {
+        let given = self.running.pop_front()?;
+        self.server.handle_done(self.now, &given.outbox, given.delivery.id);
+        self.settle();
+        Some(given)
+    }
+
+    pub fn fail(&mut self) -> Option<Given> {
+        let given = self.running.pop_front()?;
+        self.server.handle_failed(self.now, &given.outbox, given.delivery.id);
+        self.settle();
+        Some(given)
+    }
+
+    pub fn reject(&mut self, permanent: bool) -> Option<Given> {
+        let given = self.running.pop_front()?;
+        let id = given.delivery.id;
+        self.server.handle_rejected(self.now, &given.outbox, id, 7, "no".into(), permanent);
+        self.settle();
+        Some(given)
+    }
+
+    pub fn batch_end(&mut self) {
+        self.server.handle_batch_end();
+        for peer in &mut self.peers {
+            peer.client.handle_batch_end();
+        }
+        self.settle();
+    }
+
+    /// The client's application takes its next event; messages are handled at once.
+    pub fn take_event(&mut self, index: usize) -> Option<Event> {
+        let peer = &mut self.peers[index];
+        let event = peer.events.pop_front()?;
+        if let Event::Message { delivery, .. } | Event::Gap { delivery: Some(delivery), .. } = &event {
+            peer.client.handle_delivered(self.now, *delivery);
+        }
+        self.settle();
+        Some(event)
+    }
+
+    pub fn take_events(&mut self, index: usize) -> Vec<Event> {
+        std::iter::from_fn(|| self.take_event(index)).collect()
+    }
+
+    /// Frames move until all is quiet; the application handles nothing.
+    pub fn flow(&mut self) {
+        loop {
+            let mut moved = false;
+            for index in 0..self.peers.len() {
+                moved |= self.arrive_at_server(index) | self.write(index) | self.arrive_at_client(index);
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// As [`World::flow`], and the server's application handles what comes.
+    pub fn run(&mut self) -> Vec<String> {
+        let mut handled = Vec::new();
+        loop {
+            self.flow();
+            if !self.begin() {
+                self.batch_end();
+                self.flow();
+                if self.given.is_empty() {
+                    return handled;
+                }
+                continue;
+            }
+            let given = self.finish().unwrap();
+            handled.push(String::from_utf8(given.delivery.data.to_vec()).unwrap());
+        }
+    }
+
+    /// Carries out what both machines want, without moving a frame.
+    pub fn settle(&mut self) {
+        while let Some(output) = self.server.poll_output() {
+            match output {
+                Output::Deliver { link, outbox, delivery } => self.given.push_back(Given { outbox, delivery, link }),
+                Output::Authenticate { link, .. } => self.server.handle_authenticated(self.now, link, Ok(None)),
+                Output::Authorise { link, channel } => {
+                    let allowed = !self.denied.contains(&channel);
+                    self.server.handle_authorised(self.now, link, &channel, allowed);
+                }
+                Output::Snapshot { link, channel } => {
+                    let state = self.states.get(&channel).map(|state| (state.clone(), false));
+                    self.server.handle_snapshot(link, &channel, state);
+                }
+                Output::Store { outbox, handled } => self.server.handle_stored(self.now, &outbox, handled),
+                Output::Close { link, code, .. } => {
+                    self.half_open.remove(&link);
+                    if let Some(index) = self.peers.iter().position(|peer| peer.link == Some(link)) {
+                        self.end(index, code);
+                    }
+                    self.outputs.push(output);
+                }
+                Output::Transmit { .. } => {}
+                other => self.outputs.push(other),
+            }
+        }
+        for peer in &mut self.peers {
+            while let Some(event) = peer.client.poll_event() {
+                match &event {
+                    Event::Acknowledged { sequence } => peer.outbox.handle_written(*sequence),
+                    Event::Resend { sequence } => peer.outbox.handle_resend(*sequence),
+                    Event::Rejected(reject) => {
+                        peer.outbox.handle_rejected(reject.sequence);
+                        peer.events.push_back(event);
+                    }
+                    _ => peer.events.push_back(event),
+                }
+            }
+            while peer.outbox.has_waiting() && peer.client.room(1) {
+                let Some(item) = peer.outbox.next_to_send(self.now) else { break };
+                assert!(peer.client.send(item.sequence, item.data, item.binary));
+            }
+            while let Some(message) = peer.client.poll_transmit(self.now) {
+                if peer.link.is_some() {
+                    peer.to_server.push_back(message);
+                }
+            }
+        }
+    }
+}
