@@ -226,7 +226,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Violation`]: close the connection with its code.
-    pub fn handle_message(&mut self, now: Time, data: Bytes, binary: bool) -> Result<(), Violation> {
+    pub fn handle_message(&mut self, now: Time, data: &Bytes, binary: bool) -> Result<(), Violation> {
         let Some(frame) = ServerFrame::decode(data, binary, self.config.max_message)? else { return Ok(()) };
         match (self.phase, frame) {
             (Phase::Offline, _) => Ok(()),

@@ -270,7 +270,7 @@ impl<R: RngCore> Server<R> {
     }
 
     /// A WebSocket message came.
-    pub fn handle_message(&mut self, now: Time, link: LinkId, data: Bytes, binary: bool) {
+    pub fn handle_message(&mut self, now: Time, link: LinkId, data: &Bytes, binary: bool) {
         let result = match ClientFrame::decode(data, binary, self.config.max_message) {
             Ok(Some(frame)) => self.handle_frame(now, link, frame),
             Ok(None) if matches!(self.links.get(&link), Some(Link::Greeting { .. })) => {
@@ -774,7 +774,7 @@ impl<R: RngCore> Server<R> {
         match verdict {
             Verdict::Stale => return,
             Verdict::Close => {
-                self.close(now, link, close::INTERNAL_ERROR, close::default_reason(close::INTERNAL_ERROR))
+                self.close(now, link, close::INTERNAL_ERROR, close::default_reason(close::INTERNAL_ERROR));
             }
             Verdict::Reject(reject) => {
                 if let Some(key) = self.links.get(&link).and_then(Link::session).cloned() {

@@ -386,14 +386,13 @@ impl Session {
         let Some(top) = logs.top(channel) else { return };
         if let Some(subscription) = self.subscriptions.get_mut(channel) {
             subscription.server_made |= server_made;
-            if named.is_none() {
-                if let Some(link) = &mut self.link
-                    && let Some(reader) = link.readers.get(channel)
-                {
-                    let position = Some(reader.position.clone());
-                    link.announce(channel, Status::Ok, position);
-                    return;
-                }
+            if named.is_none()
+                && let Some(link) = &mut self.link
+                && let Some(reader) = link.readers.get(channel)
+            {
+                let position = Some(reader.position.clone());
+                link.announce(channel, Status::Ok, position);
+                return;
             }
         } else {
             let start = named.clone().unwrap_or_else(|| top.clone());

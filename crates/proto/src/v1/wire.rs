@@ -383,8 +383,8 @@ impl ClientFrame {
     ///
     /// # Errors
     /// [`Violation`]
-    pub fn decode(data: Bytes, binary: bool, max_message: usize) -> Result<Option<Self>, Violation> {
-        let message = Message::split(&data)?;
+    pub fn decode(data: &Bytes, binary: bool, max_message: usize) -> Result<Option<Self>, Violation> {
+        let message = Message::split(data)?;
         Ok(Some(match message.kind {
             "A" => Self::Acknowledge { sequence: message.control(binary)?.integer("s")? },
             "E" => Self::GiveUp { sequence: message.control(binary)?.integer("q")? },
@@ -392,7 +392,7 @@ impl ClientFrame {
             "I" => Self::Beat(message.control(binary)?.integer("n")?),
             "O" => Self::Answer(message.control(binary)?.integer("n")?),
             "P" => {
-                let (mut fields, data) = message.payload(&data, max_message)?;
+                let (mut fields, data) = message.payload(data, max_message)?;
                 let sequence = fields.next_integer("q", 1)?;
                 let acknowledged = fields.options("s")?;
                 Self::Item { sequence, acknowledged, data, binary }
@@ -428,16 +428,16 @@ impl ServerFrame {
     ///
     /// # Errors
     /// [`Violation`]
-    pub fn decode(data: Bytes, binary: bool, max_message: usize) -> Result<Option<Self>, Violation> {
-        let message = Message::split(&data)?;
+    pub fn decode(data: &Bytes, binary: bool, max_message: usize) -> Result<Option<Self>, Violation> {
+        let message = Message::split(data)?;
         Ok(Some(match message.kind {
             "A" => Self::Acknowledge { sequence: message.control(binary)?.integer("q")? },
             "B" => {
-                let (channel, position, data) = message.channel_message(&data, max_message)?;
+                let (channel, position, data) = message.channel_message(data, max_message)?;
                 Self::Snapshot { channel, position, data, binary }
             }
             "C" => {
-                let (channel, position, data) = message.channel_message(&data, max_message)?;
+                let (channel, position, data) = message.channel_message(data, max_message)?;
                 if position.offset == 0 {
                     return Err(message.error("o is 0, allowed are integers from 1"));
                 }
@@ -460,7 +460,7 @@ impl ServerFrame {
                 Self::Subscription(subscription)
             }
             "M" => {
-                let (mut fields, data) = message.payload(&data, max_message)?;
+                let (mut fields, data) = message.payload(data, max_message)?;
                 let sequence = fields.next_integer("s", 1)?;
                 let acknowledged = fields.options("q")?;
                 Self::Message { sequence, acknowledged, data, binary }

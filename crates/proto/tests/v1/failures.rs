@@ -505,7 +505,7 @@ fn a_refused_token_closes_and_keeps_the_session_and_the_outbox() {
         saved.session,
         saved.token.expose()
     );
-    world.server.handle_message(world.now, link, hello.into(), false);
+    world.server.handle_message(world.now, link, &hello.into(), false);
     assert!(matches!(world.server.poll_output(), Some(Output::Authenticate { auth: Some(_), .. })));
     world.server.handle_authenticated(world.now, link, Err(close::TOKEN_EXPIRED));
     world.settle();
@@ -521,7 +521,7 @@ fn a_session_is_resumed_by_its_owner_only() {
     let mut world = World::new(ServerConfig { authenticate: true, ..config() }, 0);
     let hello = |world: &mut World, link, resume: &str, owner: &str| {
         world.server.handle_connected(world.now, LinkId(link));
-        world.server.handle_message(world.now, LinkId(link), format!(r#"H {{"v":1{resume}}}"#).into(), false);
+        world.server.handle_message(world.now, LinkId(link), &format!(r#"H {{"v":1{resume}}}"#).into(), false);
         assert!(matches!(world.server.poll_output(), Some(Output::Authenticate { .. })));
         world.server.handle_authenticated(world.now, LinkId(link), Ok(Some(owner.into())));
         world.settle();
@@ -682,7 +682,7 @@ fn an_outbox_that_lost_its_end_is_found_out() {
     world.arrive_at_server(copy);
     world.write(copy);
     let welcome = world.peers[copy].to_client.pop_front().unwrap();
-    let violation = world.peers[copy].client.handle_message(world.now, welcome.data, false).unwrap_err();
+    let violation = world.peers[copy].client.handle_message(world.now, &welcome.data, false).unwrap_err();
     assert_eq!(violation.code, close::STATE_INVALID);
     let events: Vec<_> = std::iter::from_fn(|| world.peers[copy].client.poll_event()).collect();
     assert!(events.contains(&Event::OutboxDiverged { handled: 3 }));
@@ -814,19 +814,19 @@ fn a_peer_that_says_nothing_or_the_wrong_thing_is_closed() {
     ] {
         world.server.handle_connected(world.now, LinkId(link));
         for frame in frames {
-            world.server.handle_message(world.now, LinkId(link), Bytes::from(frame), false);
+            world.server.handle_message(world.now, LinkId(link), &Bytes::from(frame), false);
         }
         assert_eq!(closed(&mut world, link), Some(code), "{link}");
     }
     // Unknown types are for a later version.
     world.server.handle_connected(world.now, LinkId(9));
     for frame in [r#"H {"v":1}"#, "D 1\nx", "LATER x"] {
-        world.server.handle_message(world.now, LinkId(9), Bytes::from(frame), false);
+        world.server.handle_message(world.now, LinkId(9), &Bytes::from(frame), false);
     }
     assert_eq!(closed(&mut world, 9), None);
     // A client that asks and never reads.
     for n in 0..2000 {
-        world.server.handle_message(world.now, LinkId(9), Bytes::from(format!("U c{n}")), false);
+        world.server.handle_message(world.now, LinkId(9), &Bytes::from(format!("U c{n}")), false);
     }
     assert_eq!(closed(&mut world, 9), Some(close::SLOW_CONSUMER));
 }

@@ -164,9 +164,9 @@ impl Model {
                 world.unsubscribe(client, CHANNELS[index]);
                 self.readings.remove(&(client, index));
             }
-            Step::ToServer(client, count) => (0..count).for_each(|_| drop(world.arrive_at_server(client))),
-            Step::ToClient(client, count) => (0..count).for_each(|_| drop(world.arrive_at_client(client))),
-            Step::Write(client, count) => (0..count).for_each(|_| drop(world.write(client))),
+            Step::ToServer(client, count) => repeat(count, || world.arrive_at_server(client)),
+            Step::ToClient(client, count) => repeat(count, || world.arrive_at_client(client)),
+            Step::Write(client, count) => repeat(count, || world.write(client)),
             Step::Begin => self.begin(),
             Step::Finish => {
                 if let Some(given) = world.finish() {
@@ -385,6 +385,15 @@ impl Model {
         self.world.running.push_front(given);
         let given = self.world.finish().unwrap();
         self.handled(&given);
+    }
+}
+
+/// At most `count` times, while there is something to do.
+fn repeat(count: usize, mut act: impl FnMut() -> bool) {
+    for _ in 0..count {
+        if !act() {
+            return;
+        }
     }
 }
 

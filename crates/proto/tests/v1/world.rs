@@ -9,9 +9,10 @@ use lifeline_proto::outbox::{MemoryOutbox, OutboxConfig};
 use lifeline_proto::v1::client::{Client, ClientConfig, Event};
 use lifeline_proto::v1::inbox::{Delivery, Start};
 use lifeline_proto::v1::server::{LinkId, Output, Server, ServerConfig, Stored};
-use lifeline_proto::v1::wire::{Encoded, OutboxRange};
+use lifeline_proto::v1::wire::{Encoded, Gap, OutboxRange};
 use lifeline_proto::v1::{ChannelName, Key};
 use rand::RngCore;
+use serde_json::{Value, json};
 
 /// The same numbers in each run and in each version of every library.
 #[derive(Clone, Debug)]
@@ -77,6 +78,8 @@ pub struct World {
     pub denied: BTreeSet<ChannelName>,
     /// What the application says is a channel's state.
     pub states: BTreeMap<ChannelName, Bytes>,
+    /// What happened, in the words of the transcripts.
+    pub journal: Vec<Value>,
     seed: u64,
 }
 
@@ -86,6 +89,39 @@ pub fn key(text: &str) -> Key {
 
 pub fn channel(name: &str) -> ChannelName {
     ChannelName::new(name).unwrap()
+}
+
+fn text(data: &Bytes) -> String {
+    String::from_utf8(data.to_vec()).unwrap_or_else(|_| format!("{data:?}"))
+}
+
+/// An event as the transcripts tell it.
+fn words(event: &Event) -> String {
+    match event {
+        Event::Acknowledged { sequence } => format!("acknowledged {sequence}"),
+        Event::Answered(n) => format!("answered {n}"),
+        Event::Channel { channel, position, data, .. } => {
+            format!("channel {channel} {} {}", position.offset, text(data))
+        }
+        Event::Gap { gap: Gap { channel, from, to, why }, .. } => {
+            let name = channel.as_ref().map_or_else(|| "of the session".into(), ToString::to_string);
+            format!("gap {name} {from}..{} {}", to.map_or_else(|| "?".into(), |to| to.to_string()), why.as_str())
+        }
+        Event::Leave { .. } => "leave".into(),
+        Event::Message { delivery, data, .. } => format!("message {} {}", delivery.sequence, text(data)),
+        Event::OutboxDiverged { handled } => format!("outbox diverged {handled}"),
+        Event::Rejected(reject) => format!("rejected {} {} {}", reject.sequence, reject.code, reject.reason),
+        Event::ReplayDone => "replay done".into(),
+        Event::Resend { sequence } => format!("resend {sequence}"),
+        Event::Snapshot { channel, position, data, .. } => {
+            format!("snapshot {channel} {} {}", position.offset, text(data))
+        }
+        Event::Subscription { channel, status } => format!("subscription {channel} {status:?}").to_lowercase(),
+        Event::Welcomed(welcomed) => {
+            let why = welcomed.why.as_ref().map_or_else(String::new, |why| format!(" {}", why.as_str()));
+            format!("welcomed resumed={}{why}", welcomed.resumed)
+        }
+    }
 }
 
 impl World {
@@ -102,6 +138,7 @@ impl World {
             half_open: BTreeSet::new(),
             denied: BTreeSet::new(),
             states: BTreeMap::new(),
+            journal: Vec::new(),
             seed: 1,
         };
         for index in 0..clients {
@@ -263,7 +300,8 @@ impl World {
         let (Some(link), Some(Encoded { data, binary })) = (peer.link, peer.to_server.pop_front()) else {
             return false;
         };
-        self.server.handle_message(self.now, link, data, binary);
+        self.journal.push(json!({"client": text(&data)}));
+        self.server.handle_message(self.now, link, &data, binary);
         self.settle();
         true
     }
@@ -272,7 +310,8 @@ impl World {
     pub fn arrive_at_client(&mut self, index: usize) -> bool {
         let peer = &mut self.peers[index];
         let Some(Encoded { data, binary }) = peer.to_client.pop_front() else { return false };
-        if let Err(violation) = peer.client.handle_message(self.now, data, binary) {
+        self.journal.push(json!({"server": text(&data)}));
+        if let Err(violation) = peer.client.handle_message(self.now, &data, binary) {
             panic!("client {index}: {violation}");
         }
         self.settle();
@@ -386,7 +425,11 @@ impl World {
     pub fn settle(&mut self) {
         while let Some(output) = self.server.poll_output() {
             match output {
-                Output::Deliver { link, outbox, delivery } => self.given.push_back(Given { outbox, delivery, link }),
+                Output::Deliver { link, outbox, delivery } => {
+                    let item = format!("item {} {}", delivery.id.sequence, text(&delivery.data));
+                    self.journal.push(json!({"serverEvent": item}));
+                    self.given.push_back(Given { outbox, delivery, link });
+                }
                 Output::Authenticate { link, .. } => self.server.handle_authenticated(self.now, link, Ok(None)),
                 Output::Authorise { link, channel } => {
                     let allowed = !self.denied.contains(&channel);
@@ -398,6 +441,7 @@ impl World {
                 }
                 Output::Store { outbox, handled } => self.server.handle_stored(self.now, &outbox, handled),
                 Output::Close { link, code, .. } => {
+                    self.journal.push(json!({"close": code}));
                     self.half_open.remove(&link);
                     if let Some(index) = self.peers.iter().position(|peer| peer.link == Some(link)) {
                         self.end(index, code);
@@ -410,6 +454,7 @@ impl World {
         }
         for peer in &mut self.peers {
             while let Some(event) = peer.client.poll_event() {
+                self.journal.push(json!({"clientEvent": words(&event)}));
                 match &event {
                     Event::Acknowledged { sequence } => peer.outbox.handle_written(*sequence),
                     Event::Resend { sequence } => peer.outbox.handle_resend(*sequence),

@@ -3,11 +3,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn client(text: &str) -> Result<Option<ClientFrame>, Violation> {
-    ClientFrame::decode(Bytes::copy_from_slice(text.as_bytes()), false, 100)
+    ClientFrame::decode(&Bytes::copy_from_slice(text.as_bytes()), false, 100)
 }
 
 fn server(text: &str) -> Result<Option<ServerFrame>, Violation> {
-    ServerFrame::decode(Bytes::copy_from_slice(text.as_bytes()), false, 100)
+    ServerFrame::decode(&Bytes::copy_from_slice(text.as_bytes()), false, 100)
 }
 
 fn refused<T: fmt::Debug>(result: Result<T, Violation>, code: u16, words: &str) {
@@ -51,7 +51,7 @@ fn spelling() {
 fn what_later_versions_add_is_ignored() {
     assert_eq!(client("D 7\nx"), Ok(None));
     assert_eq!(client("QUERY {\"a\":"), Ok(None));
-    assert_eq!(ServerFrame::decode(Bytes::from_static(&[b'Z', b' ', 0xFF]), true, 1), Ok(None));
+    assert_eq!(ServerFrame::decode(&Bytes::from_static(&[b'Z', b' ', 0xFF]), true, 1), Ok(None));
     assert_eq!(
         client("P 1 z=1 z=2 trace=a-b s=4\n"),
         Ok(Some(ClientFrame::Item { sequence: 1, acknowledged: Some(4), data: Bytes::new(), binary: false }))
@@ -96,8 +96,8 @@ fn errors_name_what_where_and_what_is_allowed() {
         "P: a payload of 101 bytes, maxMessage is 100",
     );
     assert!(client(&format!("P 1\n{}", "x".repeat(100))).is_ok());
-    refused(ClientFrame::decode(Bytes::from_static(b"A 1"), true, 1), BAD, "A: a binary message");
-    refused(ClientFrame::decode(Bytes::from_static(b"H {}"), true, 1), BAD, "H: a binary message");
+    refused(ClientFrame::decode(&Bytes::from_static(b"A 1"), true, 1), BAD, "A: a binary message");
+    refused(ClientFrame::decode(&Bytes::from_static(b"H {}"), true, 1), BAD, "H: a binary message");
 
     refused(client("H"), BAD, "H: no space and JSON");
     refused(client("H {"), BAD, "H: EOF");
@@ -142,7 +142,7 @@ fn secrets_are_not_shown() {
 #[test]
 fn payloads_are_not_copied() {
     let message = Bytes::from(format!("P 1\n{}", "x".repeat(50)));
-    let Ok(Some(ClientFrame::Item { data, .. })) = ClientFrame::decode(message.clone(), false, 50) else { panic!() };
+    let Ok(Some(ClientFrame::Item { data, .. })) = ClientFrame::decode(&message, false, 50) else { panic!() };
     assert_eq!(data.as_ptr(), message[4..].as_ptr());
 }
 
@@ -314,23 +314,23 @@ proptest! {
         let Encoded { data, binary } = frame.encode();
         prop_assert!(binary || std::str::from_utf8(&data).is_ok());
         prop_assert!(data.len() <= longest_message(400));
-        prop_assert_eq!(ClientFrame::decode(data, binary, 400).unwrap(), Some(frame));
+        prop_assert_eq!(ClientFrame::decode(&data, binary, 400).unwrap(), Some(frame));
     }
 
     #[test]
     fn server_frames_survive_the_wire(frame in server_frame()) {
         let Encoded { data, binary } = frame.encode();
         prop_assert!(binary || std::str::from_utf8(&data).is_ok());
-        prop_assert_eq!(ServerFrame::decode(data, binary, 400).unwrap(), Some(frame));
+        prop_assert_eq!(ServerFrame::decode(&data, binary, 400).unwrap(), Some(frame));
     }
 
     #[test]
     fn any_bytes_are_read_or_refused(data in prop::collection::vec(any::<u8>(), 0..200), binary: bool) {
         let data = Bytes::from(data);
-        if let Ok(Some(frame)) = ClientFrame::decode(data.clone(), binary, 400) {
+        if let Ok(Some(frame)) = ClientFrame::decode(&data, binary, 400) {
             prop_assert!(kept(&frame) <= data.len());
         }
-        let _ = ServerFrame::decode(data, binary, 400);
+        let _ = ServerFrame::decode(&data, binary, 400);
     }
 
     /// Nearly right is the better test: frames with a few bytes changed, cut or added.
@@ -352,15 +352,15 @@ proptest! {
                 }
             }
             let data = Bytes::from(data);
-            if let Ok(Some(frame)) = ClientFrame::decode(data.clone(), binary, 400) {
+            if let Ok(Some(frame)) = ClientFrame::decode(&data, binary, 400) {
                 prop_assert!(kept(&frame) <= data.len());
                 // What was read means the same when it is written again.
                 let again = frame.encode();
-                prop_assert_eq!(ClientFrame::decode(again.data, again.binary, 400).unwrap(), Some(frame));
+                prop_assert_eq!(ClientFrame::decode(&again.data, again.binary, 400).unwrap(), Some(frame));
             }
-            if let Ok(Some(frame)) = ServerFrame::decode(data, binary, 400) {
+            if let Ok(Some(frame)) = ServerFrame::decode(&data, binary, 400) {
                 let again = frame.encode();
-                prop_assert_eq!(ServerFrame::decode(again.data, again.binary, 400).unwrap(), Some(frame));
+                prop_assert_eq!(ServerFrame::decode(&again.data, again.binary, 400).unwrap(), Some(frame));
             }
         }
     }
