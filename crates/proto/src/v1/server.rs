@@ -35,7 +35,7 @@ pub struct ServerConfig {
     pub window: u64,
     /// What WELCOME says.
     pub heartbeat: Option<Heartbeat>,
-    /// What WELCOME says; the driver knows how many connections there are.
+    /// What WELCOME says, see [`Server::set_spread`].
     pub spread: Duration,
     /// For HELLO; the driver times the application's answers itself.
     pub handshake_timeout: Duration,
@@ -491,6 +491,11 @@ impl<R: RngCore> Server<R> {
         self.wake(session);
     }
 
+    /// What the next WELCOMEs say: the driver knows how many connections there are.
+    pub fn set_spread(&mut self, spread: Duration) {
+        self.config.spread = spread;
+    }
+
     /// Sends a beat.
     pub fn beat(&mut self, link: LinkId, n: u64) {
         let Some(Link::Open(open)) = self.links.get(&link) else { return };
@@ -506,10 +511,10 @@ impl<R: RngCore> Server<R> {
         self.close(now, link, code, reason);
     }
 
-    /// Asks all clients to leave within `window`, lets nobody in, and closes with 4000 those who are
-    /// still there half a window later.
-    pub fn drain(&mut self, now: Time, window: Duration) {
-        let end = now + window + window / 2;
+    /// Lets nobody in, asks all clients to leave within three quarters of `deadline`, and closes with 4000
+    /// those who are still there at its end.
+    pub fn drain(&mut self, now: Time, deadline: Duration) {
+        let (end, window) = (now + deadline, deadline.mul_f64(0.75));
         self.draining = Some(end);
         self.deadlines.insert((end, Deadline::Drain));
         let keys: Vec<_> = self.links.values().filter_map(Link::session).cloned().collect();
@@ -526,7 +531,7 @@ impl<R: RngCore> Server<R> {
         self.outputs.pop_front().or_else(|| self.dirty.pop_first().map(|link| Output::Transmit { link }))
     }
 
-    /// What the connection writes next.
+    /// What the connection writes next. May bring outputs, too.
     pub fn poll_transmit(&mut self, now: Time, link: LinkId) -> Option<Outgoing> {
         let Some(Link::Open(open)) = self.links.get(&link) else { return None };
         let session = &mut self.sessions.get_mut(&open.session)?.session;
@@ -746,7 +751,9 @@ impl<R: RngCore> Server<R> {
     fn ask(&mut self, link: LinkId, key: &Key, channel: ChannelName) {
         let Some(Link::Open(open)) = self.links.get_mut(&link) else { return };
         let Some(owned) = self.sessions.get_mut(key) else { return };
-        let taken = owned.session.channels().filter(|name| **name != channel).count() + open.asking.len();
+        // Those that come back with the session are asked about, and not counted twice.
+        let others = owned.session.channels().filter(|name| **name != channel && !open.asking.contains(*name));
+        let taken = others.count() + open.asking.len();
         if !self.config.authorise || taken >= self.config.max_subscriptions {
             owned.session.deny(&channel);
         } else if open.asking.insert(channel.clone()) {

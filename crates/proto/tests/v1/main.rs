@@ -1,6 +1,7 @@
 //! `lifeline.v1`: both machines against each other.
 
 mod failures;
+mod hostile;
 mod model;
 mod vectors;
 mod world;

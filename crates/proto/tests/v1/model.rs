@@ -23,6 +23,8 @@ enum Step {
     /// The server finds the half-open ones.
     Notice,
     ClientSend(usize),
+    /// The newest item expires, unless it is under way.
+    Expire(usize),
     ServerSend(usize),
     Publish(usize),
     Subscribe(usize, usize),
@@ -58,6 +60,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => client.clone().prop_map(Step::HalfCut),
         1 => Just(Step::Notice),
         10 => client.clone().prop_map(Step::ClientSend),
+        1 => client.clone().prop_map(Step::Expire),
         8 => client.clone().prop_map(Step::ServerSend),
         8 => (0..CHANNELS.len()).prop_map(Step::Publish),
         3 => (client.clone(), 0..CHANNELS.len()).prop_map(|(client, channel)| Step::Subscribe(client, channel)),
@@ -87,6 +90,8 @@ struct Items {
     handled: BTreeMap<u64, u32>,
     /// Refused for good by the server's application.
     refused: BTreeSet<u64>,
+    /// Expired: it may have been handled when it was under way on an earlier connection.
+    expired: BTreeSet<u64>,
     /// Told by the client to its application.
     told: BTreeSet<u64>,
     /// Acknowledged nowhere when a server died that remembered nothing: may be handled again.
@@ -142,6 +147,13 @@ impl Model {
                 self.items[client].sent += 1;
                 let text = format!("{client} {}", self.items[client].sent);
                 assert_eq!(world.client_send(client, &text), self.items[client].sent);
+            }
+            Step::Expire(client) => {
+                let outbox = &mut world.peers[client].outbox;
+                let newest = outbox.last_sequence();
+                if outbox.has_waiting() && outbox.handle_rejected(newest).is_some() {
+                    self.items[client].expired.insert(newest);
+                }
             }
             Step::ServerSend(client) => {
                 if let Some(session) = world.peers[client].client.session().cloned()
@@ -216,7 +228,9 @@ impl Model {
             let (client, item) = identify(given);
             let items = &self.items[client];
             for before in 1..item {
-                let known = items.handled.contains_key(&before) || items.refused.contains(&before);
+                let known = items.handled.contains_key(&before)
+                    || items.refused.contains(&before)
+                    || items.expired.contains(&before);
                 assert!(known, "client {client}: item {item} begins, {before} is not settled");
             }
             let times = items.handled.get(&item).copied().unwrap_or(0);
@@ -349,7 +363,9 @@ impl Model {
             for item in 1..=items.sent {
                 let times = items.handled.get(&item).copied().unwrap_or(0);
                 let refused = items.refused.contains(&item);
-                if items.excused.contains(&item) {
+                if items.expired.contains(&item) {
+                    assert!(times < 2 || items.excused.contains(&item));
+                } else if items.excused.contains(&item) {
                     assert!(times > 0 || refused);
                 } else {
                     assert_eq!((times, refused), (u32::from(!refused), refused), "client {client}: item {item}");

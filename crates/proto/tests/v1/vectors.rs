@@ -142,7 +142,7 @@ fn act(world: &mut World, step: &Value) {
             world.restart_server(stored);
         }
         "drain" => {
-            world.server.drain(world.now, Duration::from_secs(number("window")));
+            world.server.drain(world.now, Duration::from_secs(number("seconds")));
             world.settle();
         }
         "server beats" => {
