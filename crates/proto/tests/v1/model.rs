@@ -404,6 +404,94 @@ impl Model {
     }
 }
 
+/// Every dialogue of one client: hello, items, stream, channels, refusals, acknowledgements, resume,
+/// replay, a gap, take-over, unsubscribing, the last two in the hands of a server with a store.
+const SCRIPT: &[Step] = &[
+    Step::Connect(0),
+    Step::ClientSend(0),
+    Step::Subscribe(0, 0),
+    Step::ServerSubscribe(0, 1),
+    Step::ServerSend(0),
+    Step::Publish(0),
+    Step::Begin,
+    Step::ClientSend(0),
+    Step::Finish,
+    Step::Take(0, 100),
+    Step::BatchEnd,
+    Step::Cut(0),
+    Step::ServerSend(0),
+    Step::ServerSend(0),
+    Step::Publish(0),
+    Step::Publish(1),
+    Step::ClientSend(0),
+    Step::Connect(0),
+    Step::Begin,
+    Step::Reject { permanent: true },
+    Step::Begin,
+    Step::Reject { permanent: false },
+    Step::Sleep(1000),
+    Step::Begin,
+    Step::Finish,
+    Step::Take(0, 100),
+    Step::BatchEnd,
+    Step::Sleep(1000),
+    Step::HalfCut(0),
+    Step::Publish(1),
+    Step::Publish(1),
+    Step::Publish(1),
+    Step::Publish(1),
+    Step::ServerSend(0),
+    Step::ServerSend(0),
+    Step::ServerSend(0),
+    Step::ServerSend(0),
+    Step::ClientSend(0),
+    Step::Connect(0),
+    Step::Begin,
+    Step::Fail,
+    Step::Connect(0),
+    Step::Unsubscribe(0, 1),
+    Step::RestartServer { stored: true },
+    Step::ClientSend(0),
+    Step::Connect(0),
+    Step::RestartClient(0),
+    Step::Connect(0),
+];
+
+/// Plays the script; the link is cut after so many frames, and the client comes back at once. Returns
+/// how many moved.
+fn sweep(cut_after: Option<u32>, half: bool, snapshots: bool) -> u32 {
+    let mut model = Model::new(ServerConfig {
+        authorise: true,
+        retention: Retention { count: 3, ..Retention::default() },
+        snapshots,
+        ..ServerConfig::default()
+    });
+    let mut moved = 0;
+    for step in SCRIPT {
+        model.step(step);
+        while model.world.arrive_at_server(0) || model.world.write(0) || model.world.arrive_at_client(0) {
+            moved += 1;
+            if cut_after == Some(moved) {
+                model.step(&if half { Step::HalfCut(0) } else { Step::Cut(0) });
+                model.step(&Step::Connect(0));
+            }
+        }
+    }
+    model.finish();
+    moved
+}
+
+#[test]
+fn every_dialogue_may_be_cut_after_every_frame() {
+    for (half, snapshots) in [(false, false), (false, true), (true, false), (true, true)] {
+        let frames = sweep(None, half, snapshots);
+        assert!(frames > 100, "{frames}");
+        for cut_after in 1..=frames {
+            sweep(Some(cut_after), half, snapshots);
+        }
+    }
+}
+
 /// At most `count` times, while there is something to do.
 fn repeat(count: usize, mut act: impl FnMut() -> bool) {
     for _ in 0..count {
