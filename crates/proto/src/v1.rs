@@ -9,6 +9,58 @@
 //! - [`server`]: these together, one machine for all connections of a server;
 //! - [`client`]: the other role; its items are in an outbox of the driver's choice;
 //! - [`ack`]: when an acknowledgement is due.
+//!
+//! Both ends in one thread:
+//!
+//! ```
+//! use bytes::Bytes;
+//! use lifeline_proto::Time;
+//! use lifeline_proto::v1::client::{Client, ClientConfig, Event};
+//! use lifeline_proto::v1::server::{LinkId, Output, Server, ServerConfig};
+//! use lifeline_proto::v1::wire::OutboxRange;
+//! use lifeline_proto::v1::{Key, Violation};
+//! use rand::{SeedableRng, rngs::StdRng};
+//!
+//! let (now, link) = (Time::ZERO, LinkId(1));
+//! let mut server = Server::new(ServerConfig::default(), StdRng::from_os_rng());
+//! let mut client = Client::new(ClientConfig::default(), 7);
+//!
+//! // The WebSocket is open.
+//! server.handle_connected(now, link);
+//! let outbox = OutboxRange { id: Key::random(&mut StdRng::from_os_rng()), generation: 1, first: 1, next: 2 };
+//! client.handle_connected(None, Some(outbox));
+//! let mut acknowledged = 0;
+//! while acknowledged < 1 {
+//!     while let Some(message) = client.poll_transmit(now) {
+//!         server.handle_message(now, link, &message.data, message.binary);
+//!     }
+//!     while let Some(output) = server.poll_output() {
+//!         match output {
+//!             Output::Transmit { link } => {
+//!                 while let Some(outgoing) = server.poll_transmit(now, link) {
+//!                     let message = outgoing.encode();
+//!                     client.handle_message(now, &message.data, message.binary)?;
+//!                 }
+//!             }
+//!             Output::Deliver { outbox, delivery, .. } => {
+//!                 server.handle_start(&outbox, delivery.id);
+//!                 assert_eq!(delivery.data, "hello");
+//!                 server.handle_done(now, &outbox, delivery.id);
+//!                 server.handle_batch_end();
+//!             }
+//!             _ => {}
+//!         }
+//!     }
+//!     while let Some(event) = client.poll_event() {
+//!         match event {
+//!             Event::Welcomed(_) => assert!(client.room(5) && client.send(1, Bytes::from_static(b"hello"), false)),
+//!             Event::Acknowledged { sequence } => acknowledged = sequence,
+//!             _ => {}
+//!         }
+//!     }
+//! }
+//! # Ok::<_, Violation>(())
+//! ```
 
 pub mod ack;
 pub mod client;

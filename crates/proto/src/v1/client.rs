@@ -42,6 +42,19 @@ pub struct Saved {
     pub channels: BTreeMap<ChannelName, Position>,
 }
 
+/// What happened since the client began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Messages that came again and were dropped.
+    pub duplicates: u64,
+    /// Holes reported, of the stream and of channels.
+    pub gaps: u64,
+    /// Items refused for good.
+    pub rejected: u64,
+    /// WELCOMEs under which the session went on without a hole.
+    pub resumed: u64,
+}
+
 /// What the driver must do, or tell the application; in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -136,6 +149,7 @@ pub struct Client {
     leave: Option<(Time, Option<String>)>,
     transmit: VecDeque<ClientFrame>,
     events: VecDeque<Event>,
+    counters: Counters,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,6 +198,7 @@ impl Client {
             leave: None,
             transmit: VecDeque::new(),
             events: VecDeque::new(),
+            counters: Counters::default(),
         }
     }
 
@@ -308,7 +323,7 @@ impl Client {
     /// Sends the outbox's next item; what is missing before it was given up and will not come. False: it
     /// is not the next one, or nothing can be sent now.
     pub fn send(&mut self, sequence: u64, data: Bytes, binary: bool) -> bool {
-        if self.phase != Phase::Open || self.outbox.is_none() || sequence < self.next_item {
+        if sequence < self.next_item || !self.room(data.len()) {
             return false;
         }
         self.give_up(sequence - 1);
@@ -358,7 +373,14 @@ impl Client {
 
     /// What happened, in order.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front()?;
+        match &event {
+            Event::Gap { .. } => self.counters.gaps += 1,
+            Event::Rejected(_) => self.counters.rejected += 1,
+            Event::Welcomed(welcomed) => self.counters.resumed += u64::from(welcomed.resumed),
+            _ => {}
+        }
+        Some(event)
     }
 
     /// When [`Client::handle_timeout`] and [`Client::poll_transmit`] want to be called.
@@ -367,6 +389,17 @@ impl Client {
         let acks = self.acks.poll_timeout().filter(|_| self.phase == Phase::Open);
         let leave = self.leave.as_ref().map(|(at, _)| *at);
         [acks, leave, self.paused_until].into_iter().flatten().min()
+    }
+
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Bytes of items under way, as the window counts them.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight_cost
     }
 
     /// WELCOME has come, and the connection is there.
@@ -447,6 +480,7 @@ impl Client {
                     self.handle_acknowledged(acknowledged)?;
                 }
                 if sequence <= self.received {
+                    self.counters.duplicates += 1;
                     // It waits for the application, or has been handled and the server does not know.
                     if sequence <= self.delivered {
                         self.acks.handle_duplicate();
@@ -577,6 +611,7 @@ impl Client {
         let Some(state) = self.channels.get_mut(&channel).filter(|state| !state.leaving) else { return Ok(()) };
         let Some(present) = &state.position else { return Ok(()) };
         if present.epoch == position.epoch && position.offset <= present.offset {
+            self.counters.duplicates += 1;
             return Ok(());
         }
         if present.epoch != position.epoch || position.offset != present.offset + 1 {

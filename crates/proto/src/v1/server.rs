@@ -115,6 +115,21 @@ pub enum Output {
     Transmit { link: LinkId },
 }
 
+/// What happened since the server began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Items that came again and were dropped.
+    pub duplicates: u64,
+    /// Holes told to clients, of streams and channels.
+    pub gaps: u64,
+    /// Items refused for good.
+    pub rejected: u64,
+    /// Messages sent before R.
+    pub replayed: u64,
+    /// Sessions that went on without a hole.
+    pub resumed: u64,
+}
+
 /// What a store keeps of a server. Messages of streams and channels are not in it: who missed some is
 /// told so.
 #[derive(Clone, Debug, Default)]
@@ -146,6 +161,7 @@ pub struct Server<R> {
     outputs: VecDeque<Output>,
     dirty: BTreeSet<LinkId>,
     deadlines: BTreeSet<(Time, Deadline)>,
+    counters: Counters,
     /// No new sessions; at the moment given the last connections are closed.
     draining: Option<Time>,
 }
@@ -176,6 +192,8 @@ struct Owned {
     session: Session,
     owner: Option<Arc<str>>,
     link: Option<LinkId>,
+    /// There is a deadline.
+    armed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -183,6 +201,8 @@ struct Shared {
     inbox: Inbox,
     /// The connection that has or had it last.
     link: LinkId,
+    /// There is a deadline.
+    armed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -211,6 +231,7 @@ impl<R: RngCore> Server<R> {
             outputs: VecDeque::new(),
             dirty: BTreeSet::new(),
             deadlines: BTreeSet::new(),
+            counters: Counters::default(),
             draining: None,
         }
     }
@@ -232,12 +253,12 @@ impl<R: RngCore> Server<R> {
             }
             let session = Session::restore(now, record, server.config.retention, server.config.snapshots);
             server.deadlines.insert((now + server.config.resume_ttl, Deadline::Session(key.clone())));
-            server.sessions.insert(key, Owned { session, owner, link: None });
+            server.sessions.insert(key, Owned { session, owner, link: None, armed: true });
         }
         for (key, generation, handled, rejected) in inboxes {
             let inbox = Inbox::restore(now, server.config.redelivery_limit, generation, handled, rejected);
             server.deadlines.insert((now + server.config.dedupe_ttl, Deadline::Inbox(key.clone())));
-            server.inboxes.insert(key, Shared { inbox, link: LinkId(u64::MAX) });
+            server.inboxes.insert(key, Shared { inbox, link: LinkId(u64::MAX), armed: true });
         }
         server
     }
@@ -291,8 +312,10 @@ impl<R: RngCore> Server<R> {
             && owned.session.detach(now, open.generation)
         {
             owned.link = None;
-            let ttl = now + self.config.resume_ttl;
-            self.deadlines.insert((ttl, Deadline::Session(open.session.clone())));
+            if !std::mem::replace(&mut owned.armed, true) {
+                let ttl = now + self.config.resume_ttl;
+                self.deadlines.insert((ttl, Deadline::Session(open.session.clone())));
+            }
         }
         if let Some((outbox, attachment)) = &open.inbox
             && let Some(shared) = self.inboxes.get_mut(outbox)
@@ -302,7 +325,9 @@ impl<R: RngCore> Server<R> {
                 self.inboxes.remove(outbox);
                 return;
             }
-            self.deadlines.insert((now + self.config.dedupe_ttl, Deadline::Inbox(outbox.clone())));
+            if !std::mem::replace(&mut shared.armed, true) {
+                self.deadlines.insert((now + self.config.dedupe_ttl, Deadline::Inbox(outbox.clone())));
+            }
         }
     }
 
@@ -427,15 +452,25 @@ impl<R: RngCore> Server<R> {
                     }
                 }
                 Deadline::Inbox(outbox) => {
-                    let since = self.inboxes.get(&outbox).and_then(|shared| shared.inbox.idle_since());
-                    if since.is_some_and(|since| now >= since + self.config.dedupe_ttl) {
+                    let Some(shared) = self.inboxes.get(&outbox) else { continue };
+                    let ttl = self.config.dedupe_ttl;
+                    let idle = shared.inbox.idle_since();
+                    let end = idle.map_or(now + ttl.max(SHORTEST_SWEEP), |since| since + ttl);
+                    if now < end {
+                        self.deadlines.insert((end, Deadline::Inbox(outbox)));
+                    } else {
                         self.inboxes.remove(&outbox);
                     }
                 }
                 Deadline::Log(channel) => self.expire_log(now, &channel),
                 Deadline::Session(key) => {
-                    let since = self.sessions.get(&key).and_then(|owned| owned.session.detached_since());
-                    if since.is_some_and(|since| now >= since + self.config.resume_ttl) {
+                    let Some(owned) = self.sessions.get(&key) else { continue };
+                    let detached = owned.session.detached_since();
+                    let ttl = self.config.resume_ttl;
+                    let end = detached.map_or(now + ttl.max(SHORTEST_SWEEP), |since| since + ttl);
+                    if now < end {
+                        self.deadlines.insert((end, Deadline::Session(key)));
+                    } else {
                         self.end_session(&key);
                     }
                 }
@@ -535,7 +570,15 @@ impl<R: RngCore> Server<R> {
     pub fn poll_transmit(&mut self, now: Time, link: LinkId) -> Option<Outgoing> {
         let Some(Link::Open(open)) = self.links.get(&link) else { return None };
         let session = &mut self.sessions.get_mut(&open.session)?.session;
+        let replaying = session.is_replaying();
         let outgoing = session.poll_transmit(now, open.generation, &self.logs);
+        match outgoing {
+            Some(Outgoing::Frame(ServerFrame::Gap(_))) => self.counters.gaps += 1,
+            Some(Outgoing::Channel { .. } | Outgoing::Frame(ServerFrame::Message { .. })) if replaying => {
+                self.counters.replayed += 1;
+            }
+            _ => {}
+        }
         while let Some(channel) = session.poll_snapshot() {
             self.outputs.push_back(Output::Snapshot { link, channel });
         }
@@ -549,6 +592,11 @@ impl<R: RngCore> Server<R> {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
         self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
     }
 
     #[must_use]
@@ -617,6 +665,7 @@ impl<R: RngCore> Server<R> {
                 match shared.inbox.handle_item(attachment, sequence, data, binary)? {
                     Receipt::Accepted => self.deliver(&outbox),
                     Receipt::Duplicate => {
+                        self.counters.duplicates += 1;
                         if let Some(owned) = self.sessions.get_mut(key) {
                             owned.session.handle_duplicate();
                         }
@@ -665,8 +714,11 @@ impl<R: RngCore> Server<R> {
         let (mut handled, mut rejected) = (0, Vec::new());
         if let Some(range) = &hello.outbox {
             let limit = self.config.redelivery_limit;
-            let shared =
-                self.inboxes.entry(range.id.clone()).or_insert_with(|| Shared { inbox: Inbox::new(now, limit), link });
+            let shared = self.inboxes.entry(range.id.clone()).or_insert_with(|| Shared {
+                inbox: Inbox::new(now, limit),
+                link,
+                armed: false,
+            });
             match shared.inbox.attach(range) {
                 Err(fenced) => return self.close(now, link, close::SUPERSEDED, fenced.to_string()),
                 Ok(attached) => {
@@ -694,6 +746,7 @@ impl<R: RngCore> Server<R> {
         };
         let Some(owned) = self.sessions.get_mut(&key) else { return };
         let attachment = owned.session.attach(now, token.clone(), resumable, handled);
+        self.counters.resumed += u64::from(attachment.resumed);
         let previous = owned.link.replace(link).filter(|previous| *previous != link);
         let welcome = wire::Welcome {
             session: key.clone(),
@@ -738,7 +791,7 @@ impl<R: RngCore> Server<R> {
         // Replaced when a connection takes it, before anybody sees it.
         let token = Token::random(&mut self.random);
         let session = Session::new(now, key.clone(), token, self.config.retention, self.config.snapshots);
-        self.sessions.insert(key.clone(), Owned { session, owner, link: None });
+        self.sessions.insert(key.clone(), Owned { session, owner, link: None, armed: false });
         key
     }
 
@@ -784,6 +837,7 @@ impl<R: RngCore> Server<R> {
                 self.close(now, link, close::INTERNAL_ERROR, close::default_reason(close::INTERNAL_ERROR));
             }
             Verdict::Reject(reject) => {
+                self.counters.rejected += u64::from(reject.permanent);
                 if let Some(key) = self.links.get(&link).and_then(Link::session).cloned() {
                     if let Some(owned) = self.sessions.get_mut(&key) {
                         owned.session.reject(reject);
@@ -869,7 +923,7 @@ impl Link {
     }
 }
 
-/// How often a channel's log is looked at, at the least.
+/// What is in use is not looked at more often.
 const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
 
 /// Answers that wait for a client that does not read them.

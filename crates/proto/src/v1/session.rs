@@ -540,6 +540,12 @@ impl Session {
         self.link.as_ref().map(|_| self.generation)
     }
 
+    /// A connection has the session and has not been sent R.
+    #[must_use]
+    pub fn is_replaying(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.replay.is_some())
+    }
+
     /// Since when no connection has had it; `None`: one has.
     #[must_use]
     pub fn detached_since(&self) -> Option<Time> {

@@ -240,6 +240,8 @@ fn a_replay_that_overlaps_is_not_delivered_twice() {
     assert_eq!(texts(world.peers[0].to_client.iter().skip(1).cloned()), ["M 3\n3", "M 4\n4", "R 4"]);
     world.flow();
     assert_eq!(messages(&world.take_events(0)), numbered(3..=4));
+    assert_eq!(world.peers[0].client.counters().duplicates, 2);
+    assert_eq!((world.server.counters().replayed, world.server.counters().resumed), (2, 1));
 }
 
 #[test]
@@ -451,6 +453,27 @@ fn a_session_ends_when_nobody_comes_back_in_time() {
     world.cut(0);
     world.sleep(Duration::from_secs(100));
     assert!(reconnect(&mut world).0.resumed);
+}
+
+#[test]
+fn an_inbox_is_remembered_for_its_time_after_the_last_connection() {
+    let mut world = connected_with(ServerConfig { dedupe_ttl: Duration::from_secs(1000), ..config() });
+    world.client_send(0, "1");
+    world.run();
+    let outbox = world.peers[0].outbox_id.clone();
+    for _ in 0..20 {
+        world.cut(0);
+        world.sleep(Duration::from_secs(90));
+        world.connect(0);
+        world.flow();
+    }
+    world.cut(0);
+    world.sleep(Duration::from_micros(999_999_999));
+    assert!(world.server.inbox(&outbox).is_some());
+    world.sleep(Duration::from_micros(1));
+    assert!(world.server.inbox(&outbox).is_none());
+    // Nothing is left to wait for.
+    assert_eq!(world.server.poll_timeout(), None);
 }
 
 #[test]
