@@ -160,6 +160,8 @@ pub struct Server<R> {
     readers: HashMap<ChannelName, BTreeSet<Key>>,
     outputs: VecDeque<Output>,
     dirty: BTreeSet<LinkId>,
+    /// Connections with something to acknowledge at the end of the batch.
+    settled: BTreeSet<LinkId>,
     deadlines: BTreeSet<(Time, Deadline)>,
     counters: Counters,
     /// No new sessions; at the moment given the last connections are closed.
@@ -230,6 +232,7 @@ impl<R: RngCore> Server<R> {
             readers: HashMap::new(),
             outputs: VecDeque::new(),
             dirty: BTreeSet::new(),
+            settled: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             counters: Counters::default(),
             draining: None,
@@ -419,12 +422,12 @@ impl<R: RngCore> Server<R> {
 
     /// A batch of the application's work has ended: acknowledgements go out.
     pub fn handle_batch_end(&mut self) {
-        let keys: Vec<_> = self.links.values().filter_map(Link::session).cloned().collect();
-        for key in keys {
-            if let Some(owned) = self.sessions.get_mut(&key) {
+        for link in std::mem::take(&mut self.settled) {
+            let Some(key) = self.links.get(&link).and_then(Link::session) else { continue };
+            if let Some(owned) = self.sessions.get_mut(key) {
                 owned.session.handle_batch_end();
+                self.dirty.insert(link);
             }
-            self.wake(&key);
         }
     }
 
@@ -804,6 +807,10 @@ impl<R: RngCore> Server<R> {
     fn ask(&mut self, link: LinkId, key: &Key, channel: ChannelName) {
         let Some(Link::Open(open)) = self.links.get_mut(&link) else { return };
         let Some(owned) = self.sessions.get_mut(key) else { return };
+        if owned.session.is_server_made(&channel) {
+            // Not the client's to ask for, nor to be denied.
+            return owned.session.subscribe(&channel, true, &self.logs);
+        }
         // Those that come back with the session are asked about, and not counted twice.
         let others = owned.session.channels().filter(|name| **name != channel && !open.asking.contains(*name));
         let taken = others.count() + open.asking.len();
@@ -866,11 +873,13 @@ impl<R: RngCore> Server<R> {
     fn acknowledge(&mut self, now: Time, outbox: &Key, bytes: usize) {
         let Some(shared) = self.inboxes.get(outbox) else { return };
         let mark = shared.inbox.acknowledged();
-        let Some(key) = self.links.get(&shared.link).and_then(Link::session).cloned() else { return };
-        if let Some(owned) = self.sessions.get_mut(&key) {
+        let link = shared.link;
+        let Some(key) = self.links.get(&link).and_then(Link::session) else { return };
+        if let Some(owned) = self.sessions.get_mut(key) {
             owned.session.handle_settled(now, mark, bytes);
+            self.settled.insert(link);
+            self.dirty.insert(link);
         }
-        self.wake(&key);
     }
 
     fn close(&mut self, now: Time, link: LinkId, code: u16, reason: impl Into<String>) {

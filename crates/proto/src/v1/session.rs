@@ -576,6 +576,12 @@ impl Session {
         self.subscriptions.contains_key(channel)
     }
 
+    /// Whether the server made the subscription.
+    #[must_use]
+    pub fn is_server_made(&self, channel: &ChannelName) -> bool {
+        self.subscriptions.get(channel).is_some_and(|subscription| subscription.server_made)
+    }
+
     /// The stream's messages that are not acknowledged.
     #[must_use]
     pub fn ring(&self) -> &Ring {

@@ -777,6 +777,14 @@ fn without_a_callback_subscribing_is_denied_and_limits_hold() {
     world.subscribe(0, "a");
     world.flow();
     assert_eq!(statuses(&world.take_events(0)), [Status::Denied]);
+    // What the server has made is not denied to who asks for it, too.
+    world.server_subscribe(0, "b");
+    world.subscribe(0, "b");
+    world.flow();
+    assert_eq!(statuses(&world.take_events(0)), [Status::Ok, Status::Ok]);
+    world.publish("b", "1");
+    world.flow();
+    assert_eq!(messages(&world.take_events(0)), numbered(1..=1));
     let mut world = connected_with(ServerConfig { max_subscriptions: 2, ..config() });
     for name in ["a", "b", "c"] {
         world.subscribe(0, name);

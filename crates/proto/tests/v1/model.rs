@@ -510,8 +510,13 @@ fn identify(given: &Given) -> (usize, u64) {
     (client.parse().unwrap(), item)
 }
 
+/// `MODEL_SCHEDULES` for a long run.
+fn schedules() -> u32 {
+    std::env::var("MODEL_SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(200)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(schedules()))]
 
     #[test]
     fn nothing_is_lost_nothing_comes_twice_order_is_kept(
