@@ -79,7 +79,8 @@ pub enum Event {
     OutboxDiverged { handled: u64 },
     /// What was missed has come; from here on it is live.
     ReplayDone,
-    /// The server refused an item for good: take it out of the outbox.
+    /// The server refused an item for good: take it out of the outbox, and tell the application if it was
+    /// still there.
     Rejected(Reject),
     /// The item and all behind it must be sent again, when [`Client::room`] allows.
     Resend { sequence: u64 },
@@ -340,9 +341,9 @@ impl Client {
     /// What was not sent up to `sequence` will not come: expired, or dropped.
     pub fn give_up(&mut self, sequence: u64) {
         if self.phase == Phase::Open && self.outbox.is_some() && sequence >= self.next_item {
-            self.next_item = sequence + 1;
+            let from = Some(std::mem::replace(&mut self.next_item, sequence + 1));
             self.highest_sent = self.highest_sent.max(sequence);
-            self.transmit.push_back(ClientFrame::GiveUp { sequence });
+            self.transmit.push_back(ClientFrame::GiveUp { from, sequence });
         }
     }
 

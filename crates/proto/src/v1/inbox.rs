@@ -176,7 +176,7 @@ impl Inbox {
         Ok(Attached {
             attachment: self.attachment,
             handled: self.stored,
-            rejected: self.rejected.iter().filter(|reject| reject.sequence <= self.stored).cloned().collect(),
+            rejected: self.rejected.iter().cloned().collect(),
         })
     }
 
@@ -228,15 +228,33 @@ impl Inbox {
         Ok(Receipt::Accepted)
     }
 
-    /// The client gives up what it has not sent up to `sequence`.
-    pub fn handle_give_up(&mut self, attachment: u64, sequence: u64) {
+    /// The client gives up the items `from..=sequence`, as far as they have not come; without `from`, those
+    /// from the next one on.
+    ///
+    /// # Errors
+    /// A [`Violation`] with 4004 when items before them are missing, or it is not clear which are meant.
+    pub fn handle_give_up(&mut self, attachment: u64, from: Option<u64>, sequence: u64) -> Result<(), Violation> {
         if !self.is_current(attachment) || sequence < self.expected {
-            return;
+            return Ok(());
         }
-        self.items.retain(|item, state| *item > sequence || *state != Item::Missing);
+        let Some(from) = from.or_else(|| (!self.rewound).then_some(self.expected)) else {
+            // It may have been sent before the client knew that it must go back.
+            return Err(Violation::new(close::STATE_INVALID, format!("E {sequence}: from is missing behind an N")));
+        };
+        if from > self.expected {
+            if self.rewound {
+                return Ok(());
+            }
+            return Err(Violation::new(
+                close::STATE_INVALID,
+                format!("E {sequence} from={from}: {} is next", self.expected),
+            ));
+        }
+        self.items.retain(|item, state| !(from..=sequence).contains(item) || *state != Item::Missing);
         self.frontier = self.frontier.max(sequence + 1);
         self.expected = sequence + 1;
         self.rewound = false;
+        Ok(())
     }
 
     /// The next item for the application, in order. Ask again after each input: an item may wait for

@@ -269,9 +269,6 @@ impl<R: RngCore> Server<R> {
     /// What a store should have of it now.
     #[must_use]
     pub fn stored(&self) -> Stored {
-        let rejected = |inbox: &Inbox| {
-            inbox.rejected().filter(|reject| reject.sequence <= inbox.acknowledged()).cloned().collect()
-        };
         Stored {
             sessions: self.sessions.values().map(|owned| (owned.session.record(), owned.owner.clone())).collect(),
             inboxes: self
@@ -279,7 +276,8 @@ impl<R: RngCore> Server<R> {
                 .iter()
                 .map(|(key, shared)| {
                     let inbox = &shared.inbox;
-                    (key.clone(), inbox.generation(), inbox.acknowledged(), rejected(inbox))
+                    let rejected = inbox.rejected().filter(|reject| reject.sequence <= inbox.acknowledged());
+                    (key.clone(), inbox.generation(), inbox.acknowledged(), rejected.cloned().collect())
                 })
                 .collect(),
             channels: self.logs.iter().map(|(channel, log)| (channel.clone(), log.top())).collect(),
@@ -676,12 +674,12 @@ impl<R: RngCore> Server<R> {
                     Receipt::Ignored | Receipt::Stale => {}
                 }
             }
-            Incoming::GiveUp { sequence } => {
+            Incoming::GiveUp { from, sequence } => {
                 let Some((outbox, attachment)) = open.inbox.clone() else {
                     return Err(Violation::bad("E without an outbox in H"));
                 };
                 let Some(shared) = self.inboxes.get_mut(&outbox) else { return Ok(()) };
-                shared.inbox.handle_give_up(attachment, sequence);
+                shared.inbox.handle_give_up(attachment, from, sequence)?;
                 self.settled(now, &outbox, 0);
             }
             Incoming::Subscribe(channel) => self.ask(link, key, channel),

@@ -44,7 +44,7 @@ pub enum Incoming {
     /// The client answered beat `n`.
     Answered(u64),
     /// For [`super::inbox::Inbox::handle_give_up`].
-    GiveUp { sequence: u64 },
+    GiveUp { from: Option<u64>, sequence: u64 },
     /// For [`super::inbox::Inbox::handle_item`].
     Item { sequence: u64, data: Bytes, binary: bool },
     /// The session has dealt with it.
@@ -357,7 +357,7 @@ impl Session {
                 link.control.push_back(ServerFrame::Answer(n));
                 Incoming::None
             }
-            ClientFrame::GiveUp { sequence } => Incoming::GiveUp { sequence },
+            ClientFrame::GiveUp { from, sequence } => Incoming::GiveUp { from, sequence },
             ClientFrame::Hello(_) => return Err(Violation::bad("H: a second HELLO, one is allowed")),
             ClientFrame::Item { sequence, acknowledged, data, binary } => {
                 if let Some(acknowledged) = acknowledged {

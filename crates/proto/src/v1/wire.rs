@@ -67,8 +67,10 @@ pub enum ClientFrame {
     Answer(u64),
     /// `I n`: a beat; the server answers.
     Beat(u64),
-    /// `E q`: what was not sent up to `q` will not come.
+    /// `E q`: items up to `q` will not come.
     GiveUp {
+        /// The first of them.
+        from: Option<u64>,
         sequence: u64,
     },
     Hello(Box<Hello>),
@@ -198,7 +200,7 @@ pub struct Welcome {
     /// Everything of the outbox up to this was handled, 0: nothing.
     #[serde(rename = "q", default, deserialize_with = "integer_or_zero")]
     pub handled: u64,
-    /// Items up to `handled` that were refused for good; the N may have been lost.
+    /// Items that were refused for good; the N may have been lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<Reject>,
     /// `None`: the server does not beat.
@@ -387,7 +389,15 @@ impl ClientFrame {
         let message = Message::split(data)?;
         Ok(Some(match message.kind {
             "A" => Self::Acknowledge { sequence: message.control(binary)?.integer("s")? },
-            "E" => Self::GiveUp { sequence: message.control(binary)?.integer("q")? },
+            "E" => {
+                let mut fields = message.control(binary)?;
+                let sequence = fields.next_integer("q", 1)?;
+                let from = fields.options("from")?;
+                if from.is_some_and(|from| from > sequence) {
+                    return Err(message.error("from is greater than q"));
+                }
+                Self::GiveUp { from, sequence }
+            }
             "H" => Self::Hello(Box::new(decode_hello(&message, binary)?)),
             "I" => Self::Beat(message.control(binary)?.integer("n")?),
             "O" => Self::Answer(message.control(binary)?.integer("n")?),
@@ -411,7 +421,8 @@ impl ClientFrame {
             Self::Acknowledge { sequence } => control(&format!("A {sequence}")),
             Self::Answer(n) => control(&format!("O {n}")),
             Self::Beat(n) => control(&format!("I {n}")),
-            Self::GiveUp { sequence } => control(&format!("E {sequence}")),
+            Self::GiveUp { from: None, sequence } => control(&format!("E {sequence}")),
+            Self::GiveUp { from: Some(from), sequence } => control(&format!("E {sequence} from={from}")),
             Self::Hello(hello) => json("H", hello),
             Self::Item { sequence, acknowledged, data, binary } => {
                 with_payload(item_header('P', *sequence, 's', *acknowledged), data, *binary)

@@ -41,6 +41,8 @@ enum Step {
     Reject {
         permanent: bool,
     },
+    /// The oldest mark is stored.
+    Store,
     /// The client's application.
     Take(usize, usize),
     BatchEnd,
@@ -74,6 +76,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Fail),
         2 => any::<bool>().prop_map(|permanent| Step::Reject { permanent }),
         12 => (client.clone(), frames).prop_map(|(client, count)| Step::Take(client, count)),
+        8 => Just(Step::Store),
         4 => Just(Step::BatchEnd),
         4 => (1..3000u64).prop_map(Step::Sleep),
         1 => (100_000..200_000u64).prop_map(Step::Sleep),
@@ -94,7 +97,7 @@ struct Items {
     expired: BTreeSet<u64>,
     /// Told by the client to its application.
     told: BTreeSet<u64>,
-    /// Acknowledged nowhere when a server died that remembered nothing: may be handled again.
+    /// Not stored when a server died: may be handled again.
     excused: BTreeSet<u64>,
 }
 
@@ -194,9 +197,15 @@ impl Model {
                 self.settled_for_good(given);
             }
             Step::Take(client, count) => (0..count).for_each(|_| self.take(client)),
+            Step::Store => drop(world.store().then_some(())),
             Step::BatchEnd => world.batch_end(),
             Step::Sleep(millis) => world.sleep(Duration::from_millis(millis)),
             Step::RestartClient(client) => {
+                // What was taken out of the outbox is in the dead-letter file.
+                self.items[client].told.extend(world.peers[client].events.iter().filter_map(|event| match event {
+                    Event::Rejected(reject) => Some(reject.sequence),
+                    _ => None,
+                }));
                 world.restart_client(client);
                 // It has forgotten what it had reported; the positions are those that it had received.
                 self.readings.retain(|(reader, _), _| *reader != client);
@@ -209,12 +218,15 @@ impl Model {
             }
             Step::RestartServer { stored } => {
                 let stored = stored.then(|| self.world.server.stored());
-                if stored.is_none() {
-                    for (client, items) in self.items.iter_mut().enumerate() {
-                        let first = self.world.peers[client].outbox.first_sequence();
-                        items.excused.extend(items.handled.range(first..).map(|(item, _)| *item));
-                        items.excused.extend(items.refused.range(first..));
+                for (client, items) in self.items.iter_mut().enumerate() {
+                    let peer = &self.world.peers[client];
+                    let mut first = peer.outbox.first_sequence();
+                    if stored.is_some() {
+                        first =
+                            self.world.server.inbox(&peer.outbox_id).map_or(first, |inbox| inbox.acknowledged() + 1);
                     }
+                    items.excused.extend(items.handled.range(first..).map(|(item, _)| *item));
+                    items.excused.extend(items.refused.range(first..));
                 }
                 self.world.restart_server(stored);
             }
@@ -337,6 +349,7 @@ impl Model {
                 self.begin();
                 while self.world.running.pop_front().map(|given| self.finish_one(given)).is_some() {}
             }
+            while self.world.store() {}
             self.world.batch_end();
             for client in 0..CLIENTS {
                 while !self.world.peers[client].events.is_empty() {

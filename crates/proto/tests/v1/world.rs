@@ -78,6 +78,8 @@ pub struct World {
     pub denied: BTreeSet<ChannelName>,
     /// What the application says is a channel's state.
     pub states: BTreeMap<ChannelName, Bytes>,
+    /// Marks on their way to the store.
+    pub stores: VecDeque<(Key, u64)>,
     /// What happened, in the words of the transcripts.
     pub journal: Vec<Value>,
     seed: u64,
@@ -138,6 +140,7 @@ impl World {
             half_open: BTreeSet::new(),
             denied: BTreeSet::new(),
             states: BTreeMap::new(),
+            stores: VecDeque::new(),
             journal: Vec::new(),
             seed: 1,
         };
@@ -226,6 +229,7 @@ impl World {
         self.half_open.clear();
         self.given.clear();
         self.running.clear();
+        self.stores.clear();
         self.seed += 1;
         let random = Numbers(self.seed);
         self.server = match stored {
@@ -421,6 +425,14 @@ impl World {
         }
     }
 
+    /// The store has written the oldest mark that it was given.
+    pub fn store(&mut self) -> bool {
+        let Some((outbox, handled)) = self.stores.pop_front() else { return false };
+        self.server.handle_stored(self.now, &outbox, handled);
+        self.settle();
+        true
+    }
+
     /// Carries out what both machines want, without moving a frame.
     pub fn settle(&mut self) {
         while let Some(output) = self.server.poll_output() {
@@ -439,7 +451,7 @@ impl World {
                     let state = self.states.get(&channel).map(|state| (state.clone(), false));
                     self.server.handle_snapshot(link, &channel, state);
                 }
-                Output::Store { outbox, handled } => self.server.handle_stored(self.now, &outbox, handled),
+                Output::Store { outbox, handled } => self.stores.push_back((outbox, handled)),
                 Output::Close { link, code, .. } => {
                     self.journal.push(json!({"close": code}));
                     self.half_open.remove(&link);
@@ -459,8 +471,9 @@ impl World {
                     Event::Acknowledged { sequence } => peer.outbox.handle_written(*sequence),
                     Event::Resend { sequence } => peer.outbox.handle_resend(*sequence),
                     Event::Rejected(reject) => {
-                        peer.outbox.handle_rejected(reject.sequence);
-                        peer.events.push_back(event);
+                        if peer.outbox.handle_rejected(reject.sequence).is_some() {
+                            peer.events.push_back(event);
+                        }
                     }
                     _ => peer.events.push_back(event),
                 }

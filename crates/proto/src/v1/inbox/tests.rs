@@ -74,14 +74,15 @@ fn a_hole_is_refused_unless_the_client_gives_it_up() {
         (violation.code, &*violation.reason),
         (close::STATE_INVALID, "P 3: 2 is next, E gives up what will not come")
     );
-    inbox.handle_give_up(link, 4);
+    assert_eq!(inbox.handle_give_up(link, Some(3), 4).unwrap_err().code, close::STATE_INVALID);
+    inbox.handle_give_up(link, Some(2), 4).unwrap();
     assert_eq!(receive(&mut inbox, link, [2, 4, 5]), [Receipt::Duplicate, Receipt::Duplicate, Receipt::Accepted]);
     let ids = deliveries(&mut inbox);
     assert_eq!(sequences(&ids), [1, 5]);
     handle(&mut inbox, ids[0]);
     assert_eq!(inbox.handled(), 4);
     // No memory for what was given up, however much it is.
-    inbox.handle_give_up(link, super::super::value::MAX_INTEGER);
+    inbox.handle_give_up(link, None, super::super::value::MAX_INTEGER).unwrap();
     assert_eq!(inbox.handled(), 4);
     handle(&mut inbox, ids[1]);
     assert_eq!(inbox.handled(), super::super::value::MAX_INTEGER);
@@ -143,9 +144,13 @@ fn a_transient_refusal_keeps_the_order() {
     let ids = deliveries(&mut inbox);
     assert_eq!(sequences(&ids), [1, 2, 3, 4]);
     assert_eq!(inbox.handle_start(ids[0]), Start::Attempt(2));
-    // Given up meanwhile: the rest goes on.
     inbox.handle_rejected(ids[0], 0, String::new(), false);
-    inbox.handle_give_up(link, 1);
+    // On its way from before: item 1 is not meant.
+    assert_eq!(inbox.handle_give_up(link, Some(5), 6), Ok(()));
+    assert_eq!(receive(&mut inbox, link, [7]), [Receipt::Ignored]);
+    assert_eq!(inbox.handle_give_up(link, None, 6).unwrap_err().code, close::STATE_INVALID);
+    // Given up meanwhile: the rest goes on.
+    inbox.handle_give_up(link, Some(1), 1).unwrap();
     assert_eq!(receive(&mut inbox, link, [2]), [Receipt::Accepted]);
     assert_eq!(inbox.handled(), 1);
 }
@@ -192,8 +197,8 @@ fn a_lost_refusal_is_told_again_until_the_client_knows() {
     handle(&mut inbox, ids[0]);
     inbox.handle_start(ids[1]);
     inbox.handle_rejected(ids[1], 9, "no".into(), true);
-    // Not before its mark is stored: a restart would deliver it again.
-    assert_eq!(inbox.attach(&range(1, 1, 3)).unwrap().rejected, []);
+    // Also while its mark is not stored.
+    assert_eq!(inbox.attach(&range(1, 1, 3)).unwrap().rejected.len(), 1);
     inbox.handle_stored(2);
     let attached = inbox.attach(&range(1, 1, 3)).unwrap();
     assert_eq!(attached.handled, 2);
@@ -211,7 +216,7 @@ fn a_take_over_throws_away_what_waits_and_waits_for_what_runs() {
     inbox.handle_start(first);
     let new = inbox.attach(&range(1, 1, 4)).unwrap().attachment;
     assert_eq!(inbox.handle_item(old, 4, Bytes::new(), false), Ok(Receipt::Stale));
-    inbox.handle_give_up(old, 99);
+    inbox.handle_give_up(old, None, 99).unwrap();
     assert_eq!(inbox.handle_start(second), Start::Stale);
     assert_eq!(receive(&mut inbox, new, [1, 2, 3]), [Receipt::Duplicate, Receipt::Accepted, Receipt::Accepted]);
     assert_eq!(inbox.poll_delivery(), None);

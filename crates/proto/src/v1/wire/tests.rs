@@ -42,7 +42,9 @@ fn spelling() {
     // A name as encodeURIComponent writes it is the same name.
     assert_eq!(client("S a%2fb%2Fc%3D"), Ok(Some(ClientFrame::Subscribe(channel("a/b/c=")))));
     assert_eq!(server("R 0"), Ok(Some(ServerFrame::ReplayDone { sequence: 0 })));
-    assert_eq!(client("E 9007199254740991"), Ok(Some(ClientFrame::GiveUp { sequence: MAX_INTEGER })));
+    assert_eq!(client("E 9007199254740991"), Ok(Some(ClientFrame::GiveUp { from: None, sequence: MAX_INTEGER })));
+    assert_eq!(client("E 7 from=5"), Ok(Some(ClientFrame::GiveUp { from: Some(5), sequence: 7 })));
+    refused(client("E 4 from=5"), close::BAD_PROTOCOL, "E: from is greater than q");
     let gap = server(r#"G {"channel":null,"from":3,"why":"tired"}"#).unwrap().unwrap();
     assert_eq!(gap, ServerFrame::Gap(Gap { channel: None, from: 3, to: None, why: Why::Other("tired".into()) }));
 }
@@ -218,7 +220,8 @@ fn client_frame() -> impl Strategy<Value = ClientFrame> {
         number().prop_map(|sequence| ClientFrame::Acknowledge { sequence }),
         number().prop_map(ClientFrame::Answer),
         number().prop_map(ClientFrame::Beat),
-        number().prop_map(|sequence| ClientFrame::GiveUp { sequence }),
+        (number(), prop::option::of(number()))
+            .prop_map(|(q, from)| ClientFrame::GiveUp { from: from.map(|from| from.min(q)), sequence: q }),
         hello.prop_map(|hello| ClientFrame::Hello(Box::new(hello))),
         (number(), prop::option::of(number()), payload()).prop_map(|(sequence, acknowledged, (data, binary))| {
             ClientFrame::Item { sequence, acknowledged, data, binary }
