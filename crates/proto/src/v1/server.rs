@@ -605,6 +605,18 @@ impl<R: RngCore> Server<R> {
         self.sessions.get(session).map(|owned| &owned.session)
     }
 
+    /// The session that a connection has; `None` before WELCOME.
+    #[must_use]
+    pub fn session_of(&self, link: LinkId) -> Option<&Key> {
+        self.links.get(&link).and_then(Link::session)
+    }
+
+    /// The connection that has a session.
+    #[must_use]
+    pub fn link_of(&self, session: &Key) -> Option<LinkId> {
+        self.sessions.get(session)?.link
+    }
+
     #[must_use]
     pub fn inbox(&self, outbox: &Key) -> Option<&Inbox> {
         self.inboxes.get(outbox).map(|shared| &shared.inbox)

@@ -125,7 +125,7 @@ pub struct Session {
     subscriptions: BTreeMap<ChannelName, Subscription>,
     /// A channel without a place in its log is told the state, not only that there is a gap.
     snapshots: bool,
-    link: Option<Link>,
+    link: Option<Box<Link>>,
     /// When the last connection was lost.
     detached: Time,
 }
@@ -258,7 +258,7 @@ impl Session {
         let _ = self.ring.handle_acknowledged(delivered);
         let first = self.ring.oldest();
         let whole = first == delivered + 1;
-        self.link = Some(Link {
+        self.link = Some(Box::new(Link {
             proven: false,
             control: VecDeque::new(),
             next: first,
@@ -268,7 +268,7 @@ impl Session {
             undecided: BTreeMap::new(),
             wanted: VecDeque::new(),
             acks: AckSchedule::new(handled),
-        });
+        }));
         Attachment {
             generation: self.generation,
             resumed: resume.is_some() && whole,
@@ -720,5 +720,16 @@ impl Link {
             self.wake(channel);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_waits_for_its_client_is_small() {
+        assert!(size_of::<Session>() <= 320, "{}", size_of::<Session>());
+        assert!(size_of::<Link>() <= 420, "{}", size_of::<Link>());
     }
 }
