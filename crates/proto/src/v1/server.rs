@@ -105,7 +105,7 @@ pub enum Output {
     /// The session's time is over.
     SessionEnded { session: Key },
     /// Ask the application for the channel's state; answer by [`Server::handle_snapshot`].
-    Snapshot { link: LinkId, channel: ChannelName },
+    Snapshot { link: LinkId, channel: ChannelName, position: Position },
     /// Store the mark, then call [`Server::handle_stored`].
     Store { outbox: Key, handled: u64 },
     /// The client subscribed or unsubscribed.
@@ -367,12 +367,18 @@ impl<R: RngCore> Server<R> {
         self.wake(&key);
     }
 
-    /// The application's answer to [`Output::Snapshot`]; `None`: it has none.
-    pub fn handle_snapshot(&mut self, link: LinkId, channel: &ChannelName, state: Option<(Bytes, bool)>) {
+    /// The application's answer to [`Output::Snapshot`], with the position from there; `None`: it has none.
+    pub fn handle_snapshot(
+        &mut self,
+        link: LinkId,
+        channel: &ChannelName,
+        position: &Position,
+        state: Option<(Bytes, bool)>,
+    ) {
         let Some(Link::Open(open)) = self.links.get(&link) else { return };
         let key = open.session.clone();
         if let Some(owned) = self.sessions.get_mut(&key) {
-            owned.session.handle_snapshot(channel, state);
+            owned.session.handle_snapshot(channel, position, state);
         }
         self.wake(&key);
     }
@@ -580,8 +586,8 @@ impl<R: RngCore> Server<R> {
             }
             _ => {}
         }
-        while let Some(channel) = session.poll_snapshot() {
-            self.outputs.push_back(Output::Snapshot { link, channel });
+        while let Some((channel, position)) = session.poll_snapshot() {
+            self.outputs.push_back(Output::Snapshot { link, channel, position });
         }
         if let Some(at) = session.poll_timeout() {
             self.deadlines.insert((at, Deadline::Acknowledgement(link)));

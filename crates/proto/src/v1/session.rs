@@ -152,7 +152,7 @@ struct Link {
     woken: VecDeque<ChannelName>,
     /// Channels of HELLO that the application has not decided on, with the client's positions.
     undecided: BTreeMap<ChannelName, Position>,
-    wanted: VecDeque<ChannelName>,
+    wanted: VecDeque<(ChannelName, Position)>,
     acks: AckSchedule,
 }
 
@@ -430,12 +430,13 @@ impl Session {
         }
     }
 
-    /// The application's answer to [`Session::poll_snapshot`]; `None`: it has no state to give, the
-    /// channel goes on with what the log still has.
-    pub fn handle_snapshot(&mut self, channel: &ChannelName, state: Option<(Bytes, bool)>) {
+    /// The application's answer to [`Session::poll_snapshot`], with the position from there; `None`: it has
+    /// no state to give, the channel goes on with what the log still has.
+    pub fn handle_snapshot(&mut self, channel: &ChannelName, position: &Position, state: Option<(Bytes, bool)>) {
         let Some(link) = &mut self.link else { return };
         let Some(reader) = link.readers.get_mut(channel) else { return };
-        let Some(position) = reader.snapshot.take() else { return };
+        // The answer to an earlier question may be older than this position.
+        let Some(position) = reader.snapshot.take_if(|wanted| wanted == position) else { return };
         if let Some((data, binary)) = state {
             reader.position = position.clone();
             link.control.push_back(ServerFrame::Snapshot { channel: channel.clone(), position, data, binary });
@@ -517,9 +518,9 @@ impl Session {
         }
     }
 
-    /// A channel whose state the application must give ([`Session::handle_snapshot`]). The position that
-    /// goes with it has been read already, so the state may be newer than it, never older.
-    pub fn poll_snapshot(&mut self) -> Option<ChannelName> {
+    /// A channel whose state the application must give ([`Session::handle_snapshot`]). The position has
+    /// been read already, so the state may be newer than it, never older.
+    pub fn poll_snapshot(&mut self) -> Option<(ChannelName, Position)> {
         self.link.as_mut()?.wanted.pop_front()
     }
 
@@ -632,7 +633,7 @@ impl Link {
     fn leave(&mut self, channel: &ChannelName) {
         self.readers.remove(channel);
         self.woken.retain(|name| name != channel);
-        self.wanted.retain(|name| name != channel);
+        self.wanted.retain(|(name, _)| name != channel);
     }
 
     fn announce(&mut self, channel: &ChannelName, status: Status, position: Option<Position>) {
@@ -665,8 +666,8 @@ impl Link {
             }
         }
         if snapshots {
-            reader.snapshot = Some(top);
-            self.wanted.push_back(channel.clone());
+            reader.snapshot = Some(top.clone());
+            self.wanted.push_back((channel.clone(), top));
         }
     }
 

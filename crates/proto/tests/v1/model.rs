@@ -43,6 +43,8 @@ enum Step {
     },
     /// The oldest mark is stored.
     Store,
+    /// The oldest question is answered.
+    Answer,
     /// The client's application.
     Take(usize, usize),
     BatchEnd,
@@ -77,6 +79,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<bool>().prop_map(|permanent| Step::Reject { permanent }),
         12 => (client.clone(), frames).prop_map(|(client, count)| Step::Take(client, count)),
         8 => Just(Step::Store),
+        8 => Just(Step::Answer),
         4 => Just(Step::BatchEnd),
         4 => (1..3000u64).prop_map(Step::Sleep),
         1 => (100_000..200_000u64).prop_map(Step::Sleep),
@@ -198,6 +201,7 @@ impl Model {
             }
             Step::Take(client, count) => (0..count).for_each(|_| self.take(client)),
             Step::Store => drop(world.store().then_some(())),
+            Step::Answer => drop(world.answer_one().then_some(())),
             Step::BatchEnd => world.batch_end(),
             Step::Sleep(millis) => world.sleep(Duration::from_millis(millis)),
             Step::RestartClient(client) => {
@@ -349,7 +353,7 @@ impl Model {
                 self.begin();
                 while self.world.running.pop_front().map(|given| self.finish_one(given)).is_some() {}
             }
-            while self.world.store() {}
+            while self.world.store() | self.world.answer_one() {}
             self.world.batch_end();
             for client in 0..CLIENTS {
                 while !self.world.peers[client].events.is_empty() {
@@ -390,10 +394,13 @@ impl Model {
             let session = self.world.peers[client].client.session().unwrap();
             assert_eq!(stream.passed + 1, self.world.server.session(session).unwrap().ring().next(), "client {client}");
         }
+        while self.world.answer_one() {}
         // One more message on each channel: who reads it has seen all before, or a gap.
         for index in 0..CHANNELS.len() {
             self.step(&Step::Publish(index));
         }
+        self.world.slow = false;
+        while self.world.answer_one() {}
         self.world.flow();
         for client in 0..CLIENTS {
             while !self.world.peers[client].events.is_empty() {
@@ -537,6 +544,7 @@ proptest! {
         window in prop::sample::select(vec![100u64, 1000]),
         snapshots: bool,
         store: bool,
+        slow: bool,
         steps in prop::collection::vec(step(), 1..250),
     ) {
         let mut model = Model::new(ServerConfig {
@@ -548,6 +556,7 @@ proptest! {
             store,
             ..ServerConfig::default()
         });
+        model.world.slow = slow;
         for step in &steps {
             model.step(step);
         }

@@ -80,6 +80,9 @@ pub struct World {
     pub states: BTreeMap<ChannelName, Bytes>,
     /// Marks on their way to the store.
     pub stores: VecDeque<(Key, u64)>,
+    /// The server's application takes its time for answers.
+    pub slow: bool,
+    pub questions: VecDeque<Output>,
     /// What happened, in the words of the transcripts.
     pub journal: Vec<Value>,
     seed: u64,
@@ -141,6 +144,8 @@ impl World {
             denied: BTreeSet::new(),
             states: BTreeMap::new(),
             stores: VecDeque::new(),
+            slow: false,
+            questions: VecDeque::new(),
             journal: Vec::new(),
             seed: 1,
         };
@@ -230,6 +235,7 @@ impl World {
         self.given.clear();
         self.running.clear();
         self.stores.clear();
+        self.questions.clear();
         self.seed += 1;
         let random = Numbers(self.seed);
         self.server = match stored {
@@ -433,6 +439,28 @@ impl World {
         true
     }
 
+    fn answer(&mut self, question: Output) {
+        match question {
+            Output::Authorise { link, channel } => {
+                let allowed = !self.denied.contains(&channel);
+                self.server.handle_authorised(self.now, link, &channel, allowed);
+            }
+            Output::Snapshot { link, channel, position } => {
+                let state = self.states.get(&channel).map(|state| (state.clone(), false));
+                self.server.handle_snapshot(link, &channel, &position, state);
+            }
+            _ => {}
+        }
+    }
+
+    /// The slow application answers the oldest question.
+    pub fn answer_one(&mut self) -> bool {
+        let Some(question) = self.questions.pop_front() else { return false };
+        self.answer(question);
+        self.settle();
+        true
+    }
+
     /// Carries out what both machines want, without moving a frame.
     pub fn settle(&mut self) {
         while let Some(output) = self.server.poll_output() {
@@ -443,14 +471,8 @@ impl World {
                     self.given.push_back(Given { outbox, delivery, link });
                 }
                 Output::Authenticate { link, .. } => self.server.handle_authenticated(self.now, link, Ok(None)),
-                Output::Authorise { link, channel } => {
-                    let allowed = !self.denied.contains(&channel);
-                    self.server.handle_authorised(self.now, link, &channel, allowed);
-                }
-                Output::Snapshot { link, channel } => {
-                    let state = self.states.get(&channel).map(|state| (state.clone(), false));
-                    self.server.handle_snapshot(link, &channel, state);
-                }
+                Output::Authorise { .. } | Output::Snapshot { .. } if self.slow => self.questions.push_back(output),
+                Output::Authorise { .. } | Output::Snapshot { .. } => self.answer(output),
                 Output::Store { outbox, handled } => self.stores.push_back((outbox, handled)),
                 Output::Close { link, code, .. } => {
                     self.journal.push(json!({"close": code}));
