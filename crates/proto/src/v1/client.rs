@@ -216,7 +216,9 @@ impl Client {
             .collect();
     }
 
-    /// What to keep for [`Client::restore`]; `None`: there is no session yet.
+    /// What to keep for [`Client::restore`]; `None`: there is no session yet. To be written after
+    /// [`Client::handle_delivered`] and before the acknowledgement goes out: what was acknowledged and
+    /// not written would be a gap.
     #[must_use]
     pub fn saved(&self) -> Option<Saved> {
         let (session, token) = self.session.clone()?;

@@ -329,6 +329,26 @@ fn a_client_that_crashed_finds_its_outbox_and_fences_its_former_self() {
 }
 
 #[test]
+fn a_client_that_crashed_before_it_saved_sees_some_again() {
+    let mut world = connected();
+    for n in 1..=3 {
+        world.server_send(0, &n.to_string());
+    }
+    world.flow();
+    world.take_event(0);
+    let saved = world.peers[0].client.saved().unwrap();
+    world.take_events(0);
+    // Handled, not saved, not acknowledged: the number is the application's key.
+    let successor = world.add_client("outbox3");
+    world.peers[successor].client.restore(saved);
+    world.connect(successor);
+    world.flow();
+    let events = world.take_events(successor);
+    assert!(welcome(&events).resumed);
+    assert_eq!(messages(&events), numbered(2..=3));
+}
+
+#[test]
 fn a_half_open_connection_is_taken_over_at_once() {
     let mut world = connected();
     for n in 1..=4 {
