@@ -1,6 +1,7 @@
 //! A channel's log: what was published, in order, for all who read it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -85,12 +86,13 @@ impl ChannelLog {
         position
     }
 
-    /// Drops what is over the limits.
+    /// Drops what is over the limits. Count and age do not hold for what is younger than [`FRESH`].
     pub fn expire(&mut self, now: Time) {
         let Retention { count, bytes, age } = self.retention;
         while let Some(oldest) = self.entries.front() {
-            let over = self.entries.len() > count.max(1) || (self.bytes > bytes && self.entries.len() > 1);
-            if !over && now < oldest.at + age {
+            let too_big = self.bytes > bytes && self.entries.len() > 1;
+            let too_many = self.entries.len() > count.max(1) || now >= oldest.at + age;
+            if !too_big && !(too_many && now >= oldest.at + FRESH) {
                 return;
             }
             self.pop();
@@ -187,6 +189,9 @@ impl ChannelLog {
     }
 }
 
+/// Readers that are connected are expected to be so fast, however much is published at once.
+pub const FRESH: Duration = Duration::from_secs(10);
+
 impl Standing {
     /// The gap to report, where messages are missing.
     #[must_use]
@@ -202,8 +207,6 @@ impl Standing {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn id(id: &str) -> ShortId {
@@ -221,6 +224,8 @@ mod tests {
         for offset in 1..=count {
             log.append(Time::ZERO, id(&format!("m{offset}")), format!("{offset}").as_bytes(), false);
         }
+        assert_eq!(log.len(), count as usize);
+        log.expire(Time::ZERO + FRESH);
         log
     }
 

@@ -34,7 +34,7 @@ pub struct Message {
 }
 
 /// The messages `oldest..next` of a session's stream: those that are not acknowledged, as far as the
-/// limits allow. The driver copies what it gives (`Bytes::copy_from_slice`) where it would hold a
+/// limits allow, and those that a connection has not taken yet. The driver copies what it gives (`Bytes::copy_from_slice`) where it would hold a
 /// bigger buffer.
 #[derive(Clone, Debug)]
 pub struct Ring {
@@ -45,6 +45,10 @@ pub struct Ring {
     /// Everything up to this was acknowledged.
     acknowledged: u64,
     bytes: usize,
+    /// The next message to hand to the connection; from it on nothing is dropped. `None`: there is none.
+    cursor: Option<u64>,
+    /// Of payload, from the cursor on.
+    unsent_bytes: usize,
     /// Messages dropped before they were acknowledged.
     dropped: u64,
 }
@@ -52,7 +56,16 @@ pub struct Ring {
 impl Ring {
     #[must_use]
     pub fn new(retention: Retention) -> Self {
-        Self { retention, messages: VecDeque::new(), next: 1, acknowledged: 0, bytes: 0, dropped: 0 }
+        Self {
+            retention,
+            messages: VecDeque::new(),
+            next: 1,
+            acknowledged: 0,
+            bytes: 0,
+            cursor: None,
+            unsent_bytes: 0,
+            dropped: 0,
+        }
     }
 
     /// The ring of a stream whose messages before `next` are known to have been, and not kept.
@@ -64,6 +77,9 @@ impl Ring {
     /// Appends a message and returns its number; what no longer fits goes, oldest first.
     pub fn push(&mut self, now: Time, data: Bytes, binary: bool) -> u64 {
         self.bytes += data.len();
+        if self.cursor.is_some() {
+            self.unsent_bytes += data.len();
+        }
         self.messages.push_back(Message { data, binary, at: now });
         self.next += 1;
         self.expire(now);
@@ -81,10 +97,58 @@ impl Ring {
         true
     }
 
-    /// Drops what is over the limits.
+    /// A connection takes messages from `from` on, or from the oldest that is here.
+    pub fn attach(&mut self, from: u64) {
+        let cursor = from.clamp(self.oldest(), self.next);
+        self.cursor = Some(cursor);
+        self.unsent_bytes = (cursor..self.next).filter_map(|s| self.message(s)).map(|message| message.data.len()).sum();
+    }
+
+    /// The connection is gone; the limits hold for all messages again.
+    pub fn detach(&mut self, now: Time) {
+        self.cursor = None;
+        self.unsent_bytes = 0;
+        self.expire(now);
+    }
+
+    /// The connection takes the next message, if there is one and its number is at most `last`.
+    pub fn take(&mut self, last: u64) -> Option<(u64, Message)> {
+        let sequence = self.cursor.filter(|cursor| *cursor <= last)?;
+        let message = self.message(sequence)?.clone();
+        self.cursor = Some(sequence + 1);
+        self.unsent_bytes -= message.data.len();
+        Some((sequence, message))
+    }
+
+    /// Messages that the connection should have been given and that are gone: from, to. Reported once.
+    pub fn take_hole(&mut self) -> Option<(u64, u64)> {
+        let (from, oldest) = (self.cursor?, self.oldest());
+        (from < oldest).then(|| {
+            self.cursor = Some(oldest);
+            (from, oldest - 1)
+        })
+    }
+
+    /// The last message that the connection was given, or that it need not be given.
+    #[must_use]
+    pub fn sent(&self) -> Option<u64> {
+        self.cursor.map(|cursor| cursor - 1)
+    }
+
+    /// Bytes of payload that the connection has not taken. No limit of the ring's holds for them: the
+    /// driver has one of its own.
+    #[must_use]
+    pub fn unsent_bytes(&self) -> usize {
+        self.unsent_bytes
+    }
+
+    /// Drops what is over the limits and has been sent.
     pub fn expire(&mut self, now: Time) {
         let Retention { count, bytes, age } = self.retention;
         while let Some(oldest) = self.messages.front() {
+            if self.cursor.is_some_and(|cursor| self.oldest() >= cursor) {
+                return;
+            }
             let over = self.messages.len() > count.max(1) || (self.bytes > bytes && self.messages.len() > 1);
             if !over && now < oldest.at + age {
                 return;
@@ -99,6 +163,7 @@ impl Ring {
         self.dropped += self.messages.len() as u64;
         self.messages = VecDeque::new();
         self.bytes = 0;
+        self.unsent_bytes = 0;
     }
 
     /// A message that is still here.
@@ -182,6 +247,31 @@ mod tests {
         assert_eq!(ring.len(), 1);
         ring.expire(at(9));
         assert_eq!((ring.len(), ring.oldest(), ring.next(), ring.dropped()), (0, 7, 7, 6));
+    }
+
+    #[test]
+    fn what_a_connection_has_not_taken_stays() {
+        let mut ring = Ring::new(Retention { count: 2, bytes: 10, age: Duration::from_secs(5) });
+        push(&mut ring, at(0), 1);
+        ring.attach(1);
+        for _ in 0..5 {
+            push(&mut ring, at(0), 3);
+        }
+        ring.expire(at(99));
+        assert_eq!((ring.oldest(), ring.len(), ring.unsent_bytes()), (1, 6, 16));
+        assert_eq!(ring.take(0), None);
+        assert_eq!([1, 2, 3].map(|_| ring.take(9).unwrap().0), [1, 2, 3]);
+        assert_eq!((ring.unsent_bytes(), ring.sent()), (9, Some(3)));
+        push(&mut ring, at(99), 3);
+        // What was sent is kept as the limits say, here not at all.
+        assert_eq!((ring.oldest(), ring.take_hole()), (4, None));
+        ring.detach(at(99));
+        assert_eq!((ring.len(), ring.oldest(), ring.unsent_bytes()), (1, 7, 0));
+        ring.attach(6);
+        assert_eq!(ring.take(9).unwrap().0, 7);
+        push(&mut ring, at(99), 3);
+        ring.clear();
+        assert_eq!((ring.take_hole(), ring.take_hole(), ring.take(9)), (Some((8, 8)), None, None));
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub struct ServerConfig {
     pub max_message: usize,
     /// Bytes of items sent and not acknowledged, see [`wire::ITEM_COST`].
     pub window: u64,
+    /// Bytes of a session's stream that its connection has not taken: above it the connection is closed
+    /// with 4002, and the rest waits for the next one. One message may always wait.
+    pub send_limit: usize,
     /// What WELCOME says.
     pub heartbeat: Option<Heartbeat>,
     /// What WELCOME says, see [`Server::set_spread`].
@@ -61,6 +64,7 @@ impl Default for ServerConfig {
             redelivery_limit: 5,
             max_message: 1024 * 1024,
             window: 1024 * 1024,
+            send_limit: 1024 * 1024,
             heartbeat: Some(Heartbeat { interval: Duration::from_secs(25), timeout: Duration::from_secs(10) }),
             spread: Duration::from_millis(100),
             handshake_timeout: Duration::from_secs(10),
@@ -487,8 +491,16 @@ impl<R: RngCore> Server<R> {
 
     /// Sends to a session, connected or not; returns the message's number, `None`: no such session.
     pub fn send(&mut self, now: Time, session: &Key, data: Bytes, binary: bool) -> Option<u64> {
-        let sequence = self.sessions.get_mut(session)?.session.send(now, data, binary);
-        self.wake(session);
+        let len = data.len();
+        let owned = self.sessions.get_mut(session)?;
+        let sequence = owned.session.send(now, data, binary);
+        let unsent = owned.session.unsent_bytes();
+        match owned.link {
+            Some(link) if unsent > self.config.send_limit && unsent > len => {
+                self.close(now, link, close::SLOW_CONSUMER, close::default_reason(close::SLOW_CONSUMER));
+            }
+            link => self.dirty.extend(link),
+        }
         Some(sequence)
     }
 

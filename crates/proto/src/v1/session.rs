@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::ack::AckSchedule;
 use super::log::{ChannelLog, Entry, Standing};
-use super::ring::{Retention, Ring};
+use super::ring::{Message, Retention, Ring};
 use super::wire::{self, ClientFrame, Encoded, Gap, Reject, Resume, ServerFrame, Status, Why};
 use super::{ChannelName, Key, Position, Secret, Token, Violation};
 use crate::{Time, close};
@@ -144,8 +144,6 @@ struct Link {
     /// A frame has come: the client has the present token.
     proven: bool,
     control: VecDeque<ServerFrame>,
-    /// The next message of the stream to send.
-    next: u64,
     replay: Option<Replay>,
     readers: BTreeMap<ChannelName, Reader>,
     /// Readers that may have something to send, each once.
@@ -252,16 +250,16 @@ impl Session {
         // The client has what it showed; the answer to it may be lost.
         self.previous = resume.map(|resume| resume.token.clone());
         self.token = token;
-        self.ring.expire(now);
+        self.ring.detach(now);
         let delivered = resume.map_or(0, |resume| resume.sequence);
         // Checked to be less than what is next.
         let _ = self.ring.handle_acknowledged(delivered);
         let first = self.ring.oldest();
+        self.ring.attach(first);
         let whole = first == delivered + 1;
         self.link = Some(Box::new(Link {
             proven: false,
             control: VecDeque::new(),
-            next: first,
             replay: Some(Replay { stream: self.ring.next() - 1, channels: BTreeMap::new(), waiting: BTreeSet::new() }),
             readers: BTreeMap::new(),
             woken: VecDeque::new(),
@@ -329,6 +327,7 @@ impl Session {
             return false;
         }
         self.link = None;
+        self.ring.detach(now);
         self.detached = now;
         true
     }
@@ -490,23 +489,15 @@ impl Session {
             if let Some(sequence) = link.acks.poll(now) {
                 return Some(Outgoing::Frame(ServerFrame::Acknowledge { sequence }));
             }
-            if link.next < self.ring.oldest() {
-                let (from, to) = (link.next, Some(self.ring.oldest() - 1));
-                link.next = self.ring.oldest();
-                link.control.push_back(ServerFrame::Gap(Gap { channel: None, from, to, why: Why::Overflow }));
-                continue;
+            if let Some((from, to)) = self.ring.take_hole() {
+                let gap = Gap { channel: None, from, to: Some(to), why: Why::Overflow };
+                return Some(Outgoing::Frame(ServerFrame::Gap(gap)));
             }
-            if link.replay.as_ref().is_none_or(|replay| link.next <= replay.stream)
-                && let Some(message) = self.ring.message(link.next)
-            {
-                let sequence = link.next;
-                link.next += 1;
-                return Some(Outgoing::Frame(ServerFrame::Message {
-                    sequence,
-                    acknowledged: link.acks.take(),
-                    data: message.data.clone(),
-                    binary: message.binary,
-                }));
+            let last = link.replay.as_ref().map_or(u64::MAX, |replay| replay.stream);
+            if let Some((sequence, message)) = self.ring.take(last) {
+                let Message { data, binary, .. } = message;
+                let acknowledged = link.acks.take();
+                return Some(Outgoing::Frame(ServerFrame::Message { sequence, acknowledged, data, binary }));
             }
             if let Some(outgoing) = link.poll_channels(self.snapshots, logs) {
                 return Some(outgoing);
@@ -514,7 +505,8 @@ impl Session {
             if !link.control.is_empty() {
                 continue;
             }
-            return link.end_replay().then(|| Outgoing::Frame(ServerFrame::ReplayDone { sequence: link.next - 1 }));
+            let sequence = self.ring.sent().unwrap_or(0);
+            return link.end_replay(sequence).then_some(Outgoing::Frame(ServerFrame::ReplayDone { sequence }));
         }
     }
 
@@ -561,8 +553,7 @@ impl Session {
     /// Bytes of the stream that the connection has not taken; the slow-consumer policy looks at it.
     #[must_use]
     pub fn unsent_bytes(&self) -> usize {
-        let Some(link) = &self.link else { return 0 };
-        (link.next..self.ring.next()).filter_map(|s| self.ring.message(s)).map(|message| message.data.len()).sum()
+        self.ring.unsent_bytes()
     }
 
     /// Frames that wait and are not of the stream or a channel; answers to a client that reads nothing.
@@ -595,7 +586,7 @@ impl Session {
     }
 
     fn handle_acknowledged(&mut self, sequence: u64) -> Result<(), Violation> {
-        let sent = self.link.as_ref().map_or(0, |link| link.next - 1);
+        let sent = self.ring.sent().unwrap_or(0);
         if sequence > sent || !self.ring.handle_acknowledged(sequence) {
             return Err(Violation::new(
                 close::STATE_INVALID,
@@ -707,12 +698,12 @@ impl Link {
     }
 
     /// Whether the replay is over just now.
-    fn end_replay(&mut self) -> bool {
+    fn end_replay(&mut self, sent: u64) -> bool {
         let Some(replay) = &self.replay else { return false };
         let behind = |(channel, last): (&ChannelName, &u64)| {
             self.readers.get(channel).is_some_and(|reader| reader.position.offset < *last)
         };
-        if self.next <= replay.stream || !replay.waiting.is_empty() || replay.channels.iter().any(behind) {
+        if sent < replay.stream || !replay.waiting.is_empty() || replay.channels.iter().any(behind) {
             return false;
         }
         self.replay = None;

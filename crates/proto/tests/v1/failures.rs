@@ -6,6 +6,7 @@ use bytes::Bytes;
 use lifeline_proto::close;
 use lifeline_proto::v1::Position;
 use lifeline_proto::v1::client::{Event, Welcomed};
+use lifeline_proto::v1::log::FRESH;
 use lifeline_proto::v1::ring::Retention;
 use lifeline_proto::v1::server::{LinkId, Output, ServerConfig, Stored};
 use lifeline_proto::v1::wire::{Encoded, Gap, Status, Why};
@@ -402,6 +403,7 @@ fn too_small_a_ring_is_a_gap() {
         world.server_send(0, &n.to_string());
         world.publish("news", &n.to_string());
     }
+    world.sleep(FRESH);
     let (welcomed, events) = reconnect(&mut world);
     assert_eq!((welcomed.resumed, welcomed.why), (false, Some(Why::Overflow)));
     assert_eq!(gaps(&events), [(None, 1, Some(2), "overflow"), (Some("news"), 1, Some(2), "history")]);
@@ -425,6 +427,7 @@ fn a_snapshot_stands_for_what_the_log_lost() {
     for n in 1..=5 {
         world.publish("news", &n.to_string());
     }
+    world.sleep(FRESH);
     world.connect(0);
     world.arrive_at_server(0);
     while world.write(0) {}
@@ -444,6 +447,7 @@ fn a_snapshot_stands_for_what_the_log_lost() {
     for n in 7..=10 {
         world.publish("news", &n.to_string());
     }
+    world.sleep(FRESH);
     let (_, events) = reconnect(&mut world);
     assert_eq!(gaps(&events), [(Some("news"), 7, Some(8), "history")]);
     assert_eq!(messages(&events), numbered(9..=10));
@@ -738,24 +742,46 @@ fn a_slow_reader_of_a_channel_gets_a_gap_and_no_kick() {
     world.subscribe(0, "news");
     world.flow();
     world.take_events(0);
-    for n in 1..=9 {
+    for n in 1..=8 {
         world.publish("news", &n.to_string());
     }
+    world.sleep(FRESH);
+    world.publish("news", "9");
     world.flow();
     let events = world.take_events(0);
     assert_eq!(gaps(&events), [(Some("news"), 1, Some(6), "slow")]);
     assert_eq!(messages(&events), numbered(7..=9));
     assert!(world.peers[0].ends.is_empty());
-    // The stream likewise; the driver closes with 4002 before that where the policy says so.
-    for n in 1..=5 {
+}
+
+#[test]
+fn a_burst_is_whole_for_who_is_connected_and_reads() {
+    let retention = Retention { count: 3, ..Retention::default() };
+    let mut world = connected_with(ServerConfig { retention, send_limit: 1000, ..config() });
+    world.subscribe(0, "news");
+    world.flow();
+    world.take_events(0);
+    for n in 1..=20 {
+        world.publish("news", &n.to_string());
         world.server_send(0, &n.to_string());
     }
-    let session = world.peers[0].client.session().unwrap();
-    assert_eq!(world.server.session(session).unwrap().unsent_bytes(), 3);
     world.flow();
     let events = world.take_events(0);
-    assert_eq!(gaps(&events), [(None, 1, Some(2), "overflow")]);
-    assert_eq!(messages(&events), numbered(3..=5));
+    assert_eq!(gaps(&events), []);
+    assert_eq!(messages(&events).len(), 40);
+    // Too much for a connection that takes nothing: closed, and what the ring keeps comes with the next.
+    world.batch_end();
+    world.flow();
+    for n in 21..=25 {
+        world.server_send(0, &n.to_string().repeat(100));
+    }
+    assert!(world.peers[0].link.is_some());
+    world.server_send(0, &"x".repeat(10));
+    assert_eq!(world.peers[0].ends, [close::SLOW_CONSUMER]);
+    let (welcomed, events) = reconnect(&mut world);
+    assert_eq!((welcomed.resumed, welcomed.why), (false, Some(Why::Overflow)));
+    assert_eq!(gaps(&events), [(None, 21, Some(23), "overflow")]);
+    assert_eq!(messages(&events).len(), 3);
 }
 
 #[test]
