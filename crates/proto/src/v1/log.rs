@@ -92,7 +92,8 @@ impl ChannelLog {
         while let Some(oldest) = self.entries.front() {
             let too_big = self.bytes > bytes && self.entries.len() > 1;
             let too_many = self.entries.len() > count.max(1) || now >= oldest.at + age;
-            if !too_big && !(too_many && now >= oldest.at + FRESH) {
+            let fresh = now < oldest.at + FRESH;
+            if !too_big && (fresh || !too_many) {
                 return;
             }
             self.pop();

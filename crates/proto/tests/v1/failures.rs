@@ -807,7 +807,9 @@ fn subscriptions_come_back_as_they_were_made() {
     world.publish("late", "1");
     let (_, events) = reconnect(&mut world);
     assert_eq!(messages(&events), numbered(1..=1));
-    // Left while there was no connection.
+    // Left while there was no connection, also when both ends had asked for it.
+    world.subscribe(0, "late");
+    world.flow();
     world.cut(0);
     world.unsubscribe(0, "late");
     world.publish("late", "2");
