@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use lifeline_proto::close;
 use lifeline_proto::v1::Position;
-use lifeline_proto::v1::client::{Event, Welcomed};
+use lifeline_proto::v1::client::{Client, ClientConfig, Event, Welcomed};
 use lifeline_proto::v1::log::FRESH;
 use lifeline_proto::v1::ring::Retention;
 use lifeline_proto::v1::server::{LinkId, Output, ServerConfig, Stored};
-use lifeline_proto::v1::wire::{Encoded, Gap, Status, Why};
+use lifeline_proto::v1::wire::{Encoded, Gap, OutboxRange, Status, Why};
+use lifeline_proto::{Time, close};
 
-use super::world::{World, channel};
+use super::world::{World, channel, key};
 
 fn config() -> ServerConfig {
     ServerConfig { authorise: true, ..ServerConfig::default() }
@@ -953,4 +953,84 @@ fn positions_name_the_last_message() {
     let Position { offset, message_id, .. } = &saved.channels[&channel("news")];
     let top = world.server.channel_log(&channel("news")).unwrap().top();
     assert_eq!((*offset, message_id), (1, &top.message_id));
+}
+
+/// A client that has seen WELCOME of a server that is only frames here.
+fn client_with(frames: &[&str]) -> (Client, Vec<Event>) {
+    let mut client = Client::new(ClientConfig::default(), 1);
+    client.handle_connected(None, Some(OutboxRange { id: key("o"), generation: 1, first: 1, next: 1 }));
+    let welcome = r#"W {"sid":"s","tok":"t","resumed":false,"s0":1,"limits":{"maxMessage":100,"window":1000}}"#;
+    client.handle_message(Time::ZERO, &Bytes::from(welcome), false).unwrap();
+    assert!(client.send(1, Bytes::from_static(b"a"), false) && client.send(2, Bytes::from_static(b"b"), false));
+    assert!(matches!(client.poll_event(), Some(Event::Welcomed(_))));
+    for frame in frames {
+        client.handle_message(Time::ZERO, &Bytes::copy_from_slice(frame.as_bytes()), false).unwrap();
+    }
+    let events = std::iter::from_fn(|| client.poll_event()).collect();
+    (client, events)
+}
+
+#[test]
+fn refusals_of_what_is_settled_or_was_never_sent_are_ignored() {
+    let (mut client, events) = client_with(&[
+        "A 1",
+        r#"N {"q":1,"permanent":true}"#,
+        r#"N {"q":1,"permanent":false}"#,
+        r#"N {"q":3,"permanent":true}"#,
+        r#"N {"q":3,"permanent":false}"#,
+    ]);
+    assert_eq!(events, [Event::Acknowledged { sequence: 1 }]);
+    assert!(client.room(1) && client.send(3, Bytes::new(), false));
+}
+
+#[test]
+fn a_position_never_goes_back_within_an_epoch() {
+    let (client, events) = client_with(&[
+        r#"K {"ch":"a","st":"ok","e":"e1","o":0}"#,
+        "C a e1 1 m1\n1",
+        r#"K {"ch":"a","st":"ok","e":"e1","o":0}"#,
+        "C a e1 1 m1\n1",
+        "C a e1 2 m2\n2",
+        // Valid with the G behind it, which does not come.
+        r#"K {"ch":"a","st":"gap","e":"e2","o":7,"mid":"m7"}"#,
+    ]);
+    assert_eq!(messages(&events), numbered(1..=2));
+    let saved = client.saved().unwrap();
+    assert_eq!(saved.channels[&channel("a")].offset, 2);
+}
+
+#[test]
+fn the_answer_to_an_earlier_question_is_not_taken_for_a_later_one() {
+    let retention = Retention { count: 2, ..Retention::default() };
+    let mut world = connected_with(ServerConfig { retention, snapshots: true, ..config() });
+    world.states.insert(channel("news"), Bytes::from_static(b"state"));
+    world.subscribe(0, "news");
+    world.flow();
+    world.slow = true;
+    for position in [5, 10] {
+        for n in position - 4..=position {
+            world.publish("news", &n.to_string());
+        }
+        world.sleep(FRESH);
+        world.publish("news", "newest");
+        world.flow();
+        if position == 5 {
+            // Left and asked for again, before the application has told the state.
+            world.unsubscribe(0, "news");
+            world.subscribe(0, "news");
+            world.flow();
+            world.questions.rotate_left(1);
+            assert!(world.answer_one());
+            world.flow();
+        }
+    }
+    assert_eq!(world.questions.len(), 2);
+    world.take_events(0);
+    let snapshots = |world: &mut World| {
+        assert!(world.answer_one());
+        world.flow();
+        let events = world.take_events(0);
+        events.iter().filter(|event| matches!(event, Event::Snapshot { position, .. } if position.offset == 12)).count()
+    };
+    assert_eq!([snapshots(&mut world), snapshots(&mut world)], [0, 1]);
 }
