@@ -63,7 +63,7 @@ interface WsServerInterface
     public function onError(callable $callback): static;
 
     /**
-     * Its send buffer fell below the low mark.
+     * What waited for it was more than half of send.limit, or something was dropped, and has fallen to a quarter.
      *
      * @param callable(WsConnection $connection): mixed $callback
      */
@@ -296,7 +296,11 @@ interface WsClientInterface
      */
     public function on(string $event, callable $callback): static;
 
-    /** @param callable(WsClient $client, bool $resumed): mixed $callback */
+    /**
+     * $resumed: false on plain WebSocket, which is all there is so far.
+     *
+     * @param callable(WsClient $client, bool $resumed): mixed $callback
+     */
     public function onOpen(callable $callback): static;
 
     /** @param callable(WsClient $client, string $data, bool $binary, WsMessage $message): mixed $callback */
@@ -581,6 +585,7 @@ final class WsConnection implements WsConnectionInterface
     /** The subprotocol agreed on (RFC 6455 section 1.9); empty when none. */
     public readonly string $protocol;
 
+    /** False on plain WebSocket, which is all there is so far. */
     public readonly bool $resumed;
 
     /** Set by bind(). */
@@ -626,6 +631,7 @@ final class WsMessage implements \Stringable
 
     public readonly bool $binary;
 
+    /** This and the next two are null on plain WebSocket, which is all there is so far. */
     public readonly ?string $id;
 
     public readonly ?string $channel;
@@ -882,10 +888,12 @@ class WsOverflowException extends WsException
 {
 }
 
+/** Something took longer than allowed: room in the outbox, policy `block`. */
 class WsTimeoutException extends WsException
 {
 }
 
+/** For outboxes on disk, which do not exist yet. */
 class WsStorageException extends WsException
 {
 }

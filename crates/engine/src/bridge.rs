@@ -336,7 +336,8 @@ pub trait Bridge: fmt::Debug + Send + Sync {
     /// not sent, submit it as a [`Command::Send`].
     fn send_now(&self, conn: ConnId, data: &[u8], binary: bool) -> bool;
 
-    /// Wakes each connection that got something to do since the last call, once.
+    /// Has what was queued since the last call written: by the calling thread where that is cheap, else
+    /// each connection that got something to do is woken, once.
     fn flush(&self);
 
     /// Moves up to `limit` waiting events to the end of `into`; returns how many. The call tells the

@@ -202,7 +202,7 @@ impl Core {
         }
     }
 
-    /// Wakes the task of each marked outlet: one wake a shard.
+    /// Writes for the marked outlets, where they are few; has the tasks of the others woken: one wake a shard.
     pub fn flush(&self) {
         self.queued.store(0, Ordering::Relaxed);
         let mut dirty = std::mem::take(&mut *self.dirty.lock());

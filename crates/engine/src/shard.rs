@@ -1,8 +1,9 @@
 //! One I/O thread: a runtime, a mailbox and a timing wheel.
 //!
-//! A connection lives on one shard. The application's thread never wakes a connection directly: it
-//! posts all that got something to do and wakes the shard once; the shard's pump wakes the tasks
-//! from its own thread, which costs no system call.
+//! A connection lives on one shard. The application's thread never wakes a connection directly: what it
+//! does not write itself it posts, and wakes the shard once; the shard's pump wakes the tasks from
+//! inside, which costs no system call. The first shard's work may be done by the application's thread
+//! ([`crate::seat`]).
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
