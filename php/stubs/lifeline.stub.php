@@ -251,6 +251,7 @@ interface WsConnectionInterface
 
     /**
      * @param string $channel 1 to 255 bytes of UTF-8 without control characters
+     * @throws WsException over limits.maxChannels or limits.maxSubscriptions
      * @throws \ValueError
      */
     public function subscribe(string $channel): void;
@@ -577,7 +578,7 @@ final class WsConnection implements WsConnectionInterface
 {
     public readonly int $id;
 
-    /** `203.0.113.7:4711`, `[::1]:4711`, `unix:`; behind a trusted proxy the client's. */
+    /** `203.0.113.7:4711`, `[::1]:4711`, `unix:`; behind a trusted proxy the client's, without a port if none is told. */
     public readonly string $remoteAddress;
 
     public readonly string $path;

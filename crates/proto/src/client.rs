@@ -10,7 +10,7 @@ use crate::Time;
 use crate::backoff::{Backoff, BackoffConfig};
 use crate::close;
 
-/// See the design's table of states; PHP sees it as `WsState`.
+/// The table of states is in `docs/guide.md`; PHP sees it as `WsState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     Disconnected,
