@@ -13,7 +13,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
-/// A connected byte stream; boxed but for the kind that most connections keep. Registered with the tokio runtime of the thread that made it.
+/// A connected byte stream; boxed but for the kind that most connections keep. Registered with the tokio
+/// runtime of the thread that made it.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(Box<TcpStream>),
