@@ -5,14 +5,17 @@ lifeline
 --FILE--
 <?php
 require __DIR__ . '/../inc/ws.php';
-/** What a peer that never answers gets, up to the end. */
+/** What a peer that answers nothing but a close frame gets, up to the end. */
 function seen(array $options): string
 {
     $server = serve(['close' => function ($c, int $code, string $reason, bool $clean) use (&$closed) { $closed = "$code " . var_export($clean, true); }], $options);
     $peer = Peer::open($server);
     $words = [];
     pump($server, function () use ($peer, &$words, &$closed) {
-        while ($frame = $peer->poll('frame')) { $words[] = sprintf('%02x', $frame[0]); }
+        while ($frame = $peer->poll('frame')) {
+            $words[] = sprintf('%02x', $frame[0]);
+            if ($frame[0] === 0x88) { $peer->close(); }
+        }
         return isset($closed);
     }, 'the close');
     return implode(' ', $words) . " | $closed";
@@ -23,7 +26,7 @@ foreach ([1, 3] as $limit) {
 }
 echo 'fixed: ', seen(['heartbeat' => $quick + ['mode' => 'fixed']]), "\n";
 echo 'passive: ', seen(['heartbeat' => $quick + ['mode' => 'passive']]), "\n";
-echo 'idle: ', seen(['heartbeat' => ['mode' => 'off'], 'idle' => ['timeout' => 0.1], 'limits' => ['handshakeTimeout' => 0.2]]), "\n";
+echo 'idle: ', seen(['heartbeat' => ['mode' => 'off'], 'idle' => ['timeout' => 0.1]]), "\n";
 /** Frames of the first 0.4 s, in which nothing ends. */
 function beats(array $heartbeat): int
 {
@@ -45,7 +48,7 @@ missedLimit 1: 89 | 4001 false
 missedLimit 3: 89 89 89 | 4001 false
 fixed: 89 | 4001 false
 passive:  | 4001 false
-idle: 88 | 4006 false
+idle: 88 | 4006 true
 off: 0
 keepalive: beats
 preset: 0 overruled
