@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lifeline_proto::Time;
@@ -85,6 +85,10 @@ pub struct Core {
     dirty: Mutex<Vec<Arc<Outlet>>>,
     /// Bytes queued since the last flush.
     queued: AtomicUsize,
+    /// Flushes that found something.
+    flushes: AtomicU64,
+    /// The first shard's pump looks, within [`PATIENCE`], whether what was marked has been flushed.
+    watched: AtomicBool,
     last_tick: AtomicU64,
 }
 
@@ -102,6 +106,8 @@ impl Core {
             next_shard: AtomicU32::new(0),
             dirty: Mutex::default(),
             queued: AtomicUsize::new(0),
+            flushes: AtomicU64::new(0),
+            watched: AtomicBool::new(false),
             last_tick: AtomicU64::new(0),
         }
     }
@@ -184,9 +190,40 @@ impl Core {
 
     /// Has what was queued written by the next [`Core::flush`].
     pub fn mark_queued(&self, outlet: &Arc<Outlet>) {
-        if outlet.mark() {
-            self.dirty.lock().push(outlet.clone());
+        if !outlet.mark() {
+            return;
         }
+        let first = {
+            let mut dirty = self.dirty.lock();
+            dirty.push(outlet.clone());
+            dirty.len() == 1
+        };
+        // Whoever marks flushes soon, unless it is blocked: then an I/O thread does. Where nobody drives
+        // the first shard now, its thread flushes when it takes over.
+        if first && !self.shards[0].is_away() && !self.watched.swap(true, Ordering::SeqCst) {
+            self.shards[0].wake_pump();
+        }
+    }
+
+    /// Flushes what has been marked since before the last call, at which `seen` was returned; None:
+    /// nothing is. To be called again within [`PATIENCE`] unless it is none.
+    pub fn flush_overdue(&self, seen: Option<u64>) -> Option<u64> {
+        if !self.watched.load(Ordering::SeqCst) {
+            return None;
+        }
+        let flushes = self.flushes.load(Ordering::SeqCst);
+        if seen == Some(flushes) {
+            if self.dirty.lock().is_empty() {
+                self.watched.store(false, Ordering::SeqCst);
+                // With `mark_queued`: either we see its outlet or it sees that nobody looks.
+                if self.dirty.lock().is_empty() || self.watched.swap(true, Ordering::SeqCst) {
+                    return None;
+                }
+            } else {
+                self.flush();
+            }
+        }
+        Some(self.flushes.load(Ordering::SeqCst))
     }
 
     /// `bytes` were queued: a long batch is flushed on its way, so that the I/O threads write while the
@@ -209,6 +246,7 @@ impl Core {
         if dirty.is_empty() {
             return;
         }
+        self.flushes.fetch_add(1, Ordering::SeqCst);
         // A few writes cost less than waking another thread to make them, ...
         let away = self.shards[0].is_away();
         let few = dirty.len() <= if away { DIRECT_AWAY } else { DIRECT };
@@ -235,9 +273,9 @@ impl Core {
 
     /// Wakes one outlet's task now.
     pub fn wake(outlet: &Arc<Outlet>) {
-        if outlet.mark() {
-            outlet.shard.post(&mut vec![outlet.clone()]);
-        }
+        // Also when it is marked already: that may be for a flush which the application is far from.
+        outlet.mark();
+        outlet.shard.post(&mut vec![outlet.clone()]);
     }
 
     /// The process was frozen or the machine slept: what the sockets say of their peers is old news.

@@ -16,19 +16,25 @@ use crate::clock;
 /// Log records that may wait for the application.
 const RECORDS: usize = 10_000;
 
-/// Turns of connections after which a wake is put off no longer.
-const DEFERRED: u32 = 16;
+/// Turns of connections and further events after which a wake is put off no longer.
+const DEFERRED: u32 = 32;
 
 thread_local! {
     /// What this thread owes the application; none on threads that wake it at once.
     static OWED: Cell<Option<Owed>> = const { Cell::new(None) };
+    static TURNS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Events that were pushed without a wake, as turns of connections since the first of them.
+/// Events that were pushed without a wake, and what has happened since the first of them.
 #[derive(Debug, Clone, Copy)]
 enum Owed {
     Nothing,
-    Wake { turns: u32 },
+    Wake { steps: u32 },
+}
+
+/// Turns of connections that this thread has made so far.
+pub fn turns() -> u32 {
+    TURNS.get()
 }
 
 /// From now on this thread, which runs an I/O loop, wakes the application only by [`EventQueue::settle`]
@@ -41,7 +47,7 @@ pub fn defer_wakes() {
 /// Bounded by `limits.inbound` of each connection and `limits.memory`, not by itself; log records by [`RECORDS`].
 ///
 /// The descriptor is written only when the application sleeps, and by an I/O thread only when it has
-/// nothing more to do or after [`DEFERRED`] connections: one system call a sleep, not an event.
+/// nothing more to do or after [`DEFERRED`] steps: one system call a sleep, not an event.
 #[derive(Debug)]
 pub struct EventQueue {
     sender: Sender<Event>,
@@ -96,8 +102,8 @@ impl EventQueue {
         let _ = self.sender.send(event);
         match OWED.get() {
             None => self.wake(),
-            Some(Owed::Nothing) => OWED.set(Some(Owed::Wake { turns: 0 })),
-            Some(Owed::Wake { .. }) => {}
+            Some(Owed::Nothing) => OWED.set(Some(Owed::Wake { steps: 0 })),
+            Some(Owed::Wake { .. }) => self.step(),
         }
     }
 
@@ -111,8 +117,13 @@ impl EventQueue {
 
     /// A connection has had its turn.
     pub fn end_turn(&self) {
+        TURNS.set(TURNS.get().wrapping_add(1));
+        self.step();
+    }
+
+    fn step(&self) {
         match OWED.get() {
-            Some(Owed::Wake { turns }) if turns + 1 < DEFERRED => OWED.set(Some(Owed::Wake { turns: turns + 1 })),
+            Some(Owed::Wake { steps }) if steps + 1 < DEFERRED => OWED.set(Some(Owed::Wake { steps: steps + 1 })),
             Some(Owed::Wake { .. }) => self.settle(),
             _ => {}
         }
@@ -121,8 +132,12 @@ impl EventQueue {
     fn wake(&self) {
         // Pairs with the fence in `prepare_sleep`: either we see `asleep`, or it sees the event.
         fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
-            self.signal();
+        if self.asleep.load(Ordering::Relaxed) {
+            // It lags from now on, not from when it fell asleep.
+            self.last_receive.store(clock::now().as_micros(), Ordering::Relaxed);
+            if self.asleep.swap(false, Ordering::AcqRel) {
+                self.signal();
+            }
         }
     }
 
@@ -180,7 +195,8 @@ impl EventQueue {
 
     /// How long the application has left events waiting or been at work on a batch; zero when idle.
     pub fn lag(&self) -> Duration {
-        if self.busy.load(Ordering::Relaxed) || !self.receiver.is_empty() {
+        let awake = !self.asleep.load(Ordering::Acquire);
+        if awake && (self.busy.load(Ordering::Relaxed) || !self.receiver.is_empty()) {
             clock::now() - lifeline_proto::Time::from_micros(self.last_receive.load(Ordering::Relaxed))
         } else {
             Duration::ZERO
@@ -205,6 +221,7 @@ impl EventQueue {
             self.busy.store(false, Ordering::Relaxed);
             return true;
         }
+        self.last_receive.store(clock::now().as_micros(), Ordering::Relaxed);
         self.asleep.store(false, Ordering::SeqCst);
         false
     }
@@ -286,6 +303,48 @@ mod tests {
             assert!(!is_raised(&queue), "woken twice for one signal");
             thread.join().unwrap();
         }
+    }
+
+    fn some_event() -> Event {
+        let record = LogRecord { level: LogLevel::Info, message: String::new(), context: Vec::new() };
+        Event::Log { endpoint: None, record: Box::new(record) }
+    }
+
+    #[test]
+    fn an_application_that_slept_does_not_lag() {
+        let queue = EventQueue::new().unwrap();
+        assert!(queue.prepare_sleep());
+        queue.last_receive.store(0, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                defer_wakes();
+                queue.push(some_event());
+                assert_eq!(queue.lag(), Duration::ZERO, "it sleeps and has not been woken");
+                let before = clock::now();
+                queue.settle();
+                assert!(queue.lag() <= clock::now() - before, "{:?}: it was woken just now", queue.lag());
+            });
+        });
+    }
+
+    #[test]
+    fn a_wake_is_not_put_off_for_ever() {
+        let queue = EventQueue::new().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                defer_wakes();
+                for step in [EventQueue::end_turn as fn(&EventQueue), |queue| queue.push(some_event())] {
+                    queue.receive(&mut Vec::new(), usize::MAX, usize::MAX);
+                    assert!(queue.prepare_sleep());
+                    queue.push(some_event());
+                    let steps = (1..=100).find(|_| {
+                        step(&queue);
+                        is_raised(&queue)
+                    });
+                    assert_eq!(steps, Some(DEFERRED));
+                }
+            });
+        });
     }
 
     #[test]

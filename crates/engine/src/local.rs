@@ -35,6 +35,15 @@ use crate::shard::Shard;
 /// then on, so a batch must not be what breaks its memory.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
+/// How many turns a runtime makes before it looks at its sockets and at what else there is.
+const TURNS: u32 = 31;
+
+/// Turns of connections between two such looks from which on more of them wait.
+const CROWD: u32 = TURNS * 3 / 4;
+
+/// How long the application's thread goes on for a crowd before it turns to its events.
+const STRETCH: Duration = Duration::from_millis(2);
+
 /// How the I/O threads are started.
 #[derive(Clone)]
 pub struct RuntimeConfig {
@@ -92,7 +101,7 @@ impl Local {
                 .thread_name("lifeline-dns")
                 .max_blocking_threads(16)
                 .thread_keep_alive(Duration::from_secs(5))
-                .event_interval(31)
+                .event_interval(TURNS)
                 .on_thread_start(move || hook())
                 .on_thread_park(move || settled.settle())
                 .build()?;
@@ -113,7 +122,7 @@ impl Local {
             threads.push(std::thread::Builder::new().name(format!("lifeline-io-{index}")).spawn(move || {
                 hook();
                 events::defer_wakes();
-                serve(&runtime, &shard, &events, weak);
+                serve(&runtime, &shard, &events, &weak);
                 // A name lookup that hangs must not hold up the end of the process.
                 if let Some(runtime) = Arc::into_inner(runtime) {
                     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -377,12 +386,12 @@ impl Local {
 }
 
 /// What an I/O thread does until its shard is stopped.
-fn serve(runtime: &Runtime, shard: &Arc<Shard>, events: &EventQueue, core: Weak<Core>) {
+fn serve(runtime: &Runtime, shard: &Arc<Shard>, events: &EventQueue, core: &Weak<Core>) {
     if let Some(seat) = &shard.seat {
         seat.sit_down();
     }
     // A task of its own: whoever drives the runtime polls it.
-    let mut pump = runtime.spawn(supervise(shard.clone(), core));
+    let mut pump = runtime.spawn(supervise(shard.clone(), core.clone()));
     loop {
         let stopped = runtime.block_on(poll_fn(|task| {
             if Pin::new(&mut pump).poll(task).is_ready() {
@@ -403,6 +412,10 @@ fn serve(runtime: &Runtime, shard: &Arc<Shard>, events: &EventQueue, core: Weak<
             events.signal();
             seat.watch();
             shard.taken_over();
+            // What the callback that takes long, or others before it, have sent.
+            if let Some(core) = core.upgrade() {
+                core.flush();
+            }
         }
     }
 }
@@ -454,15 +467,23 @@ impl Driver {
         }
         let mut means = self.means.lock();
         let Some(Means { interrupt, timer, runtime }) = &mut *means else { return false };
+        // With events to work on, the application leaves the sockets to the thread that has them.
+        if events.len() > 0 && !seat.is_away() {
+            return false;
+        }
         if !seat.take() {
             return false;
         }
         events.begin_driving();
         let _driving = Driving(seat, events);
-        let deadline = limit.map(|limit| Instant::now() + limit);
+        let begin = Instant::now();
+        let deadline = limit.map(|limit| begin + limit);
         let mut first = true;
+        let mut turns = events::turns();
         runtime.block_on(poll_fn(|task| {
             let sleeps = events.poll_sleep(task);
+            // Tokio asks after some turns whether to go on. With so many, others wait for theirs.
+            let crowded = events::turns().wrapping_sub(std::mem::replace(&mut turns, events::turns())) >= CROWD;
             if std::mem::take(&mut first) {
                 shard.taken_over();
                 // At least one look at the sockets, or an application with timers that are always due
@@ -470,6 +491,8 @@ impl Driver {
                 if !sleeps || limit.is_some_and(|limit| limit.is_zero()) {
                     task.waker().wake_by_ref();
                 }
+            } else if crowded && begin.elapsed() < STRETCH {
+                task.waker().wake_by_ref();
             } else if !sleeps || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Poll::Ready(());
             }
@@ -551,7 +574,9 @@ impl Bridge for Local {
         let Some(done) = outlet.send_now(data, binary) else { return false };
         outlet.count_message(clock::now());
         if !done {
+            // The socket is full: the rest is for the task to write, while the application goes on.
             self.core.mark(&outlet);
+            self.core.flush();
         }
         true
     }

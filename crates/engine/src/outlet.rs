@@ -423,7 +423,7 @@ impl Outlet {
     pub fn wake_mail(&self) {
         // Acquires: the task that is woken sees why it was wanted.
         self.task_wanted.swap(false, Ordering::AcqRel);
-        self.posted.store(false, Ordering::Release);
+        self.posted.swap(false, Ordering::AcqRel);
         self.waker.wake();
     }
 

@@ -17,8 +17,8 @@ use lifeline_proto::Time;
 
 use crate::clock;
 
-/// How long sockets wait for an application that is at work.
-const PATIENCE: Duration = Duration::from_millis(10);
+/// How long sockets, and what it has sent, wait for an application that is at work.
+pub const PATIENCE: Duration = Duration::from_millis(10);
 
 /// The I/O thread drives.
 const THREAD: u8 = 0;
@@ -67,8 +67,10 @@ impl Seat {
 
     /// The application is not coming back for now.
     pub fn give_up(&self) {
-        if self.state.swap(THREAD, Ordering::SeqCst) == AWAY {
+        if self.change(AWAY, THREAD) {
             self.wake_thread();
+        } else {
+            self.change(WANTED, THREAD);
         }
     }
 

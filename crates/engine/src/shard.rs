@@ -23,7 +23,7 @@ use crate::bridge::ConnId;
 use crate::clock;
 use crate::core::{Core, IdMap};
 use crate::outlet::Outlet;
-use crate::seat::Seat;
+use crate::seat::{PATIENCE, Seat};
 
 /// The pump wakes at least this often, to see clock jumps.
 const TICK: Duration = Duration::from_secs(1);
@@ -92,6 +92,11 @@ impl Shard {
         }
     }
 
+    /// Has the pump look around.
+    pub fn wake_pump(&self) {
+        self.pump.wake();
+    }
+
     /// After the pump's end: drops the mail that has come too late.
     pub fn forget_mail(&self) {
         let mail = std::mem::take(&mut *self.mailbox.lock());
@@ -150,6 +155,8 @@ impl Shard {
         let mut mail = Vec::new();
         let mut due = Vec::new();
         let mut planned = clock::now();
+        let mut flushes = None;
+        let mut look_at = Time::ZERO;
         let mut last = (clock::now(), clock::since_boot());
         poll_fn(|context| {
             loop {
@@ -188,11 +195,16 @@ impl Shard {
                     && let Some(core) = core.upgrade()
                 {
                     core.tick(now);
+                    if flushes.is_none() || now >= look_at {
+                        flushes = core.flush_overdue(flushes);
+                        look_at = now + PATIENCE;
+                    }
                 }
 
                 planned = {
                     let wheel = self.wheel.lock();
-                    let next = wheel.poll_timeout().map_or(now + TICK, |at| at.min(now + TICK));
+                    let tick = if flushes.is_some() { look_at } else { now + TICK };
+                    let next = wheel.poll_timeout().map_or(tick, |at| at.min(tick));
                     self.sleeping_until.store(next.as_micros(), Ordering::Relaxed);
                     next
                 };

@@ -587,6 +587,62 @@ fn a_traced_connection_tells_what_passes() {
 }
 
 #[test]
+fn what_was_sent_leaves_while_the_application_is_at_work() {
+    for outer_loop in [false, true] {
+        let mut app = App::new();
+        let (_, address) = app.serve(|_| {});
+        let mut peer = connect(&address);
+        let conn = app.wait_open();
+        if outer_loop {
+            app.local.rest();
+        }
+        // As a callback that sends and blocks: no flush. For the second the I/O thread is at work already.
+        for text in ["one", "two"] {
+            let data = Bytes::copy_from_slice(text.as_bytes());
+            app.local.submit(Command::Send { conn, data, binary: false }).expect("send");
+            assert_eq!(peer.read().expect("in time"), Message::text(text), "in an outer loop: {outer_loop}");
+        }
+    }
+}
+
+#[test]
+fn an_application_that_drives_lets_a_crowd_have_its_turn() {
+    let mut app = App::with_threads(1);
+    let (_, address) = app.serve(|_| {});
+    let mut peers: Vec<TcpStream> = (0..200).map(|_| connect_raw(&address)).collect();
+    for _ in &peers {
+        app.wait_open();
+    }
+    // Where the I/O thread has taken over, or this one was interrupted, there is nothing to be seen.
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        while app.event_within(Duration::from_millis(20)).is_some() {}
+        if !app.local.drive(Some(Duration::ZERO)) {
+            continue;
+        }
+        for peer in &mut peers {
+            peer.write_all(&[0x81, 0x81, 0, 0, 0, 0, b'x']).expect("message");
+        }
+        let mut batch = Vec::new();
+        if app.local.drive(Some(PATIENCE)) && app.local.receive(&mut batch, 1000) >= 150 {
+            return;
+        }
+    }
+    panic!("never more than a few at a time");
+}
+
+#[test]
+fn the_rest_of_a_long_message_leaves_while_the_application_is_at_work() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| config.send.limit = 64 << 20);
+    let mut peer = connect(&address);
+    let conn = app.wait_open();
+    let text = "x".repeat(8 << 20);
+    assert!(app.local.send_now(conn, text.as_bytes(), false), "sent at once, as far as the socket took it");
+    assert_eq!(peer.read().expect("in time"), Message::text(text));
+}
+
+#[test]
 fn an_idle_task_stays_small() {
     // Part of what each idle connection costs; raise it only with a reason.
     assert!(lifeline_engine::idle_task_size() <= 272, "{} bytes", lifeline_engine::idle_task_size());
