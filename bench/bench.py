@@ -6,7 +6,8 @@
 Servers of a row are up at once and are measured in turn, round by round, so that what else the machine
 does hits all alike. A row's figure is the median over the rounds; where it is a ratio, the median of the
 ratios to ws within each round. Environment: LIFELINE_SO, LIFELINE_LOAD, PHP, NODE; AUTOLOAD: a Composer
-autoload.php that has Workerman or Ratchet (default bench/vendor/autoload.php); UWEBSOCKETS: what was built of
+autoload.php that has Workerman or Ratchet (default bench/vendor/autoload.php); SWOOLE: its
+swoole.so, where PHP does not load it anyway (which costs lifeline its batches); UWEBSOCKETS: what was built of
 servers/uwebsockets.cpp.
 """
 
@@ -108,7 +109,9 @@ def commands():
         "ws": [NODE, "servers/ws.js"],
     }
     modules = subprocess.run([PHP, "-m"], capture_output=True, text=True).stdout.lower().split()
-    if "swoole" in modules:
+    if os.environ.get("SWOOLE"):
+        found["swoole"] = [*php(f"extension={os.path.abspath(os.environ['SWOOLE'])}"), "servers/swoole.php"]
+    elif "swoole" in modules:
         found["swoole"] = [*php(), "servers/swoole.php"]
     if os.path.exists(AUTOLOAD):
         for name, kind in (("workerman", "Workerman\\Worker"), ("ratchet", "Ratchet\\WebSocket\\WsServer")):
@@ -454,7 +457,7 @@ def versions(names):
         "kernel": platform.release(),
     }
     if "swoole" in names:
-        found["swoole"] = first(PHP, "-r", "echo SWOOLE_VERSION;")
+        found["swoole"] = first(*commands()["swoole"][:-1], "-r", "echo SWOOLE_VERSION;")
     return found
 
 
