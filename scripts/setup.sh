@@ -85,6 +85,8 @@ if [ "$tier" = test ]; then
     need ip iproute2
     need ps procps
     need valgrind valgrind
+    # Counts the system calls of tests/guard.
+    need strace strace
     need shellcheck shellcheck
     # For the source of PHP, see scripts/zts.sh.
     need xz xz-utils

@@ -22,7 +22,7 @@ static uWS::App::WebSocketBehavior<Nothing> manner(std::string_view path) {
         if (path == "/subscribe") socket->subscribe("news");
     };
     behavior.message = [path](auto *socket, std::string_view message, uWS::OpCode code) {
-        if (path == "/publish") socket->publish("news", message, code);
+        if (path == "/publish") app.publish("news", message, code);
         else if (path != "/subscribe") socket->send(message, code);
     };
     return behavior;
