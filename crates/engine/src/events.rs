@@ -23,6 +23,7 @@ thread_local! {
     /// What this thread owes the application; none on threads that wake it at once.
     static OWED: Cell<Option<Owed>> = const { Cell::new(None) };
     static TURNS: Cell<u32> = const { Cell::new(0) };
+    static PUSHED: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Events that were pushed without a wake, and what has happened since the first of them.
@@ -35,6 +36,11 @@ enum Owed {
 /// Turns of connections that this thread has made so far.
 pub fn turns() -> u32 {
     TURNS.get()
+}
+
+/// Bytes of messages that this thread has pushed so far.
+pub fn pushed() -> usize {
+    PUSHED.get()
 }
 
 /// From now on this thread, which runs an I/O loop, wakes the application only by [`EventQueue::settle`]
@@ -97,6 +103,9 @@ impl EventQueue {
             self.records.fetch_sub(1, Ordering::Relaxed);
             self.lost_records.fetch_add(1, Ordering::Relaxed);
             return;
+        }
+        if let Event::Message { data, .. } = &event {
+            PUSHED.set(PUSHED.get().wrapping_add(data.len()));
         }
         // The receiver lives as long as the sender: both are ours.
         let _ = self.sender.send(event);

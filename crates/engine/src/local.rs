@@ -44,6 +44,9 @@ const CROWD: u32 = TURNS * 3 / 4;
 /// How long the application's thread goes on for a crowd before it turns to its events.
 const STRETCH: Duration = Duration::from_millis(2);
 
+/// How much it may have taken in when it goes on: long messages had better be worked on while the caches have them.
+const STRETCH_BYTES: usize = 1024 * 1024;
+
 /// How the I/O threads are started.
 #[derive(Clone)]
 pub struct RuntimeConfig {
@@ -480,6 +483,7 @@ impl Driver {
         let deadline = limit.map(|limit| begin + limit);
         let mut first = true;
         let mut turns = events::turns();
+        let pushed = events::pushed();
         runtime.block_on(poll_fn(|task| {
             let sleeps = events.poll_sleep(task);
             // Tokio asks after some turns whether to go on. With so many, others wait for theirs.
@@ -491,7 +495,7 @@ impl Driver {
                 if !sleeps || limit.is_some_and(|limit| limit.is_zero()) {
                     task.waker().wake_by_ref();
                 }
-            } else if crowded && begin.elapsed() < STRETCH {
+            } else if crowded && begin.elapsed() < STRETCH && events::pushed().wrapping_sub(pushed) < STRETCH_BYTES {
                 task.waker().wake_by_ref();
             } else if !sleeps || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Poll::Ready(());
