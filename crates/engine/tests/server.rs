@@ -632,17 +632,6 @@ fn an_application_that_drives_lets_a_crowd_have_its_turn() {
 }
 
 #[test]
-fn the_rest_of_a_long_message_leaves_while_the_application_is_at_work() {
-    let mut app = App::new();
-    let (_, address) = app.serve(|config| config.send.limit = 64 << 20);
-    let mut peer = connect(&address);
-    let conn = app.wait_open();
-    let text = "x".repeat(8 << 20);
-    assert!(app.local.send_now(conn, text.as_bytes(), false), "sent at once, as far as the socket took it");
-    assert_eq!(peer.read().expect("in time"), Message::text(text));
-}
-
-#[test]
 fn an_idle_task_stays_small() {
     // Part of what each idle connection costs; raise it only with a reason.
     assert!(lifeline_engine::idle_task_size() <= 272, "{} bytes", lifeline_engine::idle_task_size());
