@@ -556,7 +556,7 @@ impl Client {
         core.add_connection(&outlet);
         let info = OpenInfo { remote: dialed.remote, protocol: Arc::from(dialed.protocol), request: None };
         let owner: Arc<dyn Owner> = self.clone();
-        let connection = Connection::open(dialed.stream, dialed.leftover, outlet.clone(), owner, info);
+        let connection = Connection::open(dialed.stream, dialed.leftover, outlet.clone(), owner, Some(info));
         inner.outlet = Some(outlet);
         inner.feed(now, WINDOW);
         inner.task = Some(tokio::spawn(connection));

@@ -17,12 +17,13 @@ use lifeline_proto::close;
 use lifeline_proto::frame::{Decoder, FrameLimits, Item as Received, Opcode, Role, Violation};
 use lifeline_proto::heartbeat::{Action, Heartbeat, Link};
 use lifeline_proto::rate::TokenBucket;
+use lifeline_proto::v1::wire::{ClientFrame, longest_message};
 use tokio::io::ReadBuf;
 
 use crate::bridge::{Event, Failure, FailureKind, MESSAGE_COST, OpenInfo};
 use crate::clock;
 use crate::config::RateAction;
-use crate::context::{End, Owner};
+use crate::context::{End, Owner, Upshot};
 use crate::outlet::{Ending, Outlet};
 use crate::stream::Stream;
 use crate::writer::close_payload;
@@ -117,9 +118,15 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Announces the connection to the application and makes its task. `early` are bytes that came
-    /// behind the handshake.
-    pub fn open(stream: Stream, early: BytesMut, outlet: Arc<Outlet>, owner: Arc<dyn Owner>, info: OpenInfo) -> Self {
+    /// Announces the connection to the application (`info` none: its owner will) and makes its task.
+    /// `early` are bytes that came behind the handshake.
+    pub fn open(
+        stream: Stream,
+        early: BytesMut,
+        outlet: Arc<Outlet>,
+        owner: Arc<dyn Owner>,
+        info: Option<OpenInfo>,
+    ) -> Self {
         let context = &outlet.context;
         let now = clock::now();
         let rates = context.server_limits.as_ref().and_then(|limits| {
@@ -136,7 +143,9 @@ impl Connection {
         if context.role == Role::Server {
             outlet.writer.lock().direct = direct;
         }
-        context.events.push(Event::Open { endpoint: outlet.endpoint, conn: outlet.id, info: Box::new(info) });
+        if let Some(info) = info {
+            outlet.announce(info);
+        }
         Self {
             decoder: None,
             heartbeat: Heartbeat::new(context.rules.clone(), now, rand::random::<f64>()),
@@ -338,9 +347,11 @@ impl Connection {
     fn decoder(&mut self) -> &mut Decoder {
         self.decoder.get_or_insert_with(|| {
             let context = &self.outlet.context;
+            // The option counts the payload, which lies in a frame of the subprotocol.
+            let bound = |bytes| if self.outlet.is_lifeline() { longest_message(bytes) } else { bytes };
             let limits = FrameLimits {
-                max_message: context.limits.max_message,
-                max_frame: context.limits.max_frame,
+                max_message: bound(context.limits.max_message),
+                max_frame: bound(context.limits.max_frame),
                 max_fragments: context.limits.max_fragments,
             };
             let decoder = Decoder::new(context.role, limits);
@@ -395,6 +406,9 @@ impl Connection {
     }
 
     fn receive_message(&mut self, now: Time, data: Bytes, binary: bool) {
+        if self.outlet.is_lifeline() {
+            return self.receive_frame(now, data, binary);
+        }
         if !matches!(self.phase, Phase::Open) {
             return;
         }
@@ -412,9 +426,42 @@ impl Connection {
         self.long = size >= DIRECT + HEAD;
         let waiting = outlet.add_inbound(size + MESSAGE_COST);
         emit(outlet, Event::Message { endpoint: outlet.endpoint, conn: outlet.id, data, binary });
-        if waiting >= outlet.context.limits.inbound && self.rest == Rest::No {
-            outlet.paused.store(true, Ordering::SeqCst);
+        self.rest_when_full(waiting);
+        self.count_rates(now, size);
+    }
+
+    fn rest_when_full(&mut self, waiting: usize) {
+        if waiting >= self.outlet.context.limits.inbound && self.rest == Rest::No {
+            self.outlet.paused.store(true, Ordering::SeqCst);
             self.rest = Rest::Inbound;
+        }
+    }
+
+    /// A message of the subprotocol is its owner's to understand. What comes while we close may still
+    /// acknowledge something.
+    fn receive_frame(&mut self, now: Time, data: Bytes, binary: bool) {
+        if !matches!(self.phase, Phase::Open | Phase::Closing { .. }) {
+            return;
+        }
+        let size = data.len();
+        self.long = size >= DIRECT + HEAD;
+        self.outlet.trace(|| format!("received {} of {size} bytes", if binary { "binary" } else { "text" }));
+        match self.owner.handle_message(&self.outlet, now, data, binary) {
+            Upshot::Nothing => {}
+            Upshot::Answered(n) => {
+                if n == u64::from(self.beat_number) {
+                    self.handle_answer(now);
+                }
+            }
+            Upshot::Beats(rules) => {
+                // A client's first beat must not come before the server's.
+                let jitter = if self.outlet.context.role == Role::Client { 1.0 } else { rand::random::<f64>() };
+                self.heartbeat = Heartbeat::new(rules, now, jitter);
+            }
+        }
+        // A server's peers are held back by their window.
+        if self.outlet.context.role == Role::Client {
+            self.rest_when_full(self.outlet.inbound.load(Ordering::SeqCst));
         }
         self.count_rates(now, size);
     }
@@ -566,7 +613,7 @@ impl Connection {
 
     /// A rule of ours ends an open connection with a close frame.
     fn end_open(&mut self, now: Time, code: u16, reason: &str) {
-        self.outlet.end(Ending::of_ours(code, reason));
+        self.outlet.end(Ending::of_ours(&self.outlet, code, reason));
         self.outlet.take_ending_news();
         self.close_phase(now, code, reason.to_owned());
     }
@@ -635,9 +682,13 @@ impl Connection {
                             queue.items = std::collections::VecDeque::new();
                         }
                     }
-                    self.beat_number = self.beat_number.wrapping_add(1);
+                    self.beat_number = self.beat_number.wrapping_add(1).max(1);
                     self.outlet.counters.beats.fetch_add(1, Ordering::Relaxed);
                     match &self.outlet.context.beats.message {
+                        _ if self.outlet.is_lifeline() => {
+                            let beat = ClientFrame::Beat(u64::from(self.beat_number)).encode();
+                            self.outlet.writer.lock().set_beat(Opcode::Text, beat.data);
+                        }
                         None => {
                             self.outlet
                                 .writer
@@ -736,16 +787,11 @@ impl Connection {
             queue.ending.get_or_insert_with(|| Box::new(Ending::Abort { code: end.code, reason: String::new() }));
         }
         self.owner.handle_leaving(&self.outlet, end);
-        emit(
-            &self.outlet,
-            Event::Close {
-                endpoint: self.outlet.endpoint,
-                conn: self.outlet.id,
-                code: end.code,
-                reason: end.reason.as_str().into(),
-                clean: end.clean,
-            },
-        );
+        if self.outlet.is_announced() {
+            let (endpoint, conn) = (self.outlet.endpoint, self.outlet.id);
+            let reason = end.reason.as_str().into();
+            emit(&self.outlet, Event::Close { endpoint, conn, code: end.code, reason, clean: end.clean });
+        }
         self.owner.handle_closed(&self.outlet, end);
         self.phase = Phase::Lingering { until: now + LINGER, shut: false };
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use lifeline_proto::Time;
 use lifeline_proto::heartbeat::HeartbeatConfig;
 
 use crate::bridge::{EndpointId, Event, LogLevel, LogRecord};
@@ -18,16 +20,32 @@ pub struct End {
     pub clean: bool,
 }
 
+/// What a message of the subprotocol means for the connection that brought it.
+#[derive(Debug)]
+pub enum Upshot {
+    Nothing,
+    /// It answers the connection's beat of that number.
+    Answered(u64),
+    /// From now on these rules say when to beat and when the peer is dead.
+    Beats(Arc<HeartbeatConfig>),
+}
+
 /// The server or client that a connection belongs to.
 pub trait Owner: std::fmt::Debug + Send + Sync {
     /// Messages up to outbox number `sequence` have been given to the kernel.
     fn handle_written(&self, sequence: u64);
 
+    /// A message on a connection that speaks `lifeline.v1` ([`Outlet::is_lifeline`]); such messages come
+    /// here alone. Called by the connection's task: what is queued now leaves at the end of its turn.
+    fn handle_message(&self, _outlet: &Arc<Outlet>, _now: Time, _data: Bytes, _binary: bool) -> Upshot {
+        Upshot::Nothing
+    }
+
     /// The connection is about to report its end: the place for events that come before `Close`, and
     /// for counts that the application may ask for when it sees it.
     fn handle_leaving(&self, _outlet: &Arc<Outlet>, _end: &End) {}
 
-    /// The connection has ended and its `Event::Close` was sent. No further call follows.
+    /// The connection has ended and its `Event::Close` was sent, if it was announced. No further call follows.
     fn handle_closed(&self, outlet: &Arc<Outlet>, end: &End);
 }
 

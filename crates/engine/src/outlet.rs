@@ -12,7 +12,7 @@ use futures_util::task::AtomicWaker;
 use lifeline_proto::{Time, close};
 use parking_lot::Mutex;
 
-use crate::bridge::{ConnId, EndpointId, Event, LogLevel, LogRecord, Sent};
+use crate::bridge::{ConnId, EndpointId, Event, LogLevel, LogRecord, OpenInfo, Sent};
 use crate::clock;
 use crate::config::SlowConsumer;
 use crate::context::Context;
@@ -67,8 +67,9 @@ pub enum Ending {
 
 impl Ending {
     /// A close for a reason of ours: reported as lifeline's code, told a plain peer as a standard one.
-    pub fn of_ours(code: u16, reason: impl Into<String>) -> Self {
-        Self::Close { code, wire: close::to_plain(code), reason: reason.into() }
+    pub fn of_ours(outlet: &Outlet, code: u16, reason: impl Into<String>) -> Self {
+        let wire = if outlet.is_lifeline() { code } else { close::to_plain(code) };
+        Self::Close { code, wire, reason: reason.into() }
     }
 }
 
@@ -149,6 +150,10 @@ pub struct Outlet {
     ending_news: AtomicBool,
     /// Charged against `limits.memory` for the connection itself.
     base_charge: usize,
+    /// Speaks `lifeline.v1`.
+    lifeline: bool,
+    /// The application knows of it.
+    announced: AtomicBool,
 }
 
 impl Outlet {
@@ -185,7 +190,31 @@ impl Outlet {
             congested: AtomicBool::new(false),
             ending_news: AtomicBool::new(false),
             base_charge,
+            lifeline: false,
+            announced: AtomicBool::new(false),
         }
+    }
+
+    /// Of a connection that speaks `lifeline.v1`: its owner gets the messages, and announces it when its
+    /// session is there.
+    pub fn with_lifeline(mut self) -> Self {
+        self.lifeline = true;
+        self
+    }
+
+    pub fn is_lifeline(&self) -> bool {
+        self.lifeline
+    }
+
+    /// Tells the application that the connection is open; its end will be told, too.
+    pub fn announce(&self, info: OpenInfo) {
+        self.announced.store(true, Ordering::Release);
+        let event = Event::Open { endpoint: self.endpoint, conn: self.id, info: Box::new(info) };
+        self.context.events.push(event);
+    }
+
+    pub fn is_announced(&self) -> bool {
+        self.announced.load(Ordering::Acquire)
     }
 
     /// Takes a message under the slow-consumer policy. The caller posts the outlet to its shard when
@@ -224,11 +253,8 @@ impl Outlet {
                     for item in std::mem::take(&mut queue.items) {
                         self.release(&item);
                     }
-                    queue.ending = Some(Box::new(Ending::Close {
-                        code: close::SLOW_CONSUMER,
-                        wire: close::to_plain(close::SLOW_CONSUMER),
-                        reason: format!("slow consumer: more than {limit} bytes waiting"),
-                    }));
+                    let reason = format!("slow consumer: more than {limit} bytes waiting");
+                    queue.ending = Some(Box::new(Ending::of_ours(self, close::SLOW_CONSUMER, reason)));
                     self.ending_news.store(true, Ordering::Release);
                     self.counters.dropped.fetch_add(1, Ordering::Relaxed);
                     return Sent::Dropped;

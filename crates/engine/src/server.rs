@@ -778,7 +778,7 @@ impl Server {
         self.counters.opened.fetch_add(1, Ordering::Relaxed);
         let info = OpenInfo { remote: head.remote.clone(), protocol: Arc::from(protocol), request: Some(head.clone()) };
         let owner: Arc<dyn Owner> = self.clone();
-        tokio::spawn(Connection::open(stream, early, outlet, owner, info));
+        tokio::spawn(Connection::open(stream, early, outlet, owner, Some(info)));
     }
 
     /// Takes a place of `limits.perIp`, if it has none yet.
@@ -824,7 +824,7 @@ impl Server {
         let Some(outlet) = oldest else { return false };
         self.counters.evicted.fetch_add(1, Ordering::Relaxed);
         outlet.set_closing();
-        outlet.end(Ending::of_ours(close::IDLE, "idle: room for others"));
+        outlet.end(Ending::of_ours(&outlet, close::IDLE, "idle: room for others"));
         Core::wake(&outlet);
         true
     }
