@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::Violation;
-use super::wire::{OutboxRange, Reject};
+use super::wire::{ITEM_COST, OutboxRange, Reject};
 use crate::{Time, close};
 
 /// Names one delivery of an item; a later one of the same item has another serial.
@@ -105,6 +105,8 @@ pub struct Inbox {
     attempts: BTreeMap<u64, u32>,
     /// Handlers that run for deliveries of an earlier attachment.
     foreign: usize,
+    /// Of items that wait or whose handler runs, as the window counts them.
+    outstanding: u64,
     stored: u64,
     rejected: VecDeque<Reject>,
     next_serial: u64,
@@ -119,10 +121,12 @@ enum Item {
     Missing,
     Queued {
         serial: u64,
+        bytes: usize,
     },
     Running {
         serial: u64,
         attachment: u64,
+        bytes: usize,
     },
 }
 
@@ -147,6 +151,7 @@ impl Inbox {
             waiting: VecDeque::new(),
             attempts: BTreeMap::new(),
             foreign: 0,
+            outstanding: 0,
             stored: handled,
             rejected: rejected.into(),
             next_serial: 1,
@@ -180,12 +185,15 @@ impl Inbox {
         })
     }
 
-    /// The connection is gone. What waits is still delivered, unless another connection is faster.
-    pub fn detach(&mut self, now: Time, attachment: u64) {
-        if attachment == self.attachment {
+    /// The connection is gone. What waits is still delivered, unless another connection is faster. False: it
+    /// did not have the outbox any more.
+    pub fn detach(&mut self, now: Time, attachment: u64) -> bool {
+        let current = attachment == self.attachment;
+        if current {
             self.attached = false;
             self.idle_since = now;
         }
+        current
     }
 
     /// An item came in.
@@ -222,8 +230,10 @@ impl Inbox {
         self.frontier = self.frontier.max(sequence + 1);
         let serial = self.next_serial;
         self.next_serial += 1;
-        self.items.insert(sequence, Item::Queued { serial });
-        let id = DeliveryId { sequence, serial, bytes: data.len() };
+        let bytes = data.len();
+        self.items.insert(sequence, Item::Queued { serial, bytes });
+        self.outstanding += cost(bytes);
+        let id = DeliveryId { sequence, serial, bytes };
         self.waiting.push_back(Delivery { id, data, binary });
         Ok(Receipt::Accepted)
     }
@@ -269,8 +279,8 @@ impl Inbox {
     /// The application is about to handle a delivery.
     pub fn handle_start(&mut self, id: DeliveryId) -> Start {
         match self.items.get_mut(&id.sequence) {
-            Some(item) if *item == (Item::Queued { serial: id.serial }) => {
-                *item = Item::Running { serial: id.serial, attachment: self.attachment };
+            Some(item) if *item == (Item::Queued { serial: id.serial, bytes: id.bytes }) => {
+                *item = Item::Running { serial: id.serial, attachment: self.attachment, bytes: id.bytes };
                 let attempts = self.attempts.entry(id.sequence).or_default();
                 *attempts += 1;
                 Start::Attempt(*attempts)
@@ -295,7 +305,7 @@ impl Inbox {
             return Verdict::Reject(self.reject(id.sequence, 0, reason, true));
         }
         if attachment == self.attachment && self.attached {
-            self.items.insert(id.sequence, Item::Missing);
+            self.miss(id.sequence);
             self.forget_waiting(id.sequence);
             // What still arrives on that connection comes again, too.
             self.attached = false;
@@ -355,6 +365,13 @@ impl Inbox {
         (!busy).then_some(self.idle_since)
     }
 
+    /// What items that wait or whose handler runs cost, as the window counts them. More than one connection's
+    /// window only when handlers of an earlier connection's items run.
+    #[must_use]
+    pub fn outstanding(&self) -> u64 {
+        self.outstanding
+    }
+
     /// Nothing was ever received, so there is nothing to remember.
     #[must_use]
     pub fn is_blank(&self) -> bool {
@@ -367,7 +384,7 @@ impl Inbox {
 
     fn running(&self, id: DeliveryId) -> Option<u64> {
         match self.items.get(&id.sequence) {
-            Some(Item::Running { serial, attachment }) if *serial == id.serial => Some(*attachment),
+            Some(Item::Running { serial, attachment, .. }) if *serial == id.serial => Some(*attachment),
             _ => None,
         }
     }
@@ -378,7 +395,7 @@ impl Inbox {
 
     fn settle(&mut self, sequence: u64) {
         self.leave_running(sequence);
-        self.items.remove(&sequence);
+        self.outstanding -= self.items.remove(&sequence).map_or(0, Item::cost);
         self.attempts.remove(&sequence);
     }
 
@@ -392,7 +409,7 @@ impl Inbox {
             self.rejected.push_back(reject.clone());
         } else {
             self.leave_running(sequence);
-            self.items.insert(sequence, Item::Missing);
+            self.miss(sequence);
             self.forget_waiting(sequence);
             if sequence < self.expected {
                 self.expected = sequence;
@@ -410,15 +427,35 @@ impl Inbox {
         }
     }
 
+    /// It must be sent again.
+    fn miss(&mut self, sequence: u64) {
+        self.outstanding -= self.items.insert(sequence, Item::Missing).map_or(0, Item::cost);
+    }
+
     /// What waits behind `sequence` must be sent again.
     fn forget_waiting(&mut self, sequence: u64) {
         self.waiting.retain(|delivery| delivery.id.sequence <= sequence);
         for item in self.items.range_mut(sequence + 1..).map(|(_, item)| item) {
             if let Item::Queued { .. } = item {
+                self.outstanding -= item.cost();
                 *item = Item::Missing;
             }
         }
     }
+}
+
+impl Item {
+    fn cost(self) -> u64 {
+        match self {
+            Self::Missing => 0,
+            Self::Queued { bytes, .. } | Self::Running { bytes, .. } => cost(bytes),
+        }
+    }
+}
+
+/// What an item counts against the window.
+fn cost(bytes: usize) -> u64 {
+    (bytes + ITEM_COST) as u64
 }
 
 /// Refusals remembered for a client that may not have heard of them.

@@ -103,6 +103,7 @@ impl ChannelLog {
     /// Drops all messages, for want of memory.
     pub fn clear(&mut self) {
         while self.pop() {}
+        self.entries = VecDeque::new();
     }
 
     /// The entry behind `position`; `None`: nothing newer, or gone (see [`ChannelLog::standing`]).

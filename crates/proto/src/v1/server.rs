@@ -11,7 +11,7 @@ use super::inbox::{Delivery, DeliveryId, Inbox, Receipt, Start, Verdict};
 use super::log::ChannelLog;
 use super::ring::Retention;
 use super::session::{Incoming, Outgoing, Session, SessionRecord};
-use super::wire::{self, ClientFrame, GoAway, Heartbeat, Hello, Limits, Reject, ServerFrame, Why};
+use super::wire::{self, ClientFrame, GoAway, Heartbeat, Hello, ITEM_COST, Limits, Reject, ServerFrame, Why};
 use super::{ChannelName, Key, Position, Secret, ShortId, Token, Violation};
 use crate::{Time, close};
 
@@ -43,6 +43,9 @@ pub struct ServerConfig {
     /// For HELLO; the driver times the application's answers itself.
     pub handshake_timeout: Duration,
     pub max_sessions: usize,
+    /// Outboxes whose marks are remembered. Above it the one whose connection ended first is forgotten: it
+    /// may have items handled again that were not acknowledged. Those in use are never forgotten.
+    pub max_inboxes: usize,
     /// Of one session.
     pub max_subscriptions: usize,
     /// Ask [`Output::Authenticate`]; else everybody is let in, without an owner.
@@ -69,6 +72,7 @@ impl Default for ServerConfig {
             spread: Duration::from_millis(100),
             handshake_timeout: Duration::from_secs(10),
             max_sessions: 100_000,
+            max_inboxes: 250_000,
             max_subscriptions: 128,
             authenticate: false,
             authorise: false,
@@ -124,6 +128,8 @@ pub enum Output {
 pub struct Counters {
     /// Items that came again and were dropped.
     pub duplicates: u64,
+    /// Outboxes forgotten before their time, see [`ServerConfig::max_inboxes`].
+    pub evicted: u64,
     /// Holes told to clients, of streams and channels.
     pub gaps: u64,
     /// Items refused for good.
@@ -132,6 +138,8 @@ pub struct Counters {
     pub replayed: u64,
     /// Sessions that went on without a hole.
     pub resumed: u64,
+    /// Bytes given back by [`Server::shed`].
+    pub shed: u64,
 }
 
 /// What a store keeps of a server. Messages of streams and channels are not in it: who missed some is
@@ -159,6 +167,8 @@ pub struct Server<R> {
     links: HashMap<LinkId, Link>,
     sessions: HashMap<Key, Owned>,
     inboxes: HashMap<Key, Shared>,
+    /// Inboxes without a connection, the longest first.
+    idle: BTreeSet<(Time, Key)>,
     logs: HashMap<ChannelName, ChannelLog>,
     /// Who may be subscribed; checked when used.
     readers: HashMap<ChannelName, BTreeSet<Key>>,
@@ -209,6 +219,8 @@ struct Shared {
     link: LinkId,
     /// There is a deadline.
     armed: bool,
+    /// Where it is in [`Server::idle`].
+    idle: Option<Time>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -232,6 +244,7 @@ impl<R: RngCore> Server<R> {
             links: HashMap::new(),
             sessions: HashMap::new(),
             inboxes: HashMap::new(),
+            idle: BTreeSet::new(),
             logs: HashMap::new(),
             readers: HashMap::new(),
             outputs: VecDeque::new(),
@@ -265,7 +278,10 @@ impl<R: RngCore> Server<R> {
         for (key, generation, handled, rejected) in inboxes {
             let inbox = Inbox::restore(now, server.config.redelivery_limit, generation, handled, rejected);
             server.deadlines.insert((now + server.config.dedupe_ttl, Deadline::Inbox(key.clone())));
-            server.inboxes.insert(key, Shared { inbox, link: LinkId(u64::MAX), armed: true });
+            let shared = Shared { inbox, link: LinkId(u64::MAX), armed: true, idle: Some(now) };
+            server.make_room_for_inbox();
+            server.idle.insert((now, key.clone()));
+            server.inboxes.insert(key, shared);
         }
         server
     }
@@ -325,11 +341,15 @@ impl<R: RngCore> Server<R> {
         if let Some((outbox, attachment)) = &open.inbox
             && let Some(shared) = self.inboxes.get_mut(outbox)
         {
-            shared.inbox.detach(now, *attachment);
+            if !shared.inbox.detach(now, *attachment) {
+                return;
+            }
             if shared.inbox.is_blank() {
                 self.inboxes.remove(outbox);
                 return;
             }
+            shared.idle = Some(now);
+            self.idle.insert((now, outbox.clone()));
             if !std::mem::replace(&mut shared.armed, true) {
                 self.deadlines.insert((now + self.config.dedupe_ttl, Deadline::Inbox(outbox.clone())));
             }
@@ -470,7 +490,7 @@ impl<R: RngCore> Server<R> {
                     if now < end {
                         self.deadlines.insert((end, Deadline::Inbox(outbox)));
                     } else {
-                        self.inboxes.remove(&outbox);
+                        self.forget_inbox(&outbox);
                     }
                 }
                 Deadline::Log(channel) => self.expire_log(now, &channel),
@@ -578,6 +598,65 @@ impl<R: RngCore> Server<R> {
             }
             self.wake(&key);
         }
+    }
+
+    /// Gives memory back, at least `bytes` of it where there is so much: what is kept for sessions without a
+    /// connection, the longest gone first; then channels' logs and what is kept for connected sessions, the
+    /// biggest first. Who misses something of it is told of a gap. Returns how many bytes of payload went.
+    /// Looks at every session: for a driver whose memory is over its limit, not for each message.
+    pub fn shed(&mut self, bytes: usize) -> usize {
+        let mut freed = 0;
+        let mut away = Vec::new();
+        let mut present = Vec::new();
+        for (key, owned) in self.sessions.iter().filter(|(_, owned)| !owned.session.ring().is_empty()) {
+            match owned.session.detached_since() {
+                Some(since) => away.push((since, key.clone())),
+                None => present.push((owned.session.ring().bytes(), key.clone())),
+            }
+        }
+        away.sort_unstable();
+        for (_, key) in away {
+            if freed >= bytes {
+                break;
+            }
+            freed += self.shed_ring(&key);
+        }
+        if freed < bytes {
+            let mut logs: Vec<_> = self.logs.values_mut().collect();
+            logs.sort_unstable_by_key(|log| std::cmp::Reverse(log.bytes()));
+            for log in logs {
+                if freed >= bytes {
+                    break;
+                }
+                freed += log.bytes();
+                log.clear();
+            }
+        }
+        present.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, key) in present {
+            if freed >= bytes {
+                break;
+            }
+            freed += self.shed_ring(&key);
+            self.wake(&key);
+        }
+        self.counters.shed += freed as u64;
+        freed
+    }
+
+    /// Bytes that rings, logs and items hold, for a driver's limit. Looks at everything.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let rings: usize = self.sessions.values().map(|owned| owned.session.ring().bytes()).sum();
+        let logs: usize = self.logs.values().map(ChannelLog::bytes).sum();
+        let items: u64 = self.inboxes.values().map(|shared| shared.inbox.outstanding()).sum();
+        rings + logs + usize::try_from(items).unwrap_or(usize::MAX)
+    }
+
+    /// How many outboxes' marks are remembered.
+    #[must_use]
+    pub fn inbox_count(&self) -> usize {
+        self.inboxes.len()
     }
 
     /// What to do next, in order.
@@ -693,8 +772,19 @@ impl<R: RngCore> Server<R> {
                     return Err(Violation::bad("P without an outbox in H"));
                 };
                 let Some(shared) = self.inboxes.get_mut(&outbox) else { return Ok(()) };
+                let item_cost = (data.len() + ITEM_COST) as u64;
                 match shared.inbox.handle_item(attachment, sequence, data, binary)? {
-                    Receipt::Accepted => self.deliver(&outbox),
+                    Receipt::Accepted => {
+                        // Twice: handlers of items that the client has given up may run.
+                        let (outstanding, allowed) = (shared.inbox.outstanding(), self.config.window.saturating_mul(2));
+                        if outstanding > allowed.max(item_cost) {
+                            return Err(Violation::new(
+                                close::STATE_INVALID,
+                                format!("P {sequence}: more than limits.window, {} bytes", self.config.window),
+                            ));
+                        }
+                        self.deliver(&outbox);
+                    }
                     Receipt::Duplicate => {
                         self.counters.duplicates += 1;
                         if let Some(owned) = self.sessions.get_mut(key) {
@@ -744,18 +834,21 @@ impl<R: RngCore> Server<R> {
         let mut inbox = None;
         let (mut handled, mut rejected) = (0, Vec::new());
         if let Some(range) = &hello.outbox {
-            let limit = self.config.redelivery_limit;
-            let shared = self.inboxes.entry(range.id.clone()).or_insert_with(|| Shared {
-                inbox: Inbox::new(now, limit),
-                link,
-                armed: false,
-            });
+            if !self.inboxes.contains_key(&range.id) {
+                self.make_room_for_inbox();
+                let inbox = Inbox::new(now, self.config.redelivery_limit);
+                self.inboxes.insert(range.id.clone(), Shared { inbox, link, armed: false, idle: None });
+            }
+            let Some(shared) = self.inboxes.get_mut(&range.id) else { return };
             match shared.inbox.attach(range) {
                 Err(fenced) => return self.close(now, link, close::SUPERSEDED, fenced.to_string()),
                 Ok(attached) => {
                     handled = attached.handled;
                     rejected = attached.rejected;
                     inbox = Some((range.id.clone(), attached.attachment));
+                    if let Some(since) = shared.idle.take() {
+                        self.idle.remove(&(since, range.id.clone()));
+                    }
                 }
             }
             let previous = std::mem::replace(&mut shared.link, link);
@@ -829,6 +922,31 @@ impl<R: RngCore> Server<R> {
     fn end_session(&mut self, key: &Key) {
         self.sessions.remove(key);
         self.outputs.push_back(Output::SessionEnded { session: key.clone() });
+    }
+
+    fn shed_ring(&mut self, key: &Key) -> usize {
+        let Some(owned) = self.sessions.get_mut(key) else { return 0 };
+        let bytes = owned.session.ring().bytes();
+        owned.session.clear_ring();
+        bytes
+    }
+
+    /// Forgets those that have been without a connection for longest, while there are too many.
+    fn make_room_for_inbox(&mut self) {
+        while self.inboxes.len() >= self.config.max_inboxes {
+            let unused = |(_, key): &&(Time, Key)| {
+                self.inboxes.get(key).is_none_or(|shared| shared.inbox.idle_since().is_some())
+            };
+            let Some((_, outbox)) = self.idle.iter().find(unused).cloned() else { return };
+            self.forget_inbox(&outbox);
+            self.counters.evicted += 1;
+        }
+    }
+
+    fn forget_inbox(&mut self, outbox: &Key) {
+        if let Some(Shared { idle: Some(since), .. }) = self.inboxes.remove(outbox) {
+            self.idle.remove(&(since, outbox.clone()));
+        }
     }
 
     /// The application decides whether a client may subscribe.

@@ -1034,3 +1034,118 @@ fn the_answer_to_an_earlier_question_is_not_taken_for_a_later_one() {
     };
     assert_eq!([snapshots(&mut world), snapshots(&mut world)], [0, 1]);
 }
+
+#[test]
+fn the_outbox_that_was_gone_first_is_forgotten_first() {
+    let mut world = World::new(ServerConfig { max_inboxes: 3, ..config() }, 5);
+    for index in 0..5 {
+        world.connect(index);
+        world.client_send(index, "1");
+        world.run();
+        if index != 1 {
+            world.cut(index);
+        }
+        world.sleep(Duration::from_secs(1));
+    }
+    // The second is connected, and stays.
+    let known: Vec<_> = world.peers.iter().map(|peer| world.server.inbox(&peer.outbox_id).is_some()).collect();
+    assert_eq!(known, [false, true, false, true, true]);
+    assert_eq!((world.server.inbox_count(), world.server.counters().evicted), (3, 2));
+    // Nobody can be forgotten while all are in use.
+    for index in 0..5 {
+        world.connect(index);
+        world.flow();
+    }
+    assert_eq!(world.server.inbox_count(), 5);
+    // One that comes back is the last in the row.
+    for index in [2, 3, 4, 0, 1, 2] {
+        world.cut(index);
+        world.sleep(Duration::from_secs(1));
+        world.connect(index);
+        world.flow();
+        world.cut(index);
+    }
+    world.connect(4);
+    let other = world.add_client("other");
+    world.connect(other);
+    world.flow();
+    let known: Vec<_> = world.peers.iter().map(|peer| world.server.inbox(&peer.outbox_id).is_some()).collect();
+    assert_eq!(known, [false, false, true, false, true, true]);
+}
+
+#[test]
+fn memory_is_given_back_first_by_those_who_are_longest_gone() {
+    let mut world = World::new(config(), 3);
+    for index in 0..3 {
+        world.connect(index);
+        world.subscribe(index, "news");
+        world.flow();
+        world.server_send(index, &"x".repeat(100));
+        world.take_events(index);
+    }
+    world.flow();
+    world.publish("news", &"x".repeat(400));
+    let log = world.server.channel_log(&channel("news")).unwrap().bytes();
+    for index in [1, 0] {
+        world.cut(index);
+        world.sleep(Duration::from_secs(1));
+    }
+    assert_eq!(world.server.held_bytes(), 300 + log);
+    assert_eq!(world.server.shed(1), 100);
+    let held = |world: &World, index: usize| {
+        let session = world.peers[index].client.session().unwrap();
+        world.server.session(session).unwrap().ring().len()
+    };
+    assert_eq!([held(&world, 0), held(&world, 1), held(&world, 2)], [1, 0, 1]);
+    assert_eq!(world.server.shed(101), 100 + log);
+    assert_eq!([held(&world, 0), held(&world, 1), held(&world, 2)], [0, 0, 1]);
+    assert_eq!(world.server.shed(usize::MAX), 100);
+    assert_eq!((world.server.held_bytes(), world.server.counters().shed), (0, 300 + log as u64));
+    assert_eq!(world.server.shed(1), 0);
+    // Everybody is told: who was connected at once, with what it had not taken.
+    world.flow();
+    assert_eq!(gaps(&world.take_events(2)), [(Some("news"), 1, Some(1), "slow")]);
+    world.take_events(0);
+    let (welcomed, events) = reconnect(&mut world);
+    assert_eq!(welcomed.why, None);
+    assert_eq!(gaps(&events), [(Some("news"), 1, Some(1), "history")]);
+    world.connect(1);
+    world.flow();
+    // It had come, and waited for the application.
+    let events = world.take_events(1);
+    assert_eq!((messages(&events).len(), gaps(&events).len()), (1, 1));
+    world.cut(1);
+    world.server_send(1, "lost");
+    world.server.shed(1);
+    world.server_send(1, "kept");
+    world.connect(1);
+    world.flow();
+    let events = world.take_events(1);
+    assert_eq!((gaps(&events), messages(&events)), (vec![(None, 2, Some(2), "overflow")], vec![(3, "kept".into())]));
+}
+
+#[test]
+fn a_client_that_ignores_the_window_is_closed() {
+    let mut world = World::new(ServerConfig { window: 200, ..config() }, 0);
+    world.server.handle_connected(world.now, LinkId(1));
+    let hello = r#"H {"v":1,"outbox":{"id":"o","gen":1,"first":1,"next":1}}"#;
+    let closes = |world: &World| {
+        let code = |output: &Output| match output {
+            Output::Close { code, .. } => Some(*code),
+            _ => None,
+        };
+        world.outputs.iter().find_map(code)
+    };
+    for (n, frame) in std::iter::once(hello.to_owned()).chain((1..=7).map(|q| format!("P {q}\n"))).enumerate() {
+        assert_eq!(closes(&world), None, "{n}");
+        world.server.handle_message(world.now, LinkId(1), &frame.into(), false);
+        world.settle();
+    }
+    assert_eq!(closes(&world), Some(close::STATE_INVALID));
+    assert_eq!(world.server.held_bytes(), 7 * 64);
+    // What is handled leaves the window.
+    while world.begin() {
+        assert!(world.finish().is_some());
+    }
+    assert_eq!(world.server.held_bytes(), 0);
+}
