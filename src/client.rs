@@ -18,8 +18,8 @@ use ext_php_rs::prelude::*;
 use ext_php_rs::types::{ZendClassObject, ZendObject, ZendStr, Zval};
 use ext_php_rs::zend::ce;
 use lifeline_engine::bridge::{
-    Command, ConnId, EndpointId, Event, Failure, FailureKind, LogLevel, LogRecord, OverflowReason, Reply, State, Stats,
-    Ticket,
+    Command, ConnId, EndpointId, Event, Failure, FailureKind, LogLevel, LogRecord, MessageInfo, OverflowReason, Reply,
+    State, Stats, Ticket,
 };
 use lifeline_engine::close;
 use lifeline_engine::config::ClientConfig;
@@ -75,6 +75,7 @@ struct Waiting {
     conn: ConnId,
     data: Bytes,
     binary: bool,
+    info: Option<Box<MessageInfo>>,
 }
 
 /// What object and dispatcher share.
@@ -154,7 +155,7 @@ impl Core {
         {
             // What came before there was a handler goes to it, in order.
             let waiting = std::mem::take(&mut *self.inbox.borrow_mut());
-            let again = |Waiting { conn, data, binary }| Event::Message { endpoint, conn, data, binary };
+            let again = |Waiting { conn, data, binary, info }| Event::Message { endpoint, conn, data, binary, info };
             dispatcher().requeue(waiting.into_iter().map(again).collect());
         }
         Ok(())
@@ -289,7 +290,7 @@ impl Core {
         dispatcher().serve(deadline, &|_| waiting() || core.failed_for_good())?;
         // What has come before the end is not lost to it.
         let next = self.inbox.borrow_mut().pop_front();
-        let Some(Waiting { conn, data, binary }) = next else { return self.throw_failure().map(|()| None) };
+        let Some(Waiting { conn, data, binary, .. }) = next else { return self.throw_failure().map(|()| None) };
         let message = message::build(&bytes(&data), binary, None);
         dispatcher().consume(conn, data.len());
         Ok(Some(message))
@@ -480,8 +481,8 @@ impl Endpoint for Core {
                 dispatcher().consume(conn, data.len());
                 Ok(0)
             }
-            Event::Message { conn, data, binary, .. } if self.callback(Slot::Message).is_none() => {
-                self.inbox.borrow_mut().push_back(Waiting { conn, data, binary });
+            Event::Message { conn, data, binary, info, .. } if self.callback(Slot::Message).is_none() => {
+                self.inbox.borrow_mut().push_back(Waiting { conn, data, binary, info });
                 Ok(1)
             }
             Event::Message { .. } | Event::Open { .. } | Event::Close { .. } | Event::Drain { .. } => {
@@ -536,7 +537,14 @@ impl Endpoint for Core {
                 self.room.set(true);
                 Ok(1)
             }
-            Event::Flushed { .. } | Event::Handshake { .. } | Event::Join { .. } | Event::Leave { .. } => Ok(0),
+            Event::Flushed { .. }
+            | Event::Handshake { .. }
+            | Event::Join { .. }
+            | Event::Leave { .. }
+            | Event::Authenticate { .. }
+            | Event::Authorise { .. }
+            | Event::SnapshotWanted { .. }
+            | Event::SessionEnded { .. } => Ok(0),
         }
     }
 

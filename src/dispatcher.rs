@@ -483,6 +483,10 @@ fn endpoint_of(event: &Event) -> Option<EndpointId> {
         | Event::Drain { endpoint: id, .. }
         | Event::Join { server: id, .. }
         | Event::Leave { server: id, .. }
+        | Event::Authenticate { server: id, .. }
+        | Event::Authorise { server: id, .. }
+        | Event::SnapshotWanted { server: id, .. }
+        | Event::SessionEnded { server: id, .. }
         | Event::Transition { client: id, .. }
         | Event::HeadersWanted { client: id, .. }
         | Event::Overflow { client: id, .. }

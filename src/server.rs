@@ -405,7 +405,11 @@ impl Endpoint for Core {
                 }
                 Ok(0)
             }
-            Event::Transition { .. }
+            Event::Authenticate { .. }
+            | Event::Authorise { .. }
+            | Event::SnapshotWanted { .. }
+            | Event::SessionEnded { .. }
+            | Event::Transition { .. }
             | Event::HeadersWanted { .. }
             | Event::Overflow { .. }
             | Event::GaveUp { .. }

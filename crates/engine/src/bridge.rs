@@ -11,6 +11,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 pub use lifeline_proto::client::State;
+use lifeline_proto::v1::client::Delivered;
+pub use lifeline_proto::v1::data::{Change, SessionData};
+use lifeline_proto::v1::inbox::DeliveryId;
+pub use lifeline_proto::v1::wire::PROTOCOL;
+use lifeline_proto::v1::{Key, Secret};
 
 use crate::config::{ClientConfig, ServerConfig};
 use crate::http::RequestHead;
@@ -35,7 +40,14 @@ pub enum Event {
     /// A connection is open. For a client it follows the transition to `Connected`.
     Open { endpoint: EndpointId, conn: ConnId, info: Box<OpenInfo> },
     /// A whole message. Its bytes count against `limits.inbound` until [`Command::Consumed`].
-    Message { endpoint: EndpointId, conn: ConnId, data: Bytes, binary: bool },
+    Message {
+        endpoint: EndpointId,
+        conn: ConnId,
+        data: Bytes,
+        binary: bool,
+        /// What `lifeline.v1` knows of it; none on plain connections.
+        info: Option<Box<MessageInfo>>,
+    },
     /// A connection that was announced by `Open` has ended; once, and last of its events.
     Close { endpoint: EndpointId, conn: ConnId, code: u16, reason: Box<str>, clean: bool },
     /// What went wrong; for a connection it comes before its `Close`.
@@ -63,6 +75,17 @@ pub enum Event {
     Room { client: EndpointId },
     /// The endpoint has ended; last of its events.
     Stopped { endpoint: EndpointId },
+    /// A client shows credentials, in HELLO or on an open connection: answer by
+    /// [`Command::AnswerAuthentication`]. Only where [`ServerConfig::authenticate`].
+    Authenticate { server: EndpointId, ticket: Ticket, credentials: Box<Credentials> },
+    /// A client asks to subscribe: answer by [`Command::AnswerAuthorisation`]. Only where
+    /// [`ServerConfig::authorise`].
+    Authorise { server: EndpointId, conn: ConnId, channel: Arc<str> },
+    /// Somebody has lost its place in the channel: answer with its state by [`Command::AnswerSnapshot`]. Only
+    /// where [`ServerConfig::snapshots`].
+    SnapshotWanted { server: EndpointId, ticket: Ticket, channel: Arc<str> },
+    /// A session's time without a connection is over.
+    SessionEnded { server: EndpointId, session: Box<SessionInfo> },
     /// For the application's logger.
     Log { endpoint: Option<EndpointId>, record: Box<LogRecord> },
 }
@@ -76,6 +99,73 @@ pub struct OpenInfo {
     pub protocol: Arc<str>,
     /// The request that was accepted (server), or none (client).
     pub request: Option<Arc<RequestHead>>,
+    /// The session (`lifeline.v1` only; a client's has neither user nor claims nor data).
+    pub session: Option<Box<SessionInfo>>,
+    /// The session is the one of an earlier connection, and its stream has no hole.
+    pub resumed: bool,
+}
+
+/// A session of `lifeline.v1`.
+#[derive(Debug, Clone)]
+pub struct SessionInfo {
+    pub id: Arc<str>,
+    /// Whose it is, if the application said so.
+    pub user: Option<Arc<str>>,
+    /// What the application said of the client, as JSON; empty when it was not asked.
+    pub claims: Bytes,
+    /// The application's values.
+    pub data: SessionData,
+}
+
+/// What `lifeline.v1` knows of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageInfo {
+    /// Its handling is to be begun ([`Command::Begin`]) and settled ([`Command::Settle`]).
+    pub delivery: Option<Delivery>,
+    /// An item's idempotency key, a channel message's id.
+    pub id: Option<Box<str>>,
+    pub channel: Option<Arc<str>>,
+    /// Its number in the outbox, the stream or the channel.
+    pub sequence: u64,
+}
+
+/// Names one delivery of a message; the same message may be delivered again under another name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// An item of a client's outbox, at a server.
+    Item { outbox: Key, id: DeliveryId },
+    /// A message of the session's stream, at a client.
+    Stream(Delivered),
+}
+
+/// How the handling of a message has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Well.
+    Done,
+    /// The handler failed: the connection is closed with 1011 and the message comes again, for a while.
+    Failed,
+    /// The application refused it; unless `permanent` it comes again.
+    Rejected { code: i32, reason: String, permanent: bool },
+}
+
+/// See [`Event::Authenticate`].
+#[derive(Debug)]
+pub struct Credentials {
+    pub conn: ConnId,
+    pub request: Arc<RequestHead>,
+    pub token: Option<Secret>,
+    /// The session that the client asks for or has, if it is still there.
+    pub session: Option<Arc<str>>,
+}
+
+/// The application's decision on credentials.
+#[derive(Debug)]
+pub enum Authentication {
+    /// `user` is the session's owner; only the same user can resume it.
+    Accepted { user: Option<Arc<str>>, claims: Bytes },
+    /// Closed with `code`; none: 4003 for a client that had been let in before, else 4500.
+    Refused { code: Option<u16>, reason: String },
 }
 
 /// What a message counts against `limits.inbound` and `limits.memory` beside its payload, in bytes.
@@ -179,6 +269,12 @@ pub enum Command {
     /// The application is through with `messages` messages of together `bytes` bytes: `Reply::Done`.
     /// Due for each `Event::Message`, also when it was thrown away or the connection has closed.
     Consumed { conn: ConnId, messages: usize, bytes: usize },
+    /// The application is about to handle a delivered message: `Reply::Flag`; false: throw it away, it was
+    /// settled or will come again. Due before the handler is called.
+    Begin { endpoint: EndpointId, delivery: Delivery },
+    /// The handling that was begun has ended: `Reply::Done`, also when the connection or the endpoint
+    /// has ended meanwhile.
+    Settle { endpoint: EndpointId, delivery: Delivery, verdict: Verdict },
     /// Turns protocol tracing to the log on or off: `Reply::Done`.
     Trace { conn: ConnId, on: bool },
     /// Bytes queued and not yet given to the kernel: `Reply::Count`.
@@ -218,6 +314,21 @@ pub enum Command {
     CountConnections { server: EndpointId },
     /// Counters of a server or client, and of the process: `Reply::Stats`.
     EndpointStats { endpoint: EndpointId },
+
+    /// Decides on credentials: `Reply::Done`, also when the client has gone meanwhile.
+    AnswerAuthentication { ticket: Ticket, answer: Authentication },
+    /// Whether the client may subscribe: `Reply::Done`.
+    AnswerAuthorisation { conn: ConnId, channel: Arc<str>, allowed: bool },
+    /// The channel's state and whether it is binary; none: there is none to give. `Reply::Done`.
+    AnswerSnapshot { ticket: Ticket, state: Option<(Bytes, bool)> },
+    /// A session that lives: `Reply::Session`.
+    Session { server: EndpointId, session: Box<str> },
+    /// To a session, connected or not: `Reply::Sequence`, 0 when it has ended.
+    SessionSend { server: EndpointId, session: Box<str>, data: Bytes, binary: bool },
+    /// Changes a session's values: `Reply::Version`; none: it has ended, or `if_version` is not its version.
+    SessionChange { server: EndpointId, session: Box<str>, change: Change, if_version: Option<u64> },
+    /// Whether a connection has the session: `Reply::Flag`.
+    SessionOnline { server: EndpointId, session: Box<str> },
 
     /// Creates a client in state `Disconnected` (its outbox takes messages at once): `Reply::Endpoint`.
     CreateClient(Box<ClientConfig>),
@@ -274,6 +385,10 @@ pub enum Reply {
     Names(Vec<Arc<str>>),
     Conns(Vec<ConnId>),
     Stats(Stats),
+    /// None: it has ended.
+    Session(Option<Box<SessionInfo>>),
+    /// The version that a change has made.
+    Version(Option<u64>),
 }
 
 /// What became of a message given to [`Command::Send`].

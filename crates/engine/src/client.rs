@@ -554,7 +554,13 @@ impl Client {
         self.shard.population.fetch_add(1, Ordering::Relaxed);
         let outlet = Arc::new(Outlet::new(core.next_connection_id(), self.shard.clone(), self.context.clone(), 0));
         core.add_connection(&outlet);
-        let info = OpenInfo { remote: dialed.remote, protocol: Arc::from(dialed.protocol), request: None };
+        let info = OpenInfo {
+            remote: dialed.remote,
+            protocol: Arc::from(dialed.protocol),
+            request: None,
+            session: None,
+            resumed: false,
+        };
         let owner: Arc<dyn Owner> = self.clone();
         let connection = Connection::open(dialed.stream, dialed.leftover, outlet.clone(), owner, Some(info));
         inner.outlet = Some(outlet);

@@ -52,6 +52,13 @@ pub struct ServerConfig {
     pub backlog: u32,
     /// The application decides handshakes (onHandshake is set).
     pub ask_handshake: bool,
+    pub sessions: Sessions,
+    /// The application decides who may have a session (onAuth is set).
+    pub authenticate: bool,
+    /// The application decides who may subscribe (onSubscribe is set); else nobody may.
+    pub authorise: bool,
+    /// The application can tell the state of channels (onSnapshot is set).
+    pub snapshots: bool,
     /// The application wants `Join` and `Leave` (onJoin or onLeave is set).
     pub announce_members: bool,
 }
@@ -80,7 +87,39 @@ impl Default for ServerConfig {
             reuse_port: false,
             backlog: 4096,
             ask_handshake: false,
+            sessions: Sessions::default(),
+            authenticate: false,
+            authorise: false,
+            snapshots: false,
             announce_members: false,
+        }
+    }
+}
+
+/// What a server keeps for clients that speak `lifeline.v1`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sessions {
+    /// `resume.count` and `resume.bytes`: of each session's stream and each channel's log.
+    pub resume_count: usize,
+    pub resume_bytes: usize,
+    /// Life of a session without a connection.
+    pub resume_ttl: Duration,
+    /// Life of an outbox's marks without a connection.
+    pub dedupe_ttl: Duration,
+    /// Attempts of one item before it is refused for good.
+    pub redelivery_limit: u32,
+    pub max_sessions: usize,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            resume_count: 1000,
+            resume_bytes: MIB,
+            resume_ttl: Duration::from_secs(120),
+            dedupe_ttl: Duration::from_secs(7 * 24 * 3600),
+            redelivery_limit: 5,
+            max_sessions: 100_000,
         }
     }
 }

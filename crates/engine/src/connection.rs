@@ -425,7 +425,7 @@ impl Connection {
         let size = data.len();
         self.long = size >= DIRECT + HEAD;
         let waiting = outlet.add_inbound(size + MESSAGE_COST);
-        emit(outlet, Event::Message { endpoint: outlet.endpoint, conn: outlet.id, data, binary });
+        emit(outlet, Event::Message { endpoint: outlet.endpoint, conn: outlet.id, data, binary, info: None });
         self.rest_when_full(waiting);
         self.count_rates(now, size);
     }

@@ -336,6 +336,15 @@ impl Local {
                 None => Stats::default(),
             }),
 
+            Command::Begin { .. } | Command::SessionOnline { .. } => Reply::Flag(false),
+            Command::Settle { .. }
+            | Command::AnswerAuthentication { .. }
+            | Command::AnswerAuthorisation { .. }
+            | Command::AnswerSnapshot { .. } => Reply::Done,
+            Command::Session { .. } => Reply::Session(None),
+            Command::SessionSend { .. } => Reply::Sequence(0),
+            Command::SessionChange { .. } => Reply::Version(None),
+
             Command::CreateClient(config) => Reply::Endpoint(Client::create(&self.core, *config)?),
             Command::Connect { client } => {
                 self.client(client)?.connect();

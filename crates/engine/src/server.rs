@@ -776,7 +776,13 @@ impl Server {
         admission.transferred = true;
         self.unreported.fetch_add(1, Ordering::AcqRel);
         self.counters.opened.fetch_add(1, Ordering::Relaxed);
-        let info = OpenInfo { remote: head.remote.clone(), protocol: Arc::from(protocol), request: Some(head.clone()) };
+        let info = OpenInfo {
+            remote: head.remote.clone(),
+            protocol: Arc::from(protocol),
+            request: Some(head.clone()),
+            session: None,
+            resumed: false,
+        };
         let owner: Arc<dyn Owner> = self.clone();
         tokio::spawn(Connection::open(stream, early, outlet, owner, Some(info)));
     }

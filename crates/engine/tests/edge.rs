@@ -68,6 +68,8 @@ fn wait_info(app: &mut App) -> OpenInfo {
             remote: info.remote.clone(),
             protocol: info.protocol.clone(),
             request: info.request.clone(),
+            session: None,
+            resumed: info.resumed,
         }),
         _ => None,
     })
