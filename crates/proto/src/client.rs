@@ -55,7 +55,8 @@ impl Default for ReconnectPolicy {
 /// Why a dial failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DialFailure {
-    /// HTTP status of a refused handshake.
+    /// HTTP status of a refused handshake, or the close code of a connection that ended before its
+    /// session was there.
     pub status: Option<u16>,
     /// How long the server asks to be left alone; honoured with 429 and 503.
     pub retry_after: Option<Duration>,
@@ -65,6 +66,20 @@ pub struct DialFailure {
     pub spread: Option<Duration>,
     /// For people.
     pub reason: String,
+}
+
+/// How to come back from the end of a connection, where its close code is not all there is to say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Comeback {
+    /// As the policy says.
+    #[default]
+    Usual,
+    /// The server asked us to leave: without a delay, after a connection that was stable.
+    AtOnce,
+    /// Not before somebody wants the connection, as in lazy mode.
+    WhenWanted,
+    /// Not at all.
+    Never,
 }
 
 /// What the driver must do, or tell the application.
@@ -250,19 +265,24 @@ impl ClientMachine {
         // Whoever wanted this dial still does, so lazy mode goes on trying.
         self.wanted = true;
         self.url = 0;
-        self.wait(now, code, reason);
+        self.wait(now, code, reason, self.policy.lazy);
     }
 
     /// The open socket has ended without our doing; `code` is the peer's, or 1006, 4001 and the like.
     /// After our close this is [`ClientMachine::handle_closed`].
     pub fn handle_lost(&mut self, now: Time, code: u16, reason: String) {
+        self.handle_ended(now, code, reason, Comeback::Usual);
+    }
+
+    /// [`ClientMachine::handle_lost`], with a word on how to come back.
+    pub fn handle_ended(&mut self, now: Time, code: u16, reason: String, comeback: Comeback) {
         match self.phase {
             Phase::Open => {}
             Phase::Closing => return self.handle_closed(now),
             _ => return,
         }
         let stable = self.backoff.handle_lost(now);
-        if self.policy.terminal_codes.contains(&code) {
+        if comeback == Comeback::Never || self.policy.terminal_codes.contains(&code) {
             self.give_up(code, reason);
             return;
         }
@@ -272,7 +292,11 @@ impl ClientMachine {
         } else {
             self.url = (self.url + 1) % self.policy.urls;
         }
-        self.wait(now, code, reason);
+        match comeback {
+            Comeback::AtOnce if stable => self.redial(false, code, reason),
+            Comeback::WhenWanted => self.wait(now, code, reason, true),
+            _ => self.wait(now, code, reason, self.policy.lazy),
+        }
     }
 
     /// The application closes, for good.
@@ -355,8 +379,8 @@ impl ClientMachine {
         self.dial(fresh_credentials);
     }
 
-    /// Plans the next dial, or gives up when attempts are exhausted.
-    fn wait(&mut self, now: Time, code: u16, reason: String) {
+    /// Plans the next dial, or gives up when attempts are exhausted. `lazy`: not before it is wanted.
+    fn wait(&mut self, now: Time, code: u16, reason: String, lazy: bool) {
         let Some(delay) = self.backoff.next_delay(&mut self.rng, self.spread, self.retry_after) else {
             self.give_up(
                 code,
@@ -365,7 +389,7 @@ impl ClientMachine {
             return;
         };
         let until = now + delay;
-        if self.policy.lazy && !self.wanted {
+        if lazy && !self.wanted {
             self.enter(Phase::Dormant { not_before: until }, code, reason, None);
         } else {
             self.enter(Phase::Waiting { until }, code, reason, Some(delay));

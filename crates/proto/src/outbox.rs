@@ -279,6 +279,12 @@ impl MemoryOutbox {
         !self.waiting.is_empty()
     }
 
+    /// Length of the oldest message that waits.
+    #[must_use]
+    pub fn waiting_len(&self) -> Option<usize> {
+        self.waiting.front().map(|item| item.data.len())
+    }
+
     /// Bytes of payload that wait or are in flight.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -547,3 +547,43 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn asked_to_leave_it_comes_back_at_once_unless_it_has_just_come() {
+    let mut machine = connected(policy(), 0);
+    machine.handle_ended(at(10_000), close::GOING_AWAY, "leave".into(), Comeback::AtOnce);
+    let outputs = outputs(&mut machine);
+    assert_eq!(
+        transitions(&outputs),
+        [(State::Connected, State::Reconnecting), (State::Reconnecting, State::Connecting)]
+    );
+    assert_eq!(dials(&outputs), [(1, 0, false)]);
+    assert!(machine.handle_dialed(at(10_010), None));
+    // A server that sends everybody away must not be stormed.
+    machine.handle_ended(at(10_020), close::GOING_AWAY, "leave".into(), Comeback::AtOnce);
+    assert_eq!(machine.state(), State::Reconnecting);
+    assert!(machine.poll_timeout().is_some());
+}
+
+#[test]
+fn told_to_come_back_with_something_to_say_it_waits_for_that() {
+    let mut machine = connected(policy(), 0);
+    machine.handle_ended(at(10_000), close::IDLE, "idle".into(), Comeback::WhenWanted);
+    assert_eq!((machine.state(), machine.poll_timeout()), (State::Reconnecting, None));
+    machine.handle_pending(at(60_000));
+    assert_eq!(machine.state(), State::Connecting);
+    // Only for that once.
+    assert!(machine.handle_dialed(at(60_010), None));
+    machine.handle_lost(at(70_000), close::ABNORMAL, String::new());
+    assert!(machine.poll_timeout().is_some());
+}
+
+#[test]
+fn told_to_stay_away_it_does() {
+    let mut machine = connected(policy(), 0);
+    machine.handle_ended(at(10_000), close::SUPERSEDED, "elsewhere".into(), Comeback::Never);
+    assert_eq!(machine.state(), State::Closed);
+    assert!(
+        outputs(&mut machine).iter().any(|output| matches!(output, Output::GaveUp { code: close::SUPERSEDED, .. }))
+    );
+}

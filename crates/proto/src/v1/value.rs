@@ -52,6 +52,12 @@ impl ChannelName {
     }
 }
 
+impl From<ChannelName> for Arc<str> {
+    fn from(name: ChannelName) -> Self {
+        name.0
+    }
+}
+
 impl Borrow<str> for ChannelName {
     fn borrow(&self) -> &str {
         &self.0
