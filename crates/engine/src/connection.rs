@@ -66,6 +66,8 @@ enum Phase {
     Lingering {
         until: Time,
         shut: bool,
+        /// The peer's close frame was the last that came: nothing is there to be drained.
+        quiet: bool,
     },
     Done,
 }
@@ -139,10 +141,7 @@ impl Connection {
         });
         outlet.shard.enter(&outlet);
         let (stream, direct) = stream.share();
-        // Clients' writes are acknowledged to their outbox, which only the task does.
-        if context.role == Role::Server {
-            outlet.writer.lock().direct = direct;
-        }
+        outlet.writer.lock().direct = direct;
         if let Some(info) = info {
             outlet.announce(info);
         }
@@ -198,11 +197,13 @@ impl Connection {
         if matches!(self.phase, Phase::Failing { .. }) {
             self.fail_when_answered(now, task);
         }
+        // A turn that leaves something to read has not seen the last that came.
+        let last = !again && matches!(self.phase, Phase::Lingering { quiet: true, .. }) && self.may_leave();
         if !matches!(self.phase, Phase::Done) {
-            self.write(now, task);
+            self.write(now, last, task);
         }
         if let Phase::Lingering { until, .. } = self.phase {
-            self.linger(now, until, task);
+            self.linger(now, until, last, task);
         }
         if matches!(self.phase, Phase::Done) {
             return Poll::Ready(());
@@ -384,6 +385,11 @@ impl Connection {
                 Err(violation) => return self.fail(now, &violation),
             }
         }
+        if let Phase::Lingering { quiet, .. } = &mut self.phase
+            && !input.is_empty()
+        {
+            *quiet = false;
+        }
     }
 
     fn receive(&mut self, now: Time, item: Received) {
@@ -529,6 +535,15 @@ impl Connection {
             Phase::Closing { end, .. } => self.finish(now, &End { clean: true, ..*end }),
             other => self.phase = other,
         }
+        if let Phase::Lingering { quiet, .. } = &mut self.phase {
+            *quiet = true;
+        }
+    }
+
+    /// RFC 6455 section 7.1.1: the server closes first. Behind a peer's close frame nothing may come, so a
+    /// plain socket need not be drained; TLS still says goodbye.
+    fn may_leave(&self) -> bool {
+        self.outlet.context.role == Role::Server && matches!(self.stream, Stream::Shared(_))
     }
 
     /// The peer broke the protocol or a limit: tell it why and end (RFC 6455 section 7.1.7), but first
@@ -548,7 +563,7 @@ impl Connection {
         if self.outlet.inbound.load(Ordering::SeqCst) > 0 {
             return;
         }
-        self.write(now, task);
+        self.write(now, false, task);
         if let Phase::Failing { violation, .. } = &self.phase
             && !self.outlet.writer.lock().is_blocked()
         {
@@ -712,10 +727,11 @@ impl Connection {
         }
     }
 
-    fn write(&mut self, now: Time, task: &mut TaskContext<'_>) {
+    /// `last`: the socket is closed as soon as all is written.
+    fn write(&mut self, now: Time, last: bool, task: &mut TaskContext<'_>) {
         let role = self.outlet.context.role;
         // The lock ends with the statement: what follows may want it.
-        let written = self.outlet.writer.lock().poll(&mut self.stream, &self.outlet, role, task);
+        let written = self.outlet.writer.lock().poll(&mut self.stream, &self.outlet, role, last, task);
         self.outlet.counters.bytes_out.fetch_add(written.bytes, Ordering::Relaxed);
         let stalled = self.stalled_since > Time::ZERO;
         if written.blocked != stalled {
@@ -753,13 +769,17 @@ impl Connection {
     }
 
     /// Sends the rest, shuts our side down, and waits for the peer's end of stream, so that a reset does
-    /// not destroy our close frame on its way.
-    fn linger(&mut self, now: Time, until: Time, task: &mut TaskContext<'_>) {
+    /// not destroy our close frame on its way; at once where `last` says that nothing is on its way to us.
+    fn linger(&mut self, now: Time, until: Time, last: bool, task: &mut TaskContext<'_>) {
         if now >= until {
             self.phase = Phase::Done;
             return;
         }
         if self.outlet.writer.lock().is_blocked() {
+            return;
+        }
+        if last {
+            self.phase = Phase::Done;
             return;
         }
         if let Phase::Lingering { shut: shut @ false, .. } = &mut self.phase {
@@ -793,7 +813,7 @@ impl Connection {
             emit(&self.outlet, Event::Close { endpoint, conn, code: end.code, reason, clean: end.clean });
         }
         self.owner.handle_closed(&self.outlet, end);
-        self.phase = Phase::Lingering { until: now + LINGER, shut: false };
+        self.phase = Phase::Lingering { until: now + LINGER, shut: false, quiet: false };
     }
 
     fn arm(&mut self, now: Time) {

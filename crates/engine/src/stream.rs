@@ -3,12 +3,12 @@
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::net::SendFlags;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
@@ -18,8 +18,8 @@ use tokio_rustls::TlsStream;
 #[derive(Debug)]
 pub enum Stream {
     Tcp(Box<TcpStream>),
-    /// TCP whose writing side another thread may use too, see [`Stream::share`].
-    Shared(OwnedReadHalf, SharedWriter),
+    /// TCP whose writing side is elsewhere, see [`Stream::share`].
+    Shared(OwnedReadHalf),
     Unix(Box<UnixStream>),
     Tls(Box<TlsStream<TcpStream>>),
 }
@@ -29,7 +29,7 @@ impl Stream {
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => AsyncRead::poll_read(Pin::new(&mut **stream), cx, buffer),
-            Self::Shared(reader, _) => AsyncRead::poll_read(Pin::new(reader), cx, buffer),
+            Self::Shared(reader) => AsyncRead::poll_read(Pin::new(reader), cx, buffer),
             Self::Unix(stream) => AsyncRead::poll_read(Pin::new(&mut **stream), cx, buffer),
             Self::Tls(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buffer),
         }
@@ -39,7 +39,7 @@ impl Stream {
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_write(Pin::new(&mut **stream), cx, bytes),
-            Self::Shared(_, writer) => writer.poll_write(cx, |half| half.try_write(bytes)),
+            Self::Shared(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
             Self::Unix(stream) => AsyncWrite::poll_write(Pin::new(&mut **stream), cx, bytes),
             Self::Tls(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, bytes),
         }
@@ -53,7 +53,7 @@ impl Stream {
         }
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_write_vectored(Pin::new(&mut **stream), cx, slices),
-            Self::Shared(_, writer) => writer.poll_write(cx, |half| half.try_write_vectored(slices)),
+            Self::Shared(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
             Self::Unix(stream) => AsyncWrite::poll_write_vectored(Pin::new(&mut **stream), cx, slices),
             Self::Tls(stream) => AsyncWrite::poll_write_vectored(Pin::new(stream), cx, slices),
         }
@@ -64,7 +64,7 @@ impl Stream {
     pub fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(stream) => AsyncWrite::is_write_vectored(&**stream),
-            Self::Shared(..) => true,
+            Self::Shared(_) => true,
             Self::Unix(stream) => AsyncWrite::is_write_vectored(&**stream),
             Self::Tls(stream) => AsyncWrite::is_write_vectored(stream),
         }
@@ -74,7 +74,7 @@ impl Stream {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_flush(Pin::new(&mut **stream), cx),
-            Self::Shared(..) => Poll::Ready(Ok(())),
+            Self::Shared(_) => Poll::Ready(Ok(())),
             Self::Unix(stream) => AsyncWrite::poll_flush(Pin::new(&mut **stream), cx),
             Self::Tls(stream) => AsyncWrite::poll_flush(Pin::new(stream), cx),
         }
@@ -84,7 +84,7 @@ impl Stream {
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_shutdown(Pin::new(&mut **stream), cx),
-            Self::Shared(reader, _) => {
+            Self::Shared(reader) => {
                 let stream: &TcpStream = reader.as_ref();
                 Poll::Ready(SockRef::from(stream).shutdown(Shutdown::Write))
             }
@@ -93,8 +93,9 @@ impl Stream {
         }
     }
 
-    /// Lets another thread write to a plain TCP socket without waiting; nothing for other kinds. Who
-    /// writes when is the callers' matter.
+    /// Takes the writing side of a plain TCP socket out, so that another thread may write without waiting
+    /// (nothing for other kinds): writes to the stream itself fail from then on. Who writes when is the
+    /// callers' matter.
     #[must_use]
     pub fn share(self) -> (Self, Option<SharedWriter>) {
         match self {
@@ -102,8 +103,7 @@ impl Stream {
                 // tokio's halves, because only its own reading knows that a short read has emptied the
                 // socket: anything else asks the kernel once more for each message.
                 let (reader, writer) = stream.into_split();
-                let writer = SharedWriter(Some(Arc::new(writer)));
-                (Self::Shared(reader, writer.clone()), Some(writer))
+                (Self::Shared(reader), Some(SharedWriter(Some(writer))))
             }
             other => (other, None),
         }
@@ -135,7 +135,7 @@ impl Stream {
     fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
-            Self::Shared(reader, _) => Some(reader.as_ref()),
+            Self::Shared(reader) => Some(reader.as_ref()),
             Self::Unix(_) => None,
             Self::Tls(stream) => Some(stream.get_ref().0),
         }
@@ -143,8 +143,8 @@ impl Stream {
 }
 
 /// The writing side of a TCP socket, for two threads.
-#[derive(Debug, Clone)]
-pub struct SharedWriter(Option<Arc<OwnedWriteHalf>>);
+#[derive(Debug)]
+pub struct SharedWriter(Option<OwnedWriteHalf>);
 
 impl SharedWriter {
     /// Writes what the socket takes at once.
@@ -158,19 +158,27 @@ impl SharedWriter {
         }
     }
 
-    /// Tries `write` until it takes something or the socket has to be waited for.
-    fn poll_write(
+    /// Writes until something is taken or the socket has to be waited for. `last`: it is closed as soon as
+    /// all is written, so that the end may travel with the last bytes.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub fn poll_write_vectored(
         &self,
         cx: &mut Context<'_>,
-        mut write: impl FnMut(&OwnedWriteHalf) -> io::Result<usize>,
+        slices: &[IoSlice<'_>],
+        last: bool,
     ) -> Poll<io::Result<usize>> {
-        let half = self.half()?;
+        let stream: &TcpStream = self.half()?.as_ref();
         loop {
-            match write(half) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let stream: &TcpStream = half.as_ref();
-                    ready!(stream.poll_write_ready(cx))?;
-                }
+            let written = match slices {
+                [slice] if last => stream.try_io(Interest::WRITABLE, || {
+                    Ok(rustix::net::send(stream, slice, SendFlags::NOSIGNAL | SendFlags::MORE)?)
+                }),
+                _ => self.try_write_vectored(slices),
+            };
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(stream.poll_write_ready(cx))?,
                 result => return Poll::Ready(result),
             }
         }
@@ -178,14 +186,14 @@ impl SharedWriter {
 
     /// Empty only while it is dropped.
     fn half(&self) -> io::Result<&OwnedWriteHalf> {
-        self.0.as_deref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.0.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 
 impl Drop for SharedWriter {
     fn drop(&mut self) {
         // tokio's half says goodbye when it is dropped, also where the link is to be cut.
-        if let Some(half) = self.0.take().and_then(Arc::into_inner) {
+        if let Some(half) = self.0.take() {
             half.forget();
         }
     }
@@ -249,15 +257,34 @@ mod tests {
     async fn a_shared_link_is_cut_with_a_reset_and_no_goodbye() {
         let (near, mut far) = pair().await;
         let (mut near, direct) = near.share();
-        direct.unwrap().try_write_vectored(&[IoSlice::new(b"a")]).unwrap();
-        near.write_all(b"b").await.unwrap();
+        let direct = direct.unwrap();
+        direct.try_write_vectored(&[IoSlice::new(b"a")]).unwrap();
+        let slices = [IoSlice::new(b"b")];
+        assert_eq!(std::future::poll_fn(|cx| direct.poll_write_vectored(cx, &slices, false)).await.unwrap(), 1);
+        assert_eq!(near.write(b"?").await.unwrap_err().kind(), io::ErrorKind::Unsupported);
         far.write_all(b"c").await.unwrap();
         assert_eq!(near.read_u8().await.unwrap(), b'c');
         near.abort();
-        drop(near);
+        drop((near, direct));
         let mut got = Vec::new();
         let error = far.read_to_end(&mut got).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn the_last_bytes_leave_with_the_end() {
+        let (near, mut far) = pair().await;
+        let (near, direct) = near.share();
+        let direct = direct.unwrap();
+        let slices = [IoSlice::new(b"last")];
+        assert_eq!(std::future::poll_fn(|cx| direct.poll_write_vectored(cx, &slices, true)).await.unwrap(), 4);
+        let socket = far.tcp().unwrap();
+        let early = socket.try_read(&mut [0; 8]);
+        assert_eq!(early.unwrap_err().kind(), io::ErrorKind::WouldBlock, "kept back, for a while");
+        drop((near, direct));
+        let mut all = Vec::new();
+        far.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"last");
     }
 
     #[tokio::test]

@@ -107,7 +107,7 @@ struct Extras {
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Writer {
-    /// The socket, where the application's thread may write to it.
+    /// The socket, where it is one that two threads may write to.
     pub direct: Option<SharedWriter>,
     /// What the socket did not take.
     parked: Option<Box<Batch>>,
@@ -153,8 +153,15 @@ impl Writer {
         sent == crate::bridge::Sent::Queued
     }
 
-    /// Writes until the socket blocks or nothing is left.
-    pub fn poll(&mut self, stream: &mut Stream, outlet: &Outlet, role: Role, task: &mut TaskContext<'_>) -> Written {
+    /// Writes until the socket blocks or nothing is left. `last`: the socket is closed after that.
+    pub fn poll(
+        &mut self,
+        stream: &mut Stream,
+        outlet: &Outlet,
+        role: Role,
+        last: bool,
+        task: &mut TaskContext<'_>,
+    ) -> Written {
         let mut result = Written::default();
         let mut batch = self.parked.take().unwrap_or_else(take_spare);
         loop {
@@ -168,7 +175,11 @@ impl Writer {
                     break;
                 }
             }
-            match batch.write(|slices| stream.poll_write_vectored(task, slices)) {
+            let written = batch.write(|slices| match &self.direct {
+                Some(direct) => direct.poll_write_vectored(task, slices, last),
+                None => stream.poll_write_vectored(task, slices),
+            });
+            match written {
                 Poll::Ready(Ok(0)) => {
                     result.failed = Some(std::io::ErrorKind::WriteZero.into());
                     break;
@@ -194,10 +205,9 @@ impl Writer {
     /// Writes from a thread that is not the task's: data only, on a plain socket that has taken everything
     /// so far. False: the task has something to do.
     pub fn write_now(&mut self, outlet: &Outlet) -> bool {
-        if self.parked.is_some() || self.extras.is_some() || self.close_queued {
+        if !self.may_write_now(outlet) {
             return false;
         }
-        let Some(direct) = self.direct.clone() else { return false };
         let single = {
             let mut queue = outlet.queue.lock();
             if queue.ending.is_some() || outlet.congested.load(Ordering::Relaxed) {
@@ -211,7 +221,7 @@ impl Writer {
             if is_short && queue.items.len() == 1 { queue.items.pop_front() } else { None }
         };
         if let Some(item) = single {
-            let written = self.write_single(&direct, outlet, &item);
+            let written = self.write_single(outlet, &item);
             if written.is_none() {
                 outlet.queue.lock().items.push_front(item);
             }
@@ -225,8 +235,8 @@ impl Writer {
             if batch.backlog.is_empty() {
                 break !self.close_queued;
             }
-            match batch.write(|slices| direct.try_write_vectored(slices)) {
-                Ok(count) if count > 0 => batch.advance(count, outlet, &mut result),
+            match batch.write(|slices| self.direct.as_ref().map(|direct| direct.try_write_vectored(slices))) {
+                Some(Ok(count)) if count > 0 => batch.advance(count, outlet, &mut result),
                 // The task meets the error or waits for the socket.
                 _ => break false,
             }
@@ -243,10 +253,9 @@ impl Writer {
     /// Writes a message from where it lies, if nothing is to leave before it. False: nothing of it was
     /// written. Keeps what the socket does not take, for the task.
     pub fn send_now(&mut self, outlet: &Outlet, data: &[u8], binary: bool) -> bool {
-        if self.parked.is_some() || self.extras.is_some() || self.close_queued {
+        if !self.may_write_now(outlet) {
             return false;
         }
-        let Some(direct) = self.direct.clone() else { return false };
         {
             let queue = outlet.queue.lock();
             if queue.ending.is_some() || !queue.items.is_empty() {
@@ -257,7 +266,7 @@ impl Writer {
         SCRATCH.with_borrow_mut(|scratch| {
             put_header(scratch, true, false, opcode, data.len(), None);
             let parts = [IoSlice::new(scratch), IoSlice::new(data)];
-            let rest = write_parts(&direct, outlet, &parts);
+            let rest = self.write_parts(outlet, &parts);
             scratch.clear();
             let Some(rest) = rest else { return false };
             outlet.trace(|| format!("sending {opcode:?} of {} bytes", data.len()).to_lowercase());
@@ -269,14 +278,33 @@ impl Writer {
         })
     }
 
+    /// Whether a thread that is not the task's may write, as far as is known here. Clients' writes are
+    /// acknowledged to their outbox, which only the task does.
+    fn may_write_now(&self, outlet: &Outlet) -> bool {
+        let busy = self.parked.is_some() || self.extras.is_some() || self.close_queued;
+        !busy && self.direct.is_some() && outlet.context.role == Role::Server
+    }
+
+    /// Returns a copy of what is left; None: nothing was written.
+    fn write_parts(&self, outlet: &Outlet, parts: &[IoSlice<'_>]) -> Option<Bytes> {
+        let mut count = self.direct.as_ref()?.try_write_vectored(parts).ok()?;
+        outlet.counters.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
+        let mut rest = Vec::new();
+        for part in parts {
+            rest.extend_from_slice(part.get(count..).unwrap_or_default());
+            count = count.saturating_sub(part.len());
+        }
+        Some(rest.into())
+    }
+
     /// Writes the one item that there is, without the book-keeping of a batch. None: nothing of it was
     /// written; `Some(false)`: a part.
-    fn write_single(&mut self, direct: &SharedWriter, outlet: &Outlet, item: &Item) -> Option<bool> {
+    fn write_single(&mut self, outlet: &Outlet, item: &Item) -> Option<bool> {
         let size = item.size();
         let (rest, frame) = match item {
             Item::Shared(frame) => {
                 outlet.trace(|| format!("sending a shared frame of {size} bytes"));
-                let count = direct.try_write_vectored(&[IoSlice::new(&frame.wire)]).ok()?;
+                let count = self.direct.as_ref()?.try_write_vectored(&[IoSlice::new(&frame.wire)]).ok()?;
                 outlet.counters.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
                 (frame.wire.slice(count..), Some(frame.clone()))
             }
@@ -284,7 +312,7 @@ impl Writer {
                 let opcode = if *binary { Opcode::Binary } else { Opcode::Text };
                 outlet.trace(|| format!("sending {opcode:?} of {size} bytes").to_lowercase());
                 put_frame(scratch, opcode, data, None);
-                let rest = write_parts(direct, outlet, &[IoSlice::new(scratch)]);
+                let rest = self.write_parts(outlet, &[IoSlice::new(scratch)]);
                 scratch.clear();
                 rest.map(|rest| (rest, None))
             })?,
@@ -480,18 +508,6 @@ impl Batch {
             }
         }
     }
-}
-
-/// Returns a copy of what is left; None: nothing was written.
-fn write_parts(direct: &SharedWriter, outlet: &Outlet, parts: &[IoSlice<'_>]) -> Option<Bytes> {
-    let mut count = direct.try_write_vectored(parts).ok()?;
-    outlet.counters.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
-    let mut rest = Vec::new();
-    for part in parts {
-        rest.extend_from_slice(part.get(count..).unwrap_or_default());
-        count = count.saturating_sub(part.len());
-    }
-    Some(rest.into())
 }
 
 #[expect(clippy::unnecessary_box_returns, reason = "the allocation is what is kept and used again")]

@@ -667,6 +667,20 @@ fn a_peer_that_never_hangs_up_is_let_go() {
 }
 
 #[test]
+fn a_peer_that_talks_on_after_its_close_frame_reads_ours() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|_| {});
+    let mut peer = connect_raw(&address);
+    app.wait_open();
+    peer.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xE8, 0x81]).expect("close frame and more");
+    let mut answer = Vec::new();
+    peer.read_to_end(&mut answer).expect("close frame and end");
+    assert_eq!(answer, [0x88, 0x02, 0x03, 0xE8]);
+    // Closed with bytes on their way to it, a socket answers with a reset.
+    assert!(is_held(&peer));
+}
+
+#[test]
 fn a_rate_limit_does_not_lift_the_inbound_limit() {
     let mut app = App::new();
     let (server, address) = app.serve(|config| {
