@@ -5,6 +5,8 @@
 //! in portions, so that the outbox's limits mean something. All inputs meet under one short lock,
 //! whoever brings them, and what follows from them is told to the application before it is released.
 
+mod outbox;
+
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -14,7 +16,7 @@ use bytes::Bytes;
 use lifeline_proto::Time;
 use lifeline_proto::client::{ClientMachine, DialFailure, Output, ReconnectPolicy, State};
 use lifeline_proto::frame::Role;
-use lifeline_proto::outbox::{Full, Item as Kept, MemoryOutbox, OverflowPolicy};
+use lifeline_proto::outbox::Item as Kept;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -33,10 +35,10 @@ use crate::dial::{ClientTlsConfig, DialError, DialRequest, Dialed, ProxyRules, c
 use crate::outlet::{Ending, Item, Outlet};
 use crate::shard::Shard;
 
+use self::outbox::{Outbox, Refusal};
+
 /// Bytes of the outbox that are in the connection's queue at a time.
 const WINDOW: usize = 256 * 1024;
-/// What a kept message costs beside its payload, in bytes.
-const KEPT: usize = 96;
 /// Messages given up that may wait to be reported, and their bytes (or `outbox.bytes`, if that is more):
 /// who sends in a loop and never takes events must not fill memory with what was dropped.
 const UNREPORTED: usize = 4096;
@@ -83,7 +85,7 @@ struct Counters {
 #[derive(Debug)]
 struct Inner {
     machine: ClientMachine,
-    outbox: MemoryOutbox,
+    outbox: Box<dyn Outbox>,
     /// Of the outbox, against `limits.memory`.
     charged: usize,
     /// The open connection.
@@ -166,7 +168,7 @@ impl Client {
             shard: core.pick_shard(),
             inner: Mutex::new(Inner {
                 machine: ClientMachine::new(policy, rand::random()),
-                outbox: MemoryOutbox::new(config.outbox.clone()),
+                outbox: Box::new(outbox::Memory::new(config.outbox.clone())),
                 charged: 0,
                 outlet: None,
                 task: None,
@@ -220,12 +222,13 @@ impl Client {
         self.report(OverflowReason::Expired, inner.expired(now));
         let outcome = match inner.outbox.push(now, data, binary, ttl) {
             Ok(outcome) => outcome,
-            Err(Full::Bytes { .. } | Full::Messages { .. }) if self.config.outbox.overflow == OverflowPolicy::Block => {
+            Err(Refusal::Wait) => {
                 inner.wanting = Some(length);
                 return Ok(Reply::WouldBlock);
             }
-            Err(full) => return Err(CommandError::Overflow(full.to_string())),
+            Err(Refusal::Error(error)) => return Err(error),
         };
+        inner.outbox.commit()?;
         self.report(OverflowReason::Limit, outcome.evicted);
         if inner.outlet.is_none() {
             inner.machine.handle_pending(now);
@@ -250,7 +253,7 @@ impl Client {
     /// Messages not yet written to the socket. Who asks and is told of some is told when there are none.
     pub fn unacknowledged(&self) -> usize {
         let mut inner = self.inner.lock();
-        let count = inner.outbox.unacknowledged();
+        let count = inner.outbox.len();
         inner.flushing |= count > 0;
         count
     }
@@ -340,7 +343,7 @@ impl Client {
         while let Some(output) = inner.machine.poll_output() {
             self.carry_out(inner, now, output);
         }
-        if inner.flushing && inner.outbox.is_empty() && !inner.ended {
+        if inner.flushing && inner.outbox.len() == 0 && !inner.ended {
             inner.flushing = false;
             self.emit(Event::Flushed { client: self.id });
         }
@@ -349,7 +352,7 @@ impl Client {
             self.emit(Event::Room { client: self.id });
         }
         self.watch_congestion(inner);
-        let held = inner.outbox.bytes() + inner.outbox.len() * KEPT;
+        let held = inner.outbox.held();
         if held > inner.charged {
             self.context.memory.charge(held - inner.charged);
         } else {
@@ -384,7 +387,7 @@ impl Client {
             }
             Output::Ended => {
                 inner.ended = true;
-                let unsent = inner.outbox.drain_all();
+                let unsent = inner.outbox.close();
                 if !inner.discarded {
                     self.report(OverflowReason::Closed, unsent);
                 }
@@ -634,7 +637,7 @@ impl Owner for Client {
     fn handle_written(&self, sequence: u64) {
         let mut inner = self.inner.lock();
         let now = clock::now();
-        inner.outbox.handle_written(sequence);
+        inner.outbox.handle_acknowledged(sequence);
         // Refilled when half empty: one wake for many messages.
         let half_empty = |outlet: &Arc<Outlet>| outlet.buffered.load(Ordering::Relaxed) <= WINDOW / 2;
         if inner.outlet.as_ref().is_some_and(half_empty)
@@ -666,7 +669,7 @@ impl Owner for Client {
         let now = clock::now();
         inner.outbox.handle_lost();
         inner.machine.handle_lost(now, end.code, end.reason.clone());
-        if !inner.outbox.is_empty() {
+        if inner.outbox.len() > 0 {
             inner.machine.handle_pending(now);
         }
         self.settle(&mut inner, now);
@@ -776,7 +779,7 @@ mod tests {
         let Some(Endpoint::Client(client)) = core.endpoint(id) else { panic!() };
         client.send(Bytes::from(vec![0; 1000]), true, None).unwrap();
         client.send(Bytes::from(vec![0; 1000]), true, None).unwrap();
-        assert_eq!(core.memory.used(), 2 * (1000 + KEPT));
+        assert_eq!(core.memory.used(), 2 * (1000 + outbox::KEPT));
         client.close(1000, String::new());
         assert_eq!(core.memory.used(), 0);
     }
