@@ -51,7 +51,7 @@ impl Conn {
         let mut object = ZendClassObject::new(WsConnection { conn: Rc::clone(&conn) });
         let values = [
             int(id.0.cast_signed()),
-            text(&info.remote),
+            text(info.remote()),
             text(info.request.as_ref().map_or("", |request| request.path())),
             text(&info.protocol),
             boolean(false),

@@ -90,7 +90,7 @@ pub(crate) fn build(head: &Arc<RequestHead>) -> Zval {
         text(head.method()),
         text(head.target()),
         text(head.path()),
-        text(&head.remote),
+        text(head.remote()),
         query(head.query()),
         table(headers.iter().map(|(name, value)| (name.as_bytes(), bytes(value)))),
         find("cookie").map_or_else(|| table([]), cookies),

@@ -101,7 +101,7 @@ async fn answer(socket: AcceptedSocket, peer: PeerAddr, source: Arc<dyn AdminSou
     let Ok(mut stream) = socket.into_stream() else { return };
     let mut buffer = BytesMut::new();
     let head = match http::read_head(&mut stream, &mut buffer, HEAD_LIMIT).await {
-        Ok(raw) => RequestHead::parse(raw, &peer, false, &[]).map(|(head, _)| head),
+        Ok(raw) => RequestHead::parse(&raw, &peer, false, &[]).map(|(head, _)| head),
         Err(error) => Err(error),
     };
     let (response, body) = match head {
@@ -139,7 +139,7 @@ fn respond(head: &RequestHead, source: &dyn AdminSource) -> Response {
 /// here (rebinding): a loopback listener is asked by address or as localhost.
 fn is_foreign(head: &RequestHead) -> bool {
     let cross_site = head.header("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site");
-    let loopback = head.remote.parse::<std::net::SocketAddr>().is_ok_and(|peer| peer.ip().is_loopback());
+    let loopback = head.remote().parse::<std::net::SocketAddr>().is_ok_and(|peer| peer.ip().is_loopback());
     let upgrade = head.values("upgrade").next().is_some();
     upgrade || head.values("origin").next().is_some() || cross_site || (loopback && !is_own_name(head.host()))
 }

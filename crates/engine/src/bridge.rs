@@ -93,7 +93,7 @@ pub enum Event {
 /// What is known when a connection opens.
 #[derive(Debug)]
 pub struct OpenInfo {
-    /// Peer's address as text: `203.0.113.7:4711`, `[::1]:4711`, `unix:`; behind a trusted proxy the client's.
+    /// Peer's address as text, where there is no request that says it: see [`OpenInfo::remote`].
     pub remote: Box<str>,
     /// The subprotocol agreed on; empty when none.
     pub protocol: Arc<str>,
@@ -103,6 +103,14 @@ pub struct OpenInfo {
     pub session: Option<Box<SessionInfo>>,
     /// The session is the one of an earlier connection, and its stream has no hole.
     pub resumed: bool,
+}
+
+impl OpenInfo {
+    /// Peer's address as text: `203.0.113.7:4711`, `[::1]:4711`, `unix:`; behind a trusted proxy the client's.
+    #[must_use]
+    pub fn remote(&self) -> &str {
+        self.request.as_ref().map_or(&*self.remote, |request| request.remote())
+    }
 }
 
 /// A session of `lifeline.v1`.

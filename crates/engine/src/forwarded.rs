@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::config::Network;
-use crate::http::RequestHead;
+use crate::http;
 use crate::listen::PeerAddr;
 
 impl Network {
@@ -87,13 +87,13 @@ pub struct Told {
 /// outermost proxy must replace or remove what it gets of both. An element that is no address
 /// (`unknown`, obfuscated) ends the search at the last good one.
 #[must_use]
-pub fn resolve(head: &RequestHead, peer: &PeerAddr, trusted: &[Network]) -> Told {
+pub fn resolve(head: &[u8], peer: &PeerAddr, trusted: &[Network]) -> Told {
     let mut told = Told { client: peer.clone(), secure: None, host: None };
     if !is_trusted(peer, trusted) {
         return told;
     }
-    if head.values("x-forwarded-for").next().is_some() {
-        let chain: Vec<&str> = head.list("x-forwarded-for").collect();
+    if http::values(head, "x-forwarded-for").next().is_some() {
+        let chain: Vec<&str> = http::list(head, "x-forwarded-for").collect();
         for element in chain.into_iter().rev() {
             let Some(client) = node(element) else { break };
             let go_on = is_trusted(&client, trusted);
@@ -115,10 +115,10 @@ pub fn resolve(head: &RequestHead, peer: &PeerAddr, trusted: &[Network]) -> Told
     }
     // The first of a list is what the outermost proxy saw. A page in a browser cannot set these, and
     // whoever is not a browser can write any Origin as well.
-    if let Some(proto) = head.list("x-forwarded-proto").next() {
+    if let Some(proto) = http::list(head, "x-forwarded-proto").next() {
         told.secure = Some(is_secure(proto));
     }
-    if let Some(host) = head.list("x-forwarded-host").next() {
+    if let Some(host) = http::list(head, "x-forwarded-host").next() {
         told.host = Some(host.into());
     }
     told
@@ -133,9 +133,9 @@ struct Element {
 
 /// The elements of all `Forwarded` headers; values unquoted. Reading stops where the syntax breaks,
 /// and what came before (the left, less trusted end) is dropped with it.
-fn elements(head: &RequestHead) -> Vec<Element> {
+fn elements(head: &[u8]) -> Vec<Element> {
     let mut elements = Vec::new();
-    for line in head.values("forwarded") {
+    for line in http::values(head, "forwarded") {
         let Some(mut parsed) = std::str::from_utf8(line).ok().and_then(parse_line) else {
             elements.clear();
             continue;
@@ -214,7 +214,6 @@ fn prefix_of(address: u128, bits: u32, prefix: u8) -> u128 {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
@@ -223,10 +222,10 @@ mod tests {
         let networks = ["10.0.0.0/8", "2001:db8:1::/48"].map(|text| Network::parse(text).unwrap());
         let raw = format!("GET / HTTP/1.1\r\nHost: backend:80\r\n{headers}\r\n");
         let peer = if peer.is_empty() { PeerAddr::Unix } else { PeerAddr::Tcp(peer.parse().unwrap()) };
-        let (head, client) = RequestHead::parse(Bytes::from(raw), &peer, false, &networks).unwrap();
-        let told = resolve(&head, &peer, &networks);
+        let (head, client) = http::RequestHead::parse(raw.as_bytes(), &peer, false, &networks).unwrap();
+        let told = resolve(head.raw(), &peer, &networks);
         assert_eq!(told.client, client);
-        assert_eq!(&*head.remote, client.to_string());
+        assert_eq!(head.remote(), client.to_string());
         told
     }
 

@@ -4,10 +4,11 @@
 //! closes after it. So nothing behind a head can be taken for a second request.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use memchr::memchr;
+use memchr::{memchr, memmem};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::config::Network;
@@ -21,14 +22,15 @@ const MAX_HEADERS: usize = 128;
 /// connection that is never asked keeps one raw slice.
 #[derive(Debug, Clone)]
 pub struct RequestHead {
-    /// Request line and headers up to and with the empty line.
-    pub raw: Bytes,
-    /// Peer's address as text; behind a trusted proxy the client's.
-    pub remote: Box<str>,
+    /// Request line and headers up to and with the empty line, then the peer's address: one allocation,
+    /// because each open connection keeps it.
+    text: Box<[u8]>,
+    /// Where the address begins.
+    remote: u32,
     /// Came over TLS (here or at a trusted proxy).
-    pub secure: bool,
+    secure: bool,
     /// `host[:port]` the client asked for, where a trusted proxy tells it.
-    pub forwarded_host: Option<Box<str>>,
+    forwarded_host: Option<Box<str>>,
 }
 
 impl RequestHead {
@@ -39,21 +41,40 @@ impl RequestHead {
     /// # Errors
     /// [`HeadError::Malformed`]: not HTTP/1.x, folded header lines, a missing or second `Host`, a
     /// second `Sec-WebSocket-Key`, `-Version` or `Origin`. [`HeadError::TooManyHeaders`].
-    pub fn parse(
-        mut raw: Bytes,
-        peer: &PeerAddr,
-        tls: bool,
-        trusted: &[Network],
-    ) -> Result<(Self, PeerAddr), HeadError> {
+    pub fn parse(raw: &[u8], peer: &PeerAddr, tls: bool, trusted: &[Network]) -> Result<(Self, PeerAddr), HeadError> {
         let lead = raw.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-        raw.advance(lead);
-        check(&raw)?;
-        let mut head = Self { raw, remote: "".into(), secure: tls, forwarded_host: None };
-        let told = forwarded::resolve(&head, peer, trusted);
-        head.remote = told.client.to_string().into();
-        head.secure = told.secure.unwrap_or(tls);
-        head.forwarded_host = told.host;
+        let raw = &raw[lead..];
+        check(raw)?;
+        let told = forwarded::resolve(raw, peer, trusted);
+        let head = Self::new(raw, &told.client, told.secure.unwrap_or(tls), told.host);
         Ok((head, told.client))
+    }
+
+    fn new(raw: &[u8], remote: &PeerAddr, secure: bool, forwarded_host: Option<Box<str>>) -> Self {
+        let mut text = Vec::with_capacity(raw.len() + PeerAddr::LONGEST);
+        text.extend_from_slice(raw);
+        remote.write_to(&mut text);
+        // A head is bounded by `limits.maxHeaderBytes`.
+        let remote = u32::try_from(raw.len()).unwrap_or(u32::MAX);
+        Self { text: text.into(), remote, secure, forwarded_host }
+    }
+
+    /// Request line and headers up to and with the empty line.
+    #[must_use]
+    pub fn raw(&self) -> &[u8] {
+        &self.text[..self.text.len().min(self.remote as usize)]
+    }
+
+    /// Peer's address as text; behind a trusted proxy the client's.
+    #[must_use]
+    pub fn remote(&self) -> &str {
+        std::str::from_utf8(self.text.get(self.remote as usize..).unwrap_or_default()).unwrap_or("")
+    }
+
+    /// Came over TLS (here or at a trusted proxy).
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.secure
     }
 
     /// `GET`.
@@ -71,9 +92,7 @@ impl RequestHead {
     /// Without the query, percent-encoding kept; `/` when an absolute target has none.
     #[must_use]
     pub fn path(&self) -> &str {
-        let local = self.authority_and_rest().1;
-        let path = local.split_once(['?', '#']).map_or(local, |(path, _)| path);
-        if path.is_empty() { "/" } else { path }
+        path_of(self.target())
     }
 
     /// After `?`, raw; empty when there is none.
@@ -112,20 +131,13 @@ impl RequestHead {
 
     /// The values of each header of that name (any case), in order.
     pub fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        let is_named = move |line: &&[u8]| {
-            line.get(name.len()) == Some(&b':') && line[..name.len()].eq_ignore_ascii_case(name.as_bytes())
-        };
-        self.field_lines().filter(is_named).map(move |line| line[name.len() + 1..].trim_ascii())
+        values(self.raw(), name)
     }
 
     /// The elements of a comma-separated header over all its lines, trimmed, empty ones left out.
     /// Elements that are not UTF-8 are left out too.
     pub fn list<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
-        self.values(name)
-            .filter_map(|value| std::str::from_utf8(value).ok())
-            .flat_map(|value| value.split(','))
-            .map(|element| element.trim_matches([' ', '\t']))
-            .filter(|element| !element.is_empty())
+        list(self.raw(), name)
     }
 
     /// The pairs of all `Cookie` headers in order, values as sent (RFC 6265 section 5.4).
@@ -168,21 +180,21 @@ impl RequestHead {
         self.request_line().2 == "HTTP/1.1"
     }
 
-    fn request_line(&self) -> (&str, &str, &str) {
-        let line = &self.raw[..memchr(b'\r', &self.raw).unwrap_or(self.raw.len())];
-        let mut parts = std::str::from_utf8(line).unwrap_or("").splitn(3, ' ');
-        (parts.next().unwrap_or(""), parts.next().unwrap_or(""), parts.next().unwrap_or(""))
+    /// Method, target and version.
+    #[must_use]
+    pub fn request_line(&self) -> (&str, &str, &str) {
+        let raw = self.raw();
+        let line = std::str::from_utf8(&raw[..memchr(b'\r', raw).unwrap_or(raw.len())]).unwrap_or("");
+        let cut = |text: &'_ str| memchr(b' ', text.as_bytes()).map_or((text.len(), text.len()), |at| (at, at + 1));
+        let (end, next) = cut(line);
+        let (method, rest) = (&line[..end], &line[next..]);
+        let (end, next) = cut(rest);
+        (method, &rest[..end], &rest[next..])
     }
 
     /// Splits `http://authority/path?query`; an origin-form target has no authority.
     fn authority_and_rest(&self) -> (Option<&str>, &str) {
-        let target = self.target();
-        if target.starts_with('/') {
-            return (None, target);
-        }
-        let Some((_, after)) = target.split_once("://") else { return (None, target) };
-        let end = after.find(['/', '?', '#']).unwrap_or(after.len());
-        (Some(&after[..end]), &after[end..])
+        authority_and_rest(self.target())
     }
 
     fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
@@ -192,15 +204,58 @@ impl RequestHead {
         })
     }
 
-    fn field_lines(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = &self.raw[..];
-        std::iter::from_fn(move || {
-            let (line, after) = rest.split_at_checked(memchr(b'\n', rest)? + 1)?;
-            rest = after;
-            Some(line)
-        })
-        .skip(1)
+    /// The header lines, with their ends.
+    pub fn field_lines(&self) -> impl Iterator<Item = &[u8]> {
+        field_lines(self.raw())
     }
+}
+
+fn field_lines(raw: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = &raw[memchr(b'\n', raw).map_or(raw.len(), |at| at + 1)..];
+    std::iter::from_fn(move || {
+        let (line, after) = rest.split_at_checked(memchr(b'\n', rest)? + 1)?;
+        rest = after;
+        Some(line)
+    })
+}
+
+/// See [`RequestHead::values`].
+pub fn values<'a>(raw: &'a [u8], name: &str) -> impl Iterator<Item = &'a [u8]> {
+    let is_named = move |line: &&[u8]| {
+        line.get(name.len()) == Some(&b':') && line[..name.len()].eq_ignore_ascii_case(name.as_bytes())
+    };
+    field_lines(raw).filter(is_named).map(move |line| line[name.len() + 1..].trim_ascii())
+}
+
+/// See [`RequestHead::list`].
+pub fn list<'a>(raw: &'a [u8], name: &str) -> impl Iterator<Item = &'a str> {
+    values(raw, name).flat_map(elements)
+}
+
+/// The elements of a comma-separated value, trimmed, empty ones left out; none of one that is not UTF-8.
+pub fn elements(value: &[u8]) -> impl Iterator<Item = &str> {
+    std::str::from_utf8(value)
+        .unwrap_or("")
+        .split(',')
+        .map(|element| element.trim_matches([' ', '\t']))
+        .filter(|element| !element.is_empty())
+}
+
+/// Of a request's target; see [`RequestHead::path`].
+#[must_use]
+pub fn path_of(target: &str) -> &str {
+    let local = authority_and_rest(target).1;
+    let end = local.bytes().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(local.len());
+    if end == 0 { "/" } else { &local[..end] }
+}
+
+fn authority_and_rest(target: &str) -> (Option<&str>, &str) {
+    if target.starts_with('/') {
+        return (None, target);
+    }
+    let Some((_, after)) = target.split_once("://") else { return (None, target) };
+    let end = after.find(['/', '?', '#']).unwrap_or(after.len());
+    (Some(&after[..end]), &after[end..])
 }
 
 /// What a head could not be read for.
@@ -242,14 +297,24 @@ pub async fn read_head<S>(stream: &mut S, buffer: &mut BytesMut, max_header_byte
 where
     S: AsyncRead + Unpin + ?Sized,
 {
+    let end = await_head(stream, buffer, max_header_bytes).await?;
+    let head = Bytes::copy_from_slice(&buffer[..end]);
+    buffer.advance(end);
+    Ok(head)
+}
+
+/// As [`read_head`], but leaves the head in `buffer` and returns its length.
+///
+/// # Errors
+/// See [`read_head`].
+pub async fn await_head<S>(stream: &mut S, buffer: &mut BytesMut, max_header_bytes: usize) -> Result<usize, HeadError>
+where
+    S: AsyncRead + Unpin + ?Sized,
+{
     let mut scanned = 0;
     loop {
         match scan(buffer, scanned) {
-            Scan::End(end) if end <= max_header_bytes => {
-                let head = Bytes::copy_from_slice(&buffer[..end]);
-                buffer.advance(end);
-                return Ok(head);
-            }
+            Scan::End(end) if end <= max_header_bytes => return Ok(end),
             Scan::End(_) => return Err(HeadError::TooLarge { limit: max_header_bytes }),
             Scan::Malformed(why) => return Err(HeadError::Malformed(why)),
             Scan::More => {}
@@ -451,11 +516,28 @@ enum Scan {
 
 /// Looks at `bytes` from `from` on for the end of the head.
 fn scan(bytes: &[u8], from: usize) -> Scan {
+    // Most heads are in order, which is seen in three fast passes.
+    let before = from.saturating_sub(3);
+    let found = memmem::find(&bytes[before..], b"\r\n\r\n").map(|at| before + at + 4);
+    let end = found.unwrap_or(bytes.len());
+    let second = from.max(1).min(end);
+    let forbidden = bytes[from..end].iter().fold(false, |found, byte| found | is_forbidden(*byte));
+    let bare = bytes[second - usize::from(second > 0)..]
+        .iter()
+        .zip(&bytes[second..end])
+        .fold(false, |found, (before, byte)| found | ((*byte == b'\n') & (*before != b'\r')));
+    if forbidden || bare || bytes.first().is_none_or(u8::is_ascii_whitespace) {
+        return scan_lines(bytes, from);
+    }
+    found.map_or(Scan::More, Scan::End)
+}
+
+/// The same, a line at a time: tells what is wrong with the first that is not in order.
+fn scan_lines(bytes: &[u8], from: usize) -> Scan {
     let mut at = from;
     while at < bytes.len() {
         let end = memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |length| at + length);
-        // All of them, because a loop without a way out does many at a time.
-        if bytes[at..end].iter().fold(false, |found, byte| found | is_forbidden(*byte)) {
+        if bytes[at..end].iter().any(|byte| is_forbidden(*byte)) {
             return Scan::Malformed("a control character");
         }
         if end == bytes.len() {
@@ -479,9 +561,9 @@ const fn is_forbidden(byte: u8) -> bool {
 }
 
 fn check(raw: &[u8]) -> Result<(), HeadError> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut headers);
-    match request.parse(raw) {
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(raw, &mut headers) {
         Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
         Ok(_) => return Err(HeadError::Malformed("it does not end with its empty line")),
         Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
@@ -503,23 +585,30 @@ fn check(raw: &[u8]) -> Result<(), HeadError> {
     } else {
         return Err(HeadError::Malformed("a line ends without CR"));
     }
-    let count = |name: &str| request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name)).count();
-    match count("host") {
-        0 if request.version == Some(1) => return Err(HeadError::Malformed("no Host header")),
-        0 | 1 => {}
-        _ => return Err(HeadError::Malformed("more than one Host header")),
-    }
-    for (name, why) in [
-        ("sec-websocket-key", "more than one Sec-WebSocket-Key header"),
-        ("sec-websocket-version", "more than one Sec-WebSocket-Version header"),
-        ("origin", "more than one Origin header"),
-    ] {
-        if count(name) > 1 {
-            return Err(HeadError::Malformed(why));
+    let mut seen = [false; ONCE.len()];
+    for header in request.headers.iter() {
+        for ((name, why), seen) in ONCE.iter().zip(&mut seen) {
+            if header.name.len() == name.len()
+                && header.name.eq_ignore_ascii_case(name)
+                && std::mem::replace(seen, true)
+            {
+                return Err(HeadError::Malformed(why));
+            }
         }
+    }
+    if !seen[0] && request.version == Some(1) {
+        return Err(HeadError::Malformed("no Host header"));
     }
     Ok(())
 }
+
+/// Headers that a request may have once, `Host` first.
+const ONCE: [(&str, &str); 4] = [
+    ("host", "more than one Host header"),
+    ("sec-websocket-key", "more than one Sec-WebSocket-Key header"),
+    ("sec-websocket-version", "more than one Sec-WebSocket-Version header"),
+    ("origin", "more than one Origin header"),
+];
 
 fn hex(digit: u8) -> u8 {
     match digit {
@@ -537,7 +626,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<RequestHead, HeadError> {
         let peer = PeerAddr::Tcp("203.0.113.7:4711".parse().unwrap());
-        RequestHead::parse(Bytes::copy_from_slice(text.as_bytes()), &peer, false, &[]).map(|(head, _)| head)
+        RequestHead::parse(text.as_bytes(), &peer, false, &[]).map(|(head, _)| head)
     }
 
     fn why(text: &str) -> String {
@@ -572,7 +661,7 @@ mod tests {
         assert_eq!(head.header("absent"), None);
         assert_eq!(head.protocols(), ["one", "two", "three"]);
         assert_eq!(head.host(), "example.org:8080");
-        assert_eq!(&*head.remote, "203.0.113.7:4711");
+        assert_eq!(head.remote(), "203.0.113.7:4711");
         assert_eq!(head.headers().len(), 6);
         assert!(head.is_http11() && !head.secure);
     }
@@ -748,14 +837,9 @@ mod tests {
 
         #[test]
         fn no_input_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let head = RequestHead {
-                raw: bytes.clone().into(),
-                remote: "".into(),
-                secure: false,
-                forwarded_host: None,
-            };
+            let head = RequestHead::new(&bytes, &PeerAddr::Unix, false, None);
             let _ = (head.method(), head.path(), head.query_pairs(), head.cookies(), head.protocols(), head.host());
-            let _ = RequestHead::parse(bytes.into(), &PeerAddr::Unix, false, &[]);
+            let _ = RequestHead::parse(&bytes, &PeerAddr::Unix, false, &[]);
         }
     }
 }

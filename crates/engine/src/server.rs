@@ -1,14 +1,16 @@
 //! A server: listeners, admission, handshakes, and what all its connections share.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io::Write;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use lifeline_proto::Time;
 use lifeline_proto::backoff::spread;
 use lifeline_proto::close;
@@ -37,12 +39,13 @@ use crate::outlet::{Ending, Item, Outlet};
 use crate::proxy_protocol;
 use crate::stream::Stream;
 use crate::tls::{Refreshed, ServerTlsAcceptor};
-use crate::upgrade::{self, Decision, Verdict};
+use crate::upgrade::{self, Accept, Decision, Verdict};
 
 /// Descriptors that are not for connections: listeners, files, PHP's own.
 const RESERVED_DESCRIPTORS: u64 = 64;
 /// Handshakes that may wait for the application at a time.
 const WAITING: usize = 4096;
+const SHUTTING_DOWN: &str = "the server is shutting down";
 const TOO_MANY_FROM_ADDRESS: &str = "too many connections from this address";
 /// How long after the last close frame of a stop the sockets are cut.
 const STOP_GRACE: Duration = Duration::from_millis(250);
@@ -599,12 +602,38 @@ impl Server {
                 return self.log_handshake("timeout", "nothing complete within limits.handshakeTimeout");
             }
         };
-        let decided = Box::pin(self.decide(&mut stream, head, &peer, &mut admission)).await;
-        if let Some((head, response, protocol)) = decided {
-            Box::pin(self.open(stream, early, &head, &response, &protocol, admission)).await;
-        } else {
-            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+        let decision = match self.judge(&head, &peer, &mut admission) {
+            Judgement::Ask(accept) => self.ask_about(&head, accept).await,
+            Judgement::Decided(decision) => decision,
+        };
+        let (accept, headers) = match decision {
+            Decision::Accept { accept, headers } => (accept, headers),
+            Decision::Refuse(response) | Decision::Invalid { response, .. } => {
+                let answer = response.encode(head.method() != "HEAD");
+                turn_away(&mut stream, answer, Duration::from_millis(500)).await;
+                self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        };
+        let spread = spread(self.admitted.load(Ordering::Relaxed));
+        let mut response = upgrade::switching_protocols(&accept, &headers, Some(spread));
+        // Mostly the socket takes it at once.
+        let written = poll_fn(|task| Poll::Ready(stream.poll_write(task, &response))).await;
+        let sent = match written {
+            Poll::Ready(Ok(count)) if count == response.len() && !stream.is_tls() => true,
+            Poll::Ready(Err(_)) => false,
+            written => {
+                if let Poll::Ready(Ok(count)) = written {
+                    response.advance(count);
+                }
+                send_in_time(&mut stream, response.freeze(), network).await
+            }
+        };
+        if !sent {
+            self.counters.failed_handshakes.fetch_add(1, Ordering::Relaxed);
+            return;
         }
+        self.open(stream, early, head, accept.protocol, admission);
     }
 
     /// Proxy header, TLS, request head.
@@ -635,8 +664,8 @@ impl Server {
                 }
             }
         }
-        let raw = match http::read_head(&mut stream, &mut buffer, self.config.limits.max_header_bytes).await {
-            Ok(raw) => raw,
+        let end = match http::await_head(&mut stream, &mut buffer, self.config.limits.max_header_bytes).await {
+            Ok(end) => end,
             Err(error) => {
                 if let Some(answer) = error.answer() {
                     turn_away(&mut stream, answer.encode(true), Duration::from_millis(500)).await;
@@ -645,8 +674,11 @@ impl Server {
                 return None;
             }
         };
-        match RequestHead::parse(raw, &peer, tls, &self.config.trusted_proxies) {
-            Ok((head, peer)) => Some((stream, buffer, Arc::new(head), peer)),
+        match RequestHead::parse(&buffer[..end], &peer, tls, &self.config.trusted_proxies) {
+            Ok((head, peer)) => {
+                buffer.advance(end);
+                Some((stream, buffer, Arc::new(head), peer))
+            }
             Err(error) => {
                 if let Some(answer) = error.answer() {
                     turn_away(&mut stream, answer.encode(true), Duration::from_millis(500)).await;
@@ -657,56 +689,46 @@ impl Server {
         }
     }
 
-    /// Whether the request becomes a connection: the rules, the limits, the application. A refusal has
-    /// been answered when this returns `None`.
-    async fn decide(
-        &self,
-        stream: &mut Stream,
-        head: Arc<RequestHead>,
-        peer: &PeerAddr,
-        admission: &mut Admission,
-    ) -> Option<(Arc<RequestHead>, Bytes, String)> {
-        let linger = Duration::from_millis(500);
-        let accept = match upgrade::evaluate(&head, &self.config) {
+    /// Whether the request becomes a connection: the rules and the limits. The application is still to be
+    /// asked where it wants to be.
+    fn judge(&self, head: &RequestHead, peer: &PeerAddr, admission: &mut Admission) -> Judgement {
+        let unavailable = |why| Judgement::refuse(Response::text(503, why).with("Retry-After", "1"));
+        let accept = match upgrade::evaluate(head, &self.config) {
             Verdict::Accept(accept) => accept,
-            Verdict::Answer(response) => {
-                let with_body = head.method() != "HEAD";
-                turn_away(stream, response.encode(with_body), linger).await;
-                return None;
-            }
+            Verdict::Answer(response) => return Judgement::refuse(response),
         };
         if !self.admit_ip(peer.ip(), admission) {
-            let response = Response::text(503, TOO_MANY_FROM_ADDRESS).with("Retry-After", "1");
-            turn_away(stream, response.encode(true), linger).await;
-            return None;
+            return unavailable(TOO_MANY_FROM_ADDRESS);
         }
-        let unanswered = |why| Decision::Refuse(Response::text(503, why).with("Retry-After", "1"));
-        let decision = if self.config.ask_handshake {
-            match Box::pin(self.ask(&head)).await {
-                Some(answer) => upgrade::decide(&head, accept, answer),
-                None if *self.stopping.borrow() => unanswered("the server is shutting down"),
-                None => unanswered("the application did not answer in time"),
-            }
+        if self.config.ask_handshake {
+            Judgement::Ask(accept)
         } else if *self.stopping.borrow() {
-            unanswered("the server is shutting down")
+            unavailable(SHUTTING_DOWN)
         } else {
-            Decision::Accept { accept, headers: Vec::new() }
-        };
-        let refusal = match decision {
-            Decision::Accept { accept, headers } => {
-                let spread = spread(self.admitted.load(Ordering::Relaxed));
-                let response = upgrade::switching_protocols(&accept, &headers, Some(spread));
-                return Some((head, response, accept.protocol.unwrap_or_default()));
-            }
-            Decision::Refuse(response) => response,
-            Decision::Invalid { response, message } => {
-                let failure = Failure { kind: FailureKind::Application, message, code: response.status };
+            Judgement::Decided(Decision::Accept { accept, headers: Vec::new() })
+        }
+    }
+
+    /// What the application says. Boxed, because most handshakes never need the room.
+    fn ask_about<'a>(
+        &'a self,
+        head: &'a Arc<RequestHead>,
+        accept: Accept,
+    ) -> Pin<Box<dyn Future<Output = Decision> + Send + 'a>> {
+        Box::pin(async move {
+            let unanswered = |why| Decision::Refuse(Response::text(503, why).with("Retry-After", "1"));
+            let decision = match self.ask(head).await {
+                Some(answer) => upgrade::decide(head, accept, answer),
+                None if *self.stopping.borrow() => unanswered(SHUTTING_DOWN),
+                None => unanswered("the application did not answer in time"),
+            };
+            if let Decision::Invalid { response, message } = &decision {
+                let failure =
+                    Failure { kind: FailureKind::Application, message: message.clone(), code: response.status };
                 self.context.events.push(Event::Failure { endpoint: self.id, conn: None, failure: Box::new(failure) });
-                response
             }
-        };
-        turn_away(stream, refusal.encode(true), linger).await;
-        None
+            decision
+        })
     }
 
     async fn ask(&self, head: &Arc<RequestHead>) -> Option<HandshakeAnswer> {
@@ -729,32 +751,20 @@ impl Server {
         answer.ok()?.ok()
     }
 
-    async fn open(
+    fn open(
         self: Arc<Self>,
-        mut stream: Stream,
+        stream: Stream,
         early: BytesMut,
-        head: &Arc<RequestHead>,
-        response: &Bytes,
-        protocol: &str,
+        head: Arc<RequestHead>,
+        protocol: Option<String>,
         mut admission: Admission,
     ) {
-        use tokio::io::AsyncWriteExt;
-        let network = self.config.limits.handshake_timeout;
-        let sent = tokio::time::timeout(network, async {
-            stream.write_all(response).await?;
-            stream.flush().await
-        })
-        .await;
-        if !matches!(sent, Ok(Ok(()))) {
-            self.counters.failed_handshakes.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
         let Some(core) = self.core.upgrade() else { return };
         let outlet = Arc::new(Outlet::new(
             core.next_connection_id(),
             admission.shard.clone(),
             self.context.clone(),
-            head.raw.len(),
+            head.raw().len(),
         ));
         {
             let mut connections = self.connections.write();
@@ -777,13 +787,13 @@ impl Server {
         self.unreported.fetch_add(1, Ordering::AcqRel);
         self.counters.opened.fetch_add(1, Ordering::Relaxed);
         let info = OpenInfo {
-            remote: head.remote.clone(),
-            protocol: Arc::from(protocol),
-            request: Some(head.clone()),
+            remote: Box::default(),
+            protocol: protocol.map_or_else(Arc::default, Arc::from),
+            request: Some(head),
             session: None,
             resumed: false,
         };
-        let owner: Arc<dyn Owner> = self.clone();
+        let owner: Arc<dyn Owner> = self;
         tokio::spawn(Connection::open(stream, early, outlet, owner, Some(info)));
     }
 
@@ -885,6 +895,19 @@ impl AdminSource for Server {
     }
 }
 
+/// What the rules say of a request.
+enum Judgement {
+    Decided(Decision),
+    /// In order; now for the application.
+    Ask(Accept),
+}
+
+impl Judgement {
+    fn refuse(response: Response) -> Self {
+        Self::Decided(Decision::Refuse(response))
+    }
+}
+
 /// A place among `limits.maxConnections`, held from accept until the connection has closed.
 #[derive(Debug)]
 struct Admission {
@@ -908,6 +931,18 @@ impl Drop for Admission {
 fn turn_away(stream: &mut Stream, answer: Bytes, linger: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
     Box::pin(async move {
         let _ = http::answer_and_close(stream, &answer, linger).await;
+    })
+}
+
+/// Sends the rest of an answer that the socket did not take at once. Boxed for the same reason.
+fn send_in_time(stream: &mut Stream, rest: Bytes, limit: Duration) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+    use tokio::io::AsyncWriteExt;
+    Box::pin(async move {
+        let send = async {
+            stream.write_all(&rest).await?;
+            stream.flush().await
+        };
+        matches!(tokio::time::timeout(limit, send).await, Ok(Ok(())))
     })
 }
 

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
+use memchr::memchr;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::bridge::HandshakeAnswer;
 use crate::config::{Origins, ServerConfig};
 use crate::http::{self, RequestHead, Response};
+use crate::listen::put_number;
 
 /// What is to be done with a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,13 +46,54 @@ pub enum Decision {
     },
 }
 
+/// What a request says of the headers that a handshake is made of; the first of each name.
+#[derive(Default)]
+struct Fields<'a> {
+    /// `Upgrade` names websocket.
+    upgrade: bool,
+    /// `Connection` names upgrade.
+    connection: bool,
+    /// A body follows.
+    body: bool,
+    version: Option<&'a [u8]>,
+    key: Option<&'a [u8]>,
+    origin: Option<&'a [u8]>,
+    /// There is a `Sec-WebSocket-Protocol`.
+    protocols: bool,
+}
+
+impl<'a> Fields<'a> {
+    /// Reads the head once.
+    fn of(request: &'a RequestHead) -> Self {
+        let mut fields = Self::default();
+        let names = |value, token: &str| http::elements(value).any(|element| element.eq_ignore_ascii_case(token));
+        for line in request.field_lines() {
+            let Some(colon) = memchr(b':', line) else { continue };
+            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+            let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+            match colon {
+                6 if is(b"origin") => fields.origin = fields.origin.or(Some(value)),
+                7 if is(b"upgrade") => fields.upgrade = fields.upgrade || names(value, "websocket"),
+                10 if is(b"connection") => fields.connection = fields.connection || names(value, "upgrade"),
+                14 if is(b"content-length") => fields.body |= value != b"0",
+                17 if is(b"transfer-encoding") => fields.body = true,
+                17 if is(b"sec-websocket-key") => fields.key = fields.key.or(Some(value)),
+                21 if is(b"sec-websocket-version") => fields.version = fields.version.or(Some(value)),
+                22 if is(b"sec-websocket-protocol") => fields.protocols = true,
+                _ => {}
+            }
+        }
+        fields
+    }
+}
+
 /// Decides on a request by the rules alone.
 #[must_use]
 pub fn evaluate(request: &RequestHead, config: &ServerConfig) -> Verdict {
-    let method = request.method();
-    let plain = !request.list("upgrade").any(|token| token.eq_ignore_ascii_case("websocket"));
-    let path = request.path();
-    if plain && config.health_path.as_deref() == Some(path) {
+    let (method, target, version) = request.request_line();
+    let fields = Fields::of(request);
+    let path = http::path_of(target);
+    if !fields.upgrade && config.health_path.as_deref() == Some(path) {
         return Verdict::Answer(match method {
             "GET" | "HEAD" => Response::text(200, "ok").with("Cache-Control", "no-store"),
             _ => Response::text(405, "only GET and HEAD").with("Allow", "GET, HEAD"),
@@ -62,12 +105,12 @@ pub fn evaluate(request: &RequestHead, config: &ServerConfig) -> Verdict {
     if method != "GET" {
         return Verdict::Answer(Response::text(405, "only GET").with("Allow", "GET"));
     }
-    if plain {
+    if !fields.upgrade {
         return Verdict::Answer(upgrade_required(
             "a WebSocket endpoint: the request has no \"Upgrade: websocket\" (does a proxy remove it?)",
         ));
     }
-    match handshake(request, config) {
+    match handshake(request, version, &fields, config) {
         Ok(accept) => Verdict::Accept(accept),
         Err(response) => Verdict::Answer(response),
     }
@@ -98,7 +141,7 @@ pub fn decide(request: &RequestHead, mut accept: Accept, answer: HandshakeAnswer
 /// The 101 response. `spread`: the window over which clients should come back when this server goes.
 /// Extra headers that belong to the handshake itself are left out.
 #[must_use]
-pub fn switching_protocols(accept: &Accept, headers: &[(String, String)], spread: Option<Duration>) -> Bytes {
+pub fn switching_protocols(accept: &Accept, headers: &[(String, String)], spread: Option<Duration>) -> BytesMut {
     let mut out = BytesMut::with_capacity(256);
     out.put_slice(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
@@ -109,9 +152,9 @@ pub fn switching_protocols(accept: &Accept, headers: &[(String, String)], spread
         http::put_header(&mut out, "Sec-WebSocket-Protocol", protocol);
     }
     if let Some(spread) = spread {
-        // Whole milliseconds: 0.1, 2, 12.345.
-        let seconds = spread.as_millis() as f64 / 1000.0;
-        http::put_header(&mut out, "Lifeline-Spread", &seconds.to_string());
+        out.put_slice(b"Lifeline-Spread: ");
+        put_seconds(&mut out, spread);
+        out.put_slice(b"\r\n");
     }
     for (name, value) in headers {
         if !OWN.iter().any(|own| own.eq_ignore_ascii_case(name)) {
@@ -119,7 +162,21 @@ pub fn switching_protocols(accept: &Accept, headers: &[(String, String)], spread
         }
     }
     out.put_slice(b"\r\n");
-    out.freeze()
+    out
+}
+
+/// Whole milliseconds: 0.1, 2, 12.345.
+fn put_seconds(out: &mut BytesMut, time: Duration) {
+    put_number(out, u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
+    let millis = time.subsec_millis();
+    let mut digits: &[u8] = &[millis / 100, millis / 10 % 10, millis % 10].map(|digit| b'0' + digit as u8);
+    while let [before @ .., b'0'] = digits {
+        digits = before;
+    }
+    if !digits.is_empty() {
+        out.put_u8(b'.');
+        out.put_slice(digits);
+    }
 }
 
 /// Headers of a 101 that are ours alone.
@@ -145,35 +202,42 @@ fn upgrade_required(line: &str) -> Response {
 }
 
 /// RFC 6455 section 4.2.1, in the order of its list.
-fn handshake(request: &RequestHead, config: &ServerConfig) -> Result<Accept, Response> {
+fn handshake(
+    request: &RequestHead,
+    version: &str,
+    fields: &Fields<'_>,
+    config: &ServerConfig,
+) -> Result<Accept, Response> {
     let bad = |line: &str| Response::text(400, line);
-    if !request.is_http11() {
+    if version != "HTTP/1.1" {
         return Err(bad("a WebSocket handshake needs HTTP/1.1"));
     }
-    if !request.list("connection").any(|token| token.eq_ignore_ascii_case("upgrade")) {
+    if !fields.connection {
         return Err(bad("the Connection header lacks \"Upgrade\""));
     }
     // A body would be read as frames.
-    let body = request.values("transfer-encoding").next().is_some()
-        || request.values("content-length").any(|length| length != b"0");
-    if body {
+    if fields.body {
         return Err(bad("a WebSocket handshake has no body"));
     }
-    match request.header("sec-websocket-version").as_deref() {
-        Some("13") => {}
+    match fields.version {
+        Some(b"13") => {}
         Some(_) => return Err(upgrade_required("only version 13 of the WebSocket protocol")),
         None => return Err(bad("no Sec-WebSocket-Version header")),
     }
-    let Some(key) = request.header("sec-websocket-key") else { return Err(bad("no Sec-WebSocket-Key header")) };
-    if !is_key(&key) {
+    let Some(key) = fields.key else { return Err(bad("no Sec-WebSocket-Key header")) };
+    let Some(key) = std::str::from_utf8(key).ok().filter(|key| is_key(key)) else {
         return Err(bad("Sec-WebSocket-Key is not 16 bytes in base64"));
-    }
-    if !origin_allowed(request, &config.origins) {
+    };
+    if !origin_allowed(request, fields.origin, &config.origins) {
         return Err(Response::text(403, "origin not allowed"));
     }
-    let offered: Vec<&str> = request.list("sec-websocket-protocol").collect();
-    let protocol = config.protocols.iter().find(|own| offered.contains(&own.as_str())).cloned();
-    Ok(Accept { key, protocol })
+    let protocol = if fields.protocols && !config.protocols.is_empty() {
+        let offered: Vec<&str> = request.list("sec-websocket-protocol").collect();
+        config.protocols.iter().find(|own| offered.contains(&own.as_str())).cloned()
+    } else {
+        None
+    };
+    Ok(Accept { key: key.to_owned(), protocol })
 }
 
 /// 16 bytes in base64: 22 letters and two `=`.
@@ -183,8 +247,8 @@ fn is_key(key: &str) -> bool {
     })
 }
 
-fn origin_allowed(request: &RequestHead, origins: &Origins) -> bool {
-    let Some(value) = request.values("origin").next() else { return true };
+fn origin_allowed(request: &RequestHead, origin: Option<&[u8]>, origins: &Origins) -> bool {
+    let Some(value) = origin else { return true };
     let Ok(value) = std::str::from_utf8(value) else { return matches!(origins, Origins::Any) };
     match origins {
         Origins::Any => true,
@@ -304,7 +368,7 @@ mod tests {
 
     fn head(peer: &str, text: &str) -> RequestHead {
         let peer = PeerAddr::Tcp(peer.parse().unwrap());
-        RequestHead::parse(Bytes::copy_from_slice(text.as_bytes()), &peer, false, &config().trusted_proxies).unwrap().0
+        RequestHead::parse(text.as_bytes(), &peer, false, &config().trusted_proxies).unwrap().0
     }
 
     /// A handshake in order but for `changes`: `Name: value` replaces or adds, `Name:` removes.
@@ -334,6 +398,10 @@ mod tests {
         }
     }
 
+    fn allowed(request: &RequestHead, origins: &Origins) -> bool {
+        origin_allowed(request, Fields::of(request).origin, origins)
+    }
+
     fn answer(text: &str) -> String {
         match evaluate(&head("10.0.0.1:9", text), &config()) {
             Verdict::Answer(response) => String::from_utf8(response.encode(true).to_vec()).unwrap(),
@@ -359,6 +427,13 @@ mod tests {
         let accept = Accept { protocol: None, ..accept };
         let response = switching_protocols(&accept, &[], Some(Duration::from_secs(60)));
         assert!(response.ends_with(b"+xOo=\r\nLifeline-Spread: 60\r\n\r\n"), "{response:?}");
+        for (micros, expected) in
+            [(0, "0"), (100_000, "0.1"), (12_345_000, "12.345"), (1_010_999, "1.01"), (600_000_000, "600")]
+        {
+            let response = switching_protocols(&accept, &[], Some(Duration::from_micros(micros)));
+            let end = format!("\r\nLifeline-Spread: {expected}\r\n\r\n");
+            assert!(response.ends_with(end.as_bytes()), "{response:?}");
+        }
         assert!(switching_protocols(&accept, &[], None).ends_with(b"+xOo=\r\n\r\n"));
     }
 
@@ -381,6 +456,10 @@ mod tests {
             (&["Content-Length: 5"], 400),
             (&["Transfer-Encoding: chunked"], 400),
             (&["Origin: https://evil.example"], 403),
+            (&["Upgrade: h2c", "upgrade: websocket"], 101),
+            (&["Connection: close", "CONNECTION: x,Upgrade"], 101),
+            (&["Connection: upgraded"], 400),
+            (&["Content-Length: 0", "content-length: 1"], 400),
         ] {
             assert_eq!(status(&request(changes)), expected, "{changes:?}");
         }
@@ -482,12 +561,12 @@ mod tests {
             ("null", false),
         ] {
             let request = request(&[&format!("Origin: {origin}")]);
-            assert_eq!(origin_allowed(&request, &origins), expected, "{origin}");
+            assert_eq!(allowed(&request, &origins), expected, "{origin}");
         }
         let null = request(&["Origin: null"]);
-        assert!(origin_allowed(&null, &Origins::List(vec!["null".into()])));
-        assert!(origin_allowed(&null, &Origins::Any));
-        assert!(origin_allowed(&request(&[]), &Origins::List(Vec::new())));
+        assert!(allowed(&null, &Origins::List(vec!["null".into()])));
+        assert!(allowed(&null, &Origins::Any));
+        assert!(allowed(&request(&[]), &Origins::List(Vec::new())));
         for text in ["", "https://", "https://a b", "https://*", "http://a:b", "a/b", "null"] {
             assert_eq!(Origin::parse(text), None, "{text}");
         }
