@@ -64,6 +64,16 @@ pub enum Event {
     /// The client asks for the headers of this attempt; only where [`ClientConfig::ask_headers`].
     /// The attempt fails when there is no answer for 60 s.
     HeadersWanted { client: EndpointId, ticket: Ticket, attempt: u32 },
+    /// The client asks for the token that it shows the server (`lifeline.v1`): answer by
+    /// [`Command::AnswerToken`]. Only where [`ClientConfig::ask_token`]. The attempt fails when there is no
+    /// answer for 60 s.
+    TokenWanted { client: EndpointId, ticket: Ticket },
+    /// Messages for the client are missing, and will not come.
+    Gap { client: EndpointId, conn: ConnId, gap: Box<GapInfo> },
+    /// The state of a channel in which messages were missing. Its bytes count as a message's.
+    Snapshot { client: EndpointId, conn: ConnId, channel: Arc<str>, data: Bytes, binary: bool },
+    /// The server has refused a message for good.
+    Rejected { client: EndpointId, sequence: u64, data: Bytes, code: i32, reason: Box<str> },
     /// A message that was accepted by `Command::ClientSend` will not be sent.
     Overflow { client: EndpointId, sequence: u64, data: Bytes, why: OverflowReason },
     /// The client gave up for good: a terminal refusal, or attempts exhausted.
@@ -135,6 +145,19 @@ pub struct MessageInfo {
     pub channel: Option<Arc<str>>,
     /// Its number in the outbox, the stream or the channel.
     pub sequence: u64,
+}
+
+/// See [`Event::Gap`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapInfo {
+    /// None: the session's stream.
+    pub channel: Option<Arc<str>>,
+    pub from: u64,
+    /// None: nobody knows, what it would count is gone.
+    pub to: Option<u64>,
+    pub why: Box<str>,
+    /// To be settled ([`Command::Settle`]) when the application knows.
+    pub delivery: Option<Delivery>,
 }
 
 /// Names one delivery of a message; the same message may be delivered again under another name.
@@ -351,9 +374,16 @@ pub enum Command {
     Unacknowledged { client: EndpointId },
     /// `Reply::State`.
     ClientState { client: EndpointId },
+    /// Subscribes to a channel, or ends that: `Reply::Done`, the answer comes from the server. Errors: no
+    /// name of a channel, a server that does not speak `lifeline.v1`.
+    ClientSubscribe { client: EndpointId, channel: Box<str>, on: bool },
+    /// The token for the question that asked: `Reply::Done`.
+    AnswerToken { ticket: Ticket, token: Secret },
+    /// The application's token is another now: it will be asked, and the server told: `Reply::Done`.
+    RefreshToken { client: EndpointId },
     /// Headers for the attempt that asked: `Reply::Done`.
     AnswerHeaders { ticket: Ticket, headers: Vec<(String, String)> },
-    /// The application cannot supply headers: the attempt that asked fails with this reason: `Reply::Done`.
+    /// The application cannot supply headers or a token: the attempt that asked fails with this reason: `Reply::Done`.
     FailAttempt { ticket: Ticket, reason: String },
     /// Closes for good: `Event::Overflow` for each unsent, `Event::Stopped` at last: `Reply::Done`.
     CloseClient { client: EndpointId, code: u16, reason: String },

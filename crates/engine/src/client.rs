@@ -6,6 +6,7 @@
 //! whoever brings them, and what follows from them is told to the application before it is released.
 
 mod outbox;
+mod session;
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -17,6 +18,8 @@ use lifeline_proto::Time;
 use lifeline_proto::client::{ClientMachine, DialFailure, Output, ReconnectPolicy, State};
 use lifeline_proto::frame::Role;
 use lifeline_proto::outbox::Item as Kept;
+use lifeline_proto::v1::Secret;
+use lifeline_proto::v1::wire::PROTOCOL;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -29,13 +32,14 @@ use crate::bridge::{
 use crate::clock;
 use crate::config::{ClientConfig, ClientUrl, ListenAddress, SendConfig, SlowConsumer};
 use crate::connection::Connection;
-use crate::context::{Context, End, Owner};
+use crate::context::{Context, End, Owner, Upshot};
 use crate::core::{Core, Endpoint};
 use crate::dial::{ClientTlsConfig, DialError, DialRequest, Dialed, ProxyRules, check_headers, dial};
 use crate::outlet::{Ending, Item, Outlet};
 use crate::shard::Shard;
 
 use self::outbox::{Outbox, Refusal};
+use self::session::Session;
 
 /// Bytes of the outbox that are in the connection's queue at a time.
 const WINDOW: usize = 256 * 1024;
@@ -43,8 +47,8 @@ const WINDOW: usize = 256 * 1024;
 /// who sends in a loop and never takes events must not fill memory with what was dropped.
 const UNREPORTED: usize = 4096;
 const UNREPORTED_BYTES: usize = 1024 * 1024;
-/// How long the application may take to supply headers.
-const HEADERS_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the application may take to supply headers or a token.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the previous socket may still wait for its peer's end before it is dropped for the next.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -86,6 +90,7 @@ struct Counters {
 struct Inner {
     machine: ClientMachine,
     outbox: Box<dyn Outbox>,
+    session: Session,
     /// Of the outbox, against `limits.memory`.
     charged: usize,
     /// The open connection.
@@ -96,7 +101,7 @@ struct Inner {
     dial: Option<DialOrder>,
     /// The latest order's number.
     orders: u64,
-    question: Option<(Ticket, oneshot::Sender<Result<Headers, String>>)>,
+    question: Option<(Ticket, oneshot::Sender<Result<Answer, String>>)>,
     /// What the task sleeps towards; zero while it is awake.
     planned: Time,
     /// Somebody waits for [`Event::Flushed`].
@@ -112,11 +117,19 @@ struct Inner {
 
 type Headers = Vec<(String, String)>;
 
+/// The application's, to an attempt.
+#[derive(Debug)]
+enum Answer {
+    Headers(Headers),
+    Token(Secret),
+}
+
 #[derive(Debug, Clone, Copy)]
 struct DialOrder {
     number: u64,
     attempt: u32,
     url: usize,
+    fresh_credentials: bool,
 }
 
 type Dialing = Pin<Box<dyn Future<Output = Result<Dialed, DialError>> + Send>>;
@@ -169,6 +182,7 @@ impl Client {
             inner: Mutex::new(Inner {
                 machine: ClientMachine::new(policy, rand::random()),
                 outbox: Box::new(outbox::Memory::new(config.outbox.clone())),
+                session: Session::new(&config),
                 charged: 0,
                 outlet: None,
                 task: None,
@@ -263,19 +277,28 @@ impl Client {
     }
 
     pub fn has_ticket(&self, ticket: Ticket) -> bool {
-        self.inner.lock().question.as_ref().is_some_and(|(asked, _)| *asked == ticket)
+        let inner = self.inner.lock();
+        inner.session.refresh == Some(ticket) || inner.question.as_ref().is_some_and(|(asked, _)| *asked == ticket)
     }
 
     pub fn answer_headers(&self, ticket: Ticket, headers: Headers) {
-        self.answer(ticket, Ok(headers));
+        self.answer(ticket, Ok(Answer::Headers(headers)));
+    }
+
+    pub fn answer_token(&self, ticket: Ticket, token: Secret) {
+        self.answer(ticket, Ok(Answer::Token(token)));
     }
 
     pub fn fail_attempt(&self, ticket: Ticket, reason: String) {
         self.answer(ticket, Err(reason));
     }
 
-    fn answer(&self, ticket: Ticket, answer: Result<Headers, String>) {
+    fn answer(&self, ticket: Ticket, answer: Result<Answer, String>) {
         let mut inner = self.inner.lock();
+        let token = if let Ok(Answer::Token(token)) = &answer { Some(token.clone()) } else { None };
+        if self.refreshed(&mut inner, ticket, token) {
+            return;
+        }
         if let Some((_, waiting)) = inner.question.take_if(|(asked, _)| *asked == ticket) {
             // The attempt may have been cancelled meanwhile.
             let _ = waiting.send(answer);
@@ -294,7 +317,7 @@ impl Client {
     pub fn discard(&self) {
         self.with(|inner, now| {
             inner.discarded = true;
-            if let Some(outlet) = &inner.outlet {
+            if let Some(outlet) = inner.outlet.as_ref().or(inner.session.greeting()) {
                 // Also one that is already closing.
                 let reason = "discarded".to_owned();
                 outlet.end(Ending::Abort { code: lifeline_proto::close::ABNORMAL, reason });
@@ -340,9 +363,11 @@ impl Client {
     /// Carries out what follows from the inputs so far.
     fn settle(&self, inner: &mut Inner, now: Time) {
         self.report(OverflowReason::Expired, inner.expired(now));
+        self.reject_too_long(inner);
         while let Some(output) = inner.machine.poll_output() {
             self.carry_out(inner, now, output);
         }
+        self.watch_farewell(inner);
         if inner.flushing && inner.outbox.len() == 0 && !inner.ended {
             inner.flushing = false;
             self.emit(Event::Flushed { client: self.id });
@@ -359,6 +384,10 @@ impl Client {
             self.context.memory.release(inner.charged - held);
         }
         inner.charged = held;
+        self.wake_for_deadline(inner);
+    }
+
+    fn wake_for_deadline(&self, inner: &mut Inner) {
         if inner.deadline().is_some_and(|deadline| deadline < inner.planned) {
             self.news.notify_one();
         }
@@ -369,9 +398,17 @@ impl Client {
             Output::CancelDial => {
                 inner.dial = None;
                 inner.question = None;
+                if let Some(outlet) = inner.session.greeting() {
+                    let reason = "the attempt was cancelled".to_owned();
+                    outlet.end(Ending::Abort { code: lifeline_proto::close::ABNORMAL, reason });
+                    Core::wake(outlet);
+                }
                 self.news.notify_one();
             }
             Output::Close { code, reason } => {
+                if self.begin_farewell(inner, now, code, &reason) {
+                    return;
+                }
                 inner.feed(now, usize::MAX);
                 if let Some(outlet) = &inner.outlet {
                     // Without effect on one that was cut already.
@@ -380,9 +417,9 @@ impl Client {
                     Core::wake(outlet);
                 }
             }
-            Output::Dial { attempt, url, .. } => {
+            Output::Dial { attempt, url, fresh_credentials } => {
                 inner.orders += 1;
-                inner.dial = Some(DialOrder { number: inner.orders, attempt, url });
+                inner.dial = Some(DialOrder { number: inner.orders, attempt, url, fresh_credentials });
                 self.news.notify_one();
             }
             Output::Ended => {
@@ -447,6 +484,7 @@ impl Client {
                 let now = clock::now();
                 inner.planned = Time::ZERO;
                 inner.machine.handle_timeout(now);
+                self.tick(&mut inner, now);
                 self.settle(&mut inner, now);
                 if inner.ended {
                     return;
@@ -492,10 +530,30 @@ impl Client {
             previous.abort();
             let _ = previous.await;
         }
-        let attempt_headers = if self.config.ask_headers { self.ask_headers(order).await? } else { Headers::new() };
+        let (protocols, detour, needs_token) = {
+            let mut inner = self.inner.lock();
+            if order.fresh_credentials {
+                inner.session.token = None;
+            }
+            let needs_token = self.config.ask_token && inner.session.token.is_none() && self.offers_session(&inner);
+            (self.offer(&inner), inner.session.detour.clone(), needs_token)
+        };
+        let mut attempt_headers = Headers::new();
+        if self.config.ask_headers {
+            let asking = |ticket| Event::HeadersWanted { client: self.id, ticket, attempt: order.attempt };
+            if let Some(Answer::Headers(headers)) = self.ask(asking, "headers").await? {
+                attempt_headers = headers;
+            }
+        }
+        if needs_token {
+            let asking = |ticket| Event::TokenWanted { client: self.id, ticket };
+            if let Some(Answer::Token(token)) = self.ask(asking, "token").await? {
+                self.inner.lock().session.token = Some(token);
+            }
+        }
         dial(&DialRequest {
-            url: &self.config.urls[order.url.min(self.config.urls.len() - 1)],
-            protocols: &self.config.protocols,
+            url: detour.as_ref().unwrap_or(&self.config.urls[order.url.min(self.config.urls.len() - 1)]),
+            protocols: &protocols,
             headers: &self.config.headers,
             attempt_headers: &attempt_headers,
             tls: self.tls.as_ref(),
@@ -506,20 +564,20 @@ impl Client {
         .await
     }
 
-    async fn ask_headers(&self, order: DialOrder) -> Result<Headers, DialError> {
-        let Some(core) = self.core.upgrade() else { return Ok(Headers::new()) };
+    async fn ask(&self, asking: impl FnOnce(Ticket) -> Event + Send, what: &str) -> Result<Option<Answer>, DialError> {
+        let Some(core) = self.core.upgrade() else { return Ok(None) };
         let ticket = core.next_ticket();
         drop(core);
         let (sender, receiver) = oneshot::channel();
         self.inner.lock().question = Some((ticket, sender));
-        self.emit(Event::HeadersWanted { client: self.id, ticket, attempt: order.attempt });
-        match timeout(HEADERS_PATIENCE, receiver).await {
-            Ok(Ok(Ok(headers))) => Ok(headers),
+        self.emit(asking(ticket));
+        match timeout(PATIENCE, receiver).await {
+            Ok(Ok(Ok(answer))) => Ok(Some(answer)),
             Ok(Ok(Err(reason))) => Err(DialError::new(FailureKind::Application, reason)),
             Ok(Err(_)) => Err(DialError::new(FailureKind::Application, "the attempt was given up".to_owned())),
             Err(_) => {
-                let seconds = HEADERS_PATIENCE.as_secs();
-                let message = format!("the application supplied no headers for {seconds} s");
+                let seconds = PATIENCE.as_secs();
+                let message = format!("the application supplied no {what} for {seconds} s");
                 Err(DialError::new(FailureKind::Timeout, message))
             }
         }
@@ -534,6 +592,10 @@ impl Client {
         inner.question = None;
         let now = clock::now();
         match outcome {
+            Ok(dialed) if dialed.protocol == PROTOCOL => {
+                let until = now + self.config.connect_timeout;
+                self.greet(&mut inner, now, dialed, until);
+            }
             Ok(dialed) => {
                 if inner.machine.handle_dialed(now, dialed.spread) {
                     // The change of state comes before the opening.
@@ -543,6 +605,7 @@ impl Client {
             }
             Err(error) => {
                 self.counters.failed_attempts.fetch_add(1, Ordering::Relaxed);
+                inner.session.detour = None;
                 let DialError { failure, status, retry_after, spread, terminal } = error;
                 let failure = DialFailure { status, retry_after, terminal, spread, reason: failure.message };
                 inner.machine.handle_dial_failed(now, failure);
@@ -558,17 +621,21 @@ impl Client {
         let outlet = Arc::new(Outlet::new(core.next_connection_id(), self.shard.clone(), self.context.clone(), 0));
         core.add_connection(&outlet);
         let info = OpenInfo {
-            remote: dialed.remote,
-            protocol: Arc::from(dialed.protocol),
+            remote: dialed.remote.clone(),
+            protocol: Arc::from(dialed.protocol.as_str()),
             request: None,
             session: None,
             resumed: false,
         };
-        let owner: Arc<dyn Owner> = self.clone();
-        let connection = Connection::open(dialed.stream, dialed.leftover, outlet.clone(), owner, Some(info));
+        inner.task = Some(self.spawn(dialed, outlet.clone(), Some(info)));
         inner.outlet = Some(outlet);
         inner.feed(now, WINDOW);
-        inner.task = Some(tokio::spawn(connection));
+    }
+
+    /// The connection's task. It waits for the lock that the caller holds.
+    fn spawn(self: &Arc<Self>, dialed: Dialed, outlet: Arc<Outlet>, info: Option<OpenInfo>) -> JoinHandle<()> {
+        let owner: Arc<dyn Owner> = self.clone();
+        tokio::spawn(Connection::open(dialed.stream, dialed.leftover, outlet, owner, info))
     }
 
     pub fn stats(&self) -> Stats {
@@ -577,6 +644,7 @@ impl Client {
         let count = |value: u64| Stat::Int(i64::try_from(value).unwrap_or(i64::MAX));
         let load = |counter: &AtomicU64| count(counter.load(Ordering::Relaxed));
         let inner = self.inner.lock();
+        let rules = &inner.session.rules;
         let outlet = inner.outlet.as_deref();
         let both = |sum: &AtomicU64, of: &dyn Fn(&crate::outlet::Counters) -> &AtomicU64| {
             let open = outlet.map_or(0, |outlet| of(&outlet.counters).load(Ordering::Relaxed));
@@ -621,6 +689,18 @@ impl Client {
                     ("overflows".into(), load(&counters.overflows)),
                 ])),
             ),
+            (
+                "session".into(),
+                Stat::Tree(Stats(vec![
+                    ("id".into(), rules.session().map_or(Stat::None, |id| Stat::Text(id.as_str().to_owned()))),
+                    ("resumed".into(), count(rules.counters().resumed)),
+                    ("replayed".into(), count(inner.session.replayed)),
+                    ("duplicates".into(), count(rules.counters().duplicates)),
+                    ("gaps".into(), count(rules.counters().gaps)),
+                    ("rejected".into(), count(rules.counters().rejected)),
+                    ("unacknowledged".into(), int(inner.outbox.len())),
+                ])),
+            ),
             ("heartbeats".into(), Stat::Tree(Stats(vec![("sent".into(), both(&counters.beats, &|it| &it.beats))]))),
             (
                 "memory".into(),
@@ -637,7 +717,9 @@ impl Owner for Client {
     fn handle_written(&self, sequence: u64) {
         let mut inner = self.inner.lock();
         let now = clock::now();
-        inner.outbox.handle_acknowledged(sequence);
+        if !inner.outlet.as_ref().is_some_and(|outlet| outlet.is_lifeline()) {
+            inner.outbox.handle_acknowledged(sequence);
+        }
         // Refilled when half empty: one wake for many messages.
         let half_empty = |outlet: &Arc<Outlet>| outlet.buffered.load(Ordering::Relaxed) <= WINDOW / 2;
         if inner.outlet.as_ref().is_some_and(half_empty)
@@ -647,6 +729,10 @@ impl Owner for Client {
             Core::wake(outlet);
         }
         self.settle(&mut inner, now);
+    }
+
+    fn handle_message(&self, outlet: &Arc<Outlet>, now: Time, data: Bytes, binary: bool) -> Upshot {
+        self.handle_frame(outlet, now, &data, binary)
     }
 
     fn handle_leaving(&self, outlet: &Arc<Outlet>, _end: &End) {
@@ -664,11 +750,15 @@ impl Owner for Client {
         }
     }
 
-    fn handle_closed(&self, _outlet: &Arc<Outlet>, end: &End) {
+    fn handle_closed(&self, outlet: &Arc<Outlet>, end: &End) {
         let mut inner = self.inner.lock();
         let now = clock::now();
-        inner.outbox.handle_lost();
-        inner.machine.handle_lost(now, end.code, end.reason.clone());
+        if outlet.is_lifeline() {
+            self.handle_ended(&mut inner, now, outlet, end);
+        } else {
+            inner.outbox.handle_lost();
+            inner.machine.handle_lost(now, end.code, end.reason.clone());
+        }
         if inner.outbox.len() > 0 {
             inner.machine.handle_pending(now);
         }
@@ -680,6 +770,10 @@ impl Inner {
     /// Moves messages into the connection's queue until it holds `window` bytes; true when it got some.
     fn feed(&mut self, now: Time, window: usize) -> bool {
         let Some(outlet) = &self.outlet else { return false };
+        if outlet.is_lifeline() {
+            let outlet = outlet.clone();
+            return self.feed_session(now, window, &outlet);
+        }
         let mut fed = false;
         while outlet.is_open() && outlet.buffered.load(Ordering::Relaxed) < window {
             let Some(Kept { sequence, data, binary, .. }) = self.outbox.next_to_send(now) else { break };
@@ -698,10 +792,8 @@ impl Inner {
 
     /// When the task has to look again.
     fn deadline(&self) -> Option<Time> {
-        match (self.machine.poll_timeout(), self.outbox.poll_expiry()) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        }
+        let deadlines = [self.machine.poll_timeout(), self.outbox.poll_expiry(), self.session.poll_timeout()];
+        deadlines.into_iter().flatten().min()
     }
 }
 

@@ -291,6 +291,8 @@ pub struct ClientConfig {
     pub log_level: LogLevel,
     /// The application supplies headers for each attempt (onConnecting is set).
     pub ask_headers: bool,
+    /// The application supplies the token of HELLO (onToken is set).
+    pub ask_token: bool,
 }
 
 impl Default for ClientConfig {
@@ -308,6 +310,7 @@ impl Default for ClientConfig {
             tls: ClientTls::default(),
             log_level: LogLevel::Warning,
             ask_headers: false,
+            ask_token: false,
         }
     }
 }

@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use lifeline_proto::Time;
 use lifeline_proto::close;
 use lifeline_proto::frame::{Decoder, FrameLimits, Item as Received, Opcode, Role, Violation};
-use lifeline_proto::heartbeat::{Action, Heartbeat, Link};
+use lifeline_proto::heartbeat::{Action, Heartbeat, HeartbeatConfig, Link, Mode};
 use lifeline_proto::rate::TokenBucket;
 use lifeline_proto::v1::wire::{ClientFrame, longest_message};
 use tokio::io::ReadBuf;
@@ -142,12 +142,19 @@ impl Connection {
         outlet.shard.enter(&outlet);
         let (stream, direct) = stream.share();
         outlet.writer.lock().direct = direct;
+        // A client says nothing between HELLO and WELCOME.
+        let silent = outlet.is_lifeline() && context.role == Role::Client;
+        let rules = if silent {
+            Arc::new(HeartbeatConfig { mode: Mode::Off, ..*context.rules })
+        } else {
+            context.rules.clone()
+        };
         if let Some(info) = info {
             outlet.announce(info);
         }
         Self {
             decoder: None,
-            heartbeat: Heartbeat::new(context.rules.clone(), now, rand::random::<f64>()),
+            heartbeat: Heartbeat::new(rules, now, rand::random::<f64>()),
             stream,
             owner,
             phase: Phase::Open,

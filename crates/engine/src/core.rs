@@ -83,6 +83,9 @@ pub struct Core {
     next_shard: AtomicU32,
     /// Outlets that got something to do since the last flush.
     dirty: Mutex<Vec<Arc<Outlet>>>,
+    /// Clients whose messages were settled since the last end of a batch.
+    settled: Mutex<Vec<Arc<Client>>>,
+    any_settled: AtomicBool,
     /// Bytes queued since the last flush.
     queued: AtomicUsize,
     /// Flushes that found something.
@@ -105,6 +108,8 @@ impl Core {
             next_ticket: AtomicU64::new(1),
             next_shard: AtomicU32::new(0),
             dirty: Mutex::default(),
+            settled: Mutex::default(),
+            any_settled: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
             flushes: AtomicU64::new(0),
             watched: AtomicBool::new(false),
@@ -268,6 +273,21 @@ impl Core {
         let mut slot = self.dirty.lock();
         if slot.capacity() < dirty.capacity() && slot.is_empty() {
             *slot = dirty;
+        }
+    }
+
+    /// At the end of the application's batch the client has something to acknowledge.
+    pub fn note_settled(&self, client: &Arc<Client>) {
+        self.settled.lock().push(client.clone());
+        self.any_settled.store(true, Ordering::Release);
+    }
+
+    /// The application has come to the end of a batch.
+    pub fn end_batch(&self) {
+        if self.any_settled.load(Ordering::Relaxed) && self.any_settled.swap(false, Ordering::AcqRel) {
+            for client in std::mem::take(&mut *self.settled.lock()) {
+                client.handle_batch_end();
+            }
         }
     }
 

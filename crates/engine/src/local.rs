@@ -19,8 +19,8 @@ use tokio::runtime::Runtime;
 use tokio::time::{Sleep, sleep_until};
 
 use crate::bridge::{
-    Bridge, Command, CommandError, ConnId, EndpointId, Event, LogLevel, LogRecord, MESSAGE_COST, Reply, Sent, Stat,
-    Stats,
+    Bridge, Command, CommandError, ConnId, Delivery, EndpointId, Event, LogLevel, LogRecord, MESSAGE_COST, Reply, Sent,
+    Stat, Stats, Ticket,
 };
 use crate::client::Client;
 use crate::clock;
@@ -192,6 +192,14 @@ impl Local {
         }
     }
 
+    /// The client that has put the question.
+    fn asking_client(&self, ticket: Ticket) -> Option<Arc<Client>> {
+        self.core.endpoints.read().values().find_map(|endpoint| match endpoint {
+            Endpoint::Client(client) if client.has_ticket(ticket) => Some(client.clone()),
+            _ => None,
+        })
+    }
+
     fn end(&self, conn: ConnId, ending: Ending) {
         if let Some(outlet) = self.outlet(conn) {
             if matches!(ending, Ending::Close { .. }) {
@@ -336,6 +344,13 @@ impl Local {
                 None => Stats::default(),
             }),
 
+            Command::Begin { delivery: Delivery::Stream(_), .. } => Reply::Flag(true),
+            Command::Settle { endpoint, delivery: Delivery::Stream(delivered), .. } => {
+                if let Ok(client) = self.client(endpoint) {
+                    client.settle_delivery(delivered);
+                }
+                Reply::Done
+            }
             Command::Begin { .. } | Command::SessionOnline { .. } => Reply::Flag(false),
             Command::Settle { .. }
             | Command::AnswerAuthentication { .. }
@@ -359,25 +374,29 @@ impl Local {
             Command::ClientState { client } => {
                 Reply::State(self.client(client).map_or(lifeline_proto::client::State::Closed, |client| client.state()))
             }
+            Command::ClientSubscribe { client, channel, on } => {
+                self.client(client)?.subscribe(&channel, on)?;
+                Reply::Done
+            }
+            Command::RefreshToken { client } => {
+                self.client(client)?.refresh_token();
+                Reply::Done
+            }
+            Command::AnswerToken { ticket, token } => {
+                if let Some(client) = self.asking_client(ticket) {
+                    client.answer_token(ticket, token);
+                }
+                Reply::Done
+            }
             Command::AnswerHeaders { ticket, headers } => {
-                for endpoint in self.core.endpoints.read().values() {
-                    if let Endpoint::Client(client) = endpoint
-                        && client.has_ticket(ticket)
-                    {
-                        client.answer_headers(ticket, headers);
-                        break;
-                    }
+                if let Some(client) = self.asking_client(ticket) {
+                    client.answer_headers(ticket, headers);
                 }
                 Reply::Done
             }
             Command::FailAttempt { ticket, reason } => {
-                for endpoint in self.core.endpoints.read().values() {
-                    if let Endpoint::Client(client) = endpoint
-                        && client.has_ticket(ticket)
-                    {
-                        client.fail_attempt(ticket, reason);
-                        break;
-                    }
+                if let Some(client) = self.asking_client(ticket) {
+                    client.fail_attempt(ticket, reason);
                 }
                 Reply::Done
             }
@@ -595,6 +614,7 @@ impl Bridge for Local {
     }
 
     fn flush(&self) {
+        self.core.end_batch();
         self.core.flush();
     }
 

@@ -279,10 +279,10 @@ impl MemoryOutbox {
         !self.waiting.is_empty()
     }
 
-    /// Length of the oldest message that waits.
+    /// Number and length of the oldest message that waits.
     #[must_use]
-    pub fn waiting_len(&self) -> Option<usize> {
-        self.waiting.front().map(|item| item.data.len())
+    pub fn first_waiting(&self) -> Option<(u64, usize)> {
+        self.waiting.front().map(|item| (item.sequence, item.data.len()))
     }
 
     /// Bytes of payload that wait or are in flight.

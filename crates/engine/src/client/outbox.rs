@@ -48,8 +48,8 @@ pub trait Outbox: fmt::Debug + Send {
         Ok(())
     }
 
-    /// The length of the oldest message that waits.
-    fn waiting_len(&self) -> Option<usize>;
+    /// Number and length of the oldest message that waits.
+    fn first_waiting(&self) -> Option<(u64, usize)>;
 
     /// The oldest message that waits, which is in flight from now on. Expired ones are passed over.
     fn next_to_send(&mut self, now: Time) -> Option<Item>;
@@ -136,8 +136,8 @@ impl Outbox for Memory {
         })
     }
 
-    fn waiting_len(&self) -> Option<usize> {
-        self.messages.waiting_len()
+    fn first_waiting(&self) -> Option<(u64, usize)> {
+        self.messages.first_waiting()
     }
 
     fn next_to_send(&mut self, now: Time) -> Option<Item> {
