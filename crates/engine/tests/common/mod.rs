@@ -2,6 +2,8 @@
 //! whose peers block wait with `event` and `wait`, those whose peers are tasks with `next` and `until`.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod far;
+
 use std::collections::VecDeque;
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lifeline_engine::bridge::{
-    Bridge, Command, CommandError, ConnId, EndpointId, Event, Reply, Stat, State, Stats, Transition,
+    Bridge, Command, CommandError, ConnId, Delivery, EndpointId, Event, Reply, Stat, State, Stats, Transition, Verdict,
 };
 use lifeline_engine::config::{ClientConfig, ClientUrl, ListenAddress, Proxy, ServerConfig};
 use lifeline_engine::local::{Local, RuntimeConfig};
@@ -25,6 +27,8 @@ pub struct App {
     waiting: VecDeque<Event>,
     /// Texts of the events that `next` gave, for messages of failed tests.
     seen: Vec<String>,
+    /// Whether `next` settles what it gives.
+    pub settles: bool,
 }
 
 impl App {
@@ -36,7 +40,7 @@ impl App {
         let config = RuntimeConfig { io_threads, on_thread_start: Arc::new(|| {}) };
         let never = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
         let local = Local::start_driven(&config, never).expect("threads");
-        Self { local, waiting: VecDeque::new(), seen: Vec::new() }
+        Self { local, waiting: VecDeque::new(), seen: Vec::new(), settles: true }
     }
 
     /// Starts a server on a free port; returns it with `host:port`.
@@ -186,19 +190,44 @@ impl App {
         count
     }
 
-    /// The next event that is no log record; messages are consumed.
+    /// The application is through with a message.
+    pub fn settle(&self, endpoint: EndpointId, delivery: Delivery) {
+        self.submit(Command::Settle { endpoint, delivery, verdict: Verdict::Done });
+    }
+
+    /// The next event that is no log record, if there is one; messages are consumed and settled.
+    pub fn try_next(&mut self) -> Option<Event> {
+        while let Some(event) = self.take() {
+            self.seen.push(format!("{event:?}"));
+            match &event {
+                Event::Message { endpoint, conn, data, info, .. } => {
+                    self.submit(Command::Consumed { conn: *conn, messages: 1, bytes: data.len() });
+                    let delivery = info.as_ref().and_then(|info| info.delivery.clone());
+                    if let Some(delivery) = delivery.filter(|_| self.settles) {
+                        self.settle(*endpoint, delivery);
+                    }
+                }
+                Event::Snapshot { conn, data, .. } => {
+                    self.submit(Command::Consumed { conn: *conn, messages: 1, bytes: data.len() });
+                }
+                Event::Gap { client, gap, .. } => {
+                    if let Some(delivery) = gap.delivery.clone() {
+                        self.settle(*client, delivery);
+                    }
+                }
+                Event::Log { .. } => continue,
+                _ => {}
+            }
+            return Some(event);
+        }
+        None
+    }
+
+    /// The next event that is no log record; messages are consumed and settled.
     pub async fn next(&mut self) -> Event {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            while let Some(event) = self.take() {
-                self.seen.push(format!("{event:?}"));
-                match &event {
-                    Event::Message { conn, data, .. } => {
-                        self.submit(Command::Consumed { conn: *conn, messages: 1, bytes: data.len() });
-                    }
-                    Event::Log { .. } => continue,
-                    _ => {}
-                }
+            if let Some(event) = self.try_next() {
                 return event;
             }
             if self.local.prepare_sleep() {
