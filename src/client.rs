@@ -18,8 +18,8 @@ use ext_php_rs::prelude::*;
 use ext_php_rs::types::{ZendClassObject, ZendObject, ZendStr, Zval};
 use ext_php_rs::zend::ce;
 use lifeline_engine::bridge::{
-    Command, ConnId, EndpointId, Event, Failure, FailureKind, LogLevel, LogRecord, MessageInfo, OverflowReason, Reply,
-    State, Stats, Ticket,
+    Command, ConnId, Delivery, EndpointId, Event, Failure, FailureKind, GapInfo, LogLevel, LogRecord, MessageInfo,
+    OverflowReason, Reply, Secret, State, Stats, Ticket, Verdict,
 };
 use lifeline_engine::close;
 use lifeline_engine::config::ClientConfig;
@@ -27,10 +27,12 @@ use lifeline_engine::config::ClientConfig;
 use crate::argument::{PhpArray, PhpBool, PhpBytes, PhpFloat, PhpInt};
 use crate::callable::{Callback, Callbacks, PhpCb};
 use crate::classes::{self, mask};
-use crate::connection::{close_code, close_reason, payload};
+use crate::connection::{channel_name, close_code, close_reason, payload};
 use crate::convert::{ArrayZval, IteratorZval, MessageZval, MixedZval, This, boolean, bytes, int, null, text};
 use crate::dispatcher::{Endpoint, Serial, dispatcher};
-use crate::exceptions::{Class, Pending, argument_type_error, argument_value_error, error, exception, from_failure};
+use crate::exceptions::{
+    Class, Pending, argument_type_error, argument_value_error, error, exception, from_failure, type_error,
+};
 use crate::failure;
 use crate::gc::{self, Visit};
 use crate::lifecycle::{self, generation, inherited, query, submit, with_bridge};
@@ -55,10 +57,14 @@ enum Slot {
     Error,
     Drain,
     Overflow,
+    Token,
+    Gap,
+    Snapshot,
+    Reject,
 }
 
 /// Name, method and number of arguments, in the order of `Slot`.
-const SLOTS: [(Slot, &str, &str, usize); 8] = [
+const SLOTS: [(Slot, &str, &str, usize); 12] = [
     (Slot::Open, "open", "onOpen", 2),
     (Slot::Message, "message", "onMessage", 4),
     (Slot::Close, "close", "onClose", 4),
@@ -67,6 +73,10 @@ const SLOTS: [(Slot, &str, &str, usize); 8] = [
     (Slot::Error, "error", "onError", 1),
     (Slot::Drain, "drain", "onDrain", 1),
     (Slot::Overflow, "overflow", "onOverflow", 3),
+    (Slot::Token, "token", "onToken", 0),
+    (Slot::Gap, "gap", "onGap", 1),
+    (Slot::Snapshot, "snapshot", "onSnapshot", 3),
+    (Slot::Reject, "reject", "onReject", 4),
 ];
 
 /// A message that waits for `receive()`; its bytes count against `limits.inbound` until then.
@@ -86,12 +96,14 @@ pub(crate) struct Core {
     config: RefCell<Option<Box<ClientConfig>>>,
     block_timeout: Option<Duration>,
     logger: Option<Logger>,
-    callbacks: Callbacks<8>,
+    callbacks: Callbacks<12>,
     /// The engine's name for it, from the first `connect()` or `send()` on.
     id: Cell<Option<EndpointId>>,
     generation: Cell<u32>,
     serial: Rc<Serial>,
     inbox: RefCell<VecDeque<Waiting>>,
+    /// What `receive()` gave last: handled when the next one is asked for.
+    received: RefCell<Option<Delivery>>,
     timers: Timers,
     connect_called: Cell<bool>,
     /// `close()` was called.
@@ -127,6 +139,7 @@ impl Core {
             generation: Cell::new(0),
             serial: Rc::default(),
             inbox: RefCell::default(),
+            received: RefCell::default(),
             timers: Timers::default(),
             connect_called: Cell::new(false),
             closing: Cell::new(false),
@@ -146,10 +159,17 @@ impl Core {
     fn set(&self, slot: Slot, callback: Callback) -> PhpResult<()> {
         let (_, _, method, offered) = SLOTS[slot as usize];
         let method = format!("WsClient::{method}()");
-        if slot == Slot::Connecting && self.id.get().is_some() {
+        let asked_once = self.id.get().is_some() && !(slot == Slot::Token && self.callback(slot).is_some());
+        if matches!(slot, Slot::Connecting | Slot::Token) && asked_once {
             return Err(exception(format!("{method} must be called before connect() and before the first send()")));
         }
         self.callbacks.set(slot as usize, callback, &method, offered)?;
+        if slot == Slot::Token
+            && let Some(client) = self.id.get()
+            && !self.ended.get()
+        {
+            submit(Command::RefreshToken { client })?;
+        }
         if slot == Slot::Message
             && let Some(endpoint) = self.id.get()
         {
@@ -186,6 +206,7 @@ impl Core {
         lifecycle::start(None)?;
         let Some(mut config) = self.config.borrow().clone() else { return Err(Self::closed()) };
         config.ask_headers = self.callback(Slot::Connecting).is_some();
+        config.ask_token = self.callback(Slot::Token).is_some();
         let Reply::Endpoint(id) = query(Command::CreateClient(config))? else { return Err(Self::closed()) };
         self.config.borrow_mut().take();
         self.id.set(Some(id));
@@ -283,6 +304,7 @@ impl Core {
             return Err(exception("receive() and messages() are not for a client that has onMessage"));
         }
         self.connect_unless_closed()?;
+        self.settle_received();
         let core = Rc::clone(self);
         // At least one batch, so that a caller who always finds a message starves nobody.
         let waiting = || !core.inbox.borrow().is_empty() || core.ended.get();
@@ -290,10 +312,27 @@ impl Core {
         dispatcher().serve(deadline, &|_| waiting() || core.failed_for_good())?;
         // What has come before the end is not lost to it.
         let next = self.inbox.borrow_mut().pop_front();
-        let Some(Waiting { conn, data, binary, .. }) = next else { return self.throw_failure().map(|()| None) };
-        let message = message::build(&bytes(&data), binary, None);
+        let Some(Waiting { conn, data, binary, info }) = next else { return self.throw_failure().map(|()| None) };
+        let message = message::build(&bytes(&data), binary, info.as_deref(), None);
         dispatcher().consume(conn, data.len());
+        *self.received.borrow_mut() = info.and_then(|info| info.delivery);
         Ok(Some(message))
+    }
+
+    /// Whoever asks for the next message is through with the last.
+    fn settle_received(&self) {
+        let received = self.received.borrow_mut().take();
+        if let (Some(delivery), Some(endpoint)) = (received, self.id.get()) {
+            dispatcher().verdict(endpoint, delivery, Verdict::Done);
+        }
+    }
+
+    fn subscribe(self: &Rc<Self>, channel: &str, on: bool) -> PhpResult<()> {
+        let client = self.endpoint()?;
+        match submit(Command::ClientSubscribe { client, channel: channel.into(), on }) {
+            Err(_) if self.engine_state() == State::Closed => Err(Self::closed()),
+            reply => reply.map(drop),
+        }
     }
 
     fn flush(self: &Rc<Self>, timeout: Option<f64>) -> PhpResult<bool> {
@@ -386,9 +425,20 @@ impl Core {
         Ok(1)
     }
 
-    fn handle_message(self: &Rc<Self>, conn: ConnId, data: &Bytes, binary: bool) -> Result<usize, Pending> {
+    fn handle_message(
+        self: &Rc<Self>,
+        conn: ConnId,
+        data: &Bytes,
+        binary: bool,
+        info: Option<&MessageInfo>,
+    ) -> Result<usize, Pending> {
+        let delivery = info.and_then(|info| info.delivery.clone()).zip(self.id.get());
+        let delivery = delivery.map(|(delivery, endpoint)| (endpoint, delivery));
         let (Some(callback), Some(object)) = (self.callback(Slot::Message), self.object()) else {
             dispatcher().consume(conn, data.len());
+            if let Some((endpoint, delivery)) = delivery {
+                dispatcher().verdict(endpoint, delivery, Verdict::Done);
+            }
             return Ok(0);
         };
         let wanted = callback.wanted();
@@ -399,14 +449,16 @@ impl Core {
         if wanted > 2 {
             arguments[2] = boolean(binary);
         }
-        let turn = (wanted > 3).then(|| Turn::new(&self.serial, conn, data.len()));
-        if let Some(turn) = &turn {
-            arguments[3] = message::build(&arguments[1], binary, Some(Rc::clone(turn)));
+        let wants_turn = wanted > 3 || delivery.is_some();
+        let turn = wants_turn.then(|| Turn::new(&self.serial, conn, data.len(), delivery));
+        if let Some(turn) = turn.as_ref().filter(|_| wanted > 3) {
+            arguments[3] = message::build(&arguments[1], binary, info, Some(Rc::clone(turn)));
         }
         let result = callback.call(&mut arguments[..wanted.min(4)]);
         match (&turn, &result) {
             (Some(turn), Ok(_)) => turn.returned(),
-            (Some(turn), Err(_)) => turn.end(),
+            // It has been told, and is told no better a second time.
+            (Some(turn), Err(_)) => turn.end_with(Verdict::Done),
             (None, _) => dispatcher().consume(conn, data.len()),
         }
         if result.is_err() {
@@ -437,8 +489,15 @@ impl Core {
     /// What happens on the connection, one after the other.
     fn handle_in_turn(self: &Rc<Self>, event: Event) -> Result<usize, Pending> {
         let (slot, context, mut arguments) = match event {
-            Event::Message { conn, data, binary, .. } => return self.handle_message(conn, &data, binary),
-            Event::Open { .. } => (Slot::Open, "onOpen", vec![boolean(false)]),
+            Event::Message { conn, data, binary, info, .. } => {
+                return self.handle_message(conn, &data, binary, info.as_deref());
+            }
+            Event::Gap { client, gap, .. } => return self.handle_gap(client, &gap),
+            Event::Snapshot { conn, channel, data, .. } => {
+                dispatcher().consume(conn, data.len());
+                (Slot::Snapshot, "onSnapshot", vec![text(&channel), bytes(&data)])
+            }
+            Event::Open { info, .. } => (Slot::Open, "onOpen", vec![boolean(info.resumed)]),
             Event::Close { code, reason, clean, .. } => {
                 (Slot::Close, "onClose", vec![int(code.into()), text(&reason), boolean(clean)])
             }
@@ -448,6 +507,41 @@ impl Core {
         let (Some(callback), Some(object)) = (self.callback(slot), self.object()) else { return Ok(0) };
         arguments.insert(0, object);
         self.call(&callback, context, &mut arguments)
+    }
+
+    fn handle_gap(self: &Rc<Self>, endpoint: EndpointId, gap: &GapInfo) -> Result<usize, Pending> {
+        let result = match self.callback(Slot::Gap) {
+            Some(callback) => {
+                let argument = crate::values::gap(gap).map_err(Pending::from)?;
+                self.call(&callback, "onGap", &mut [argument])
+            }
+            None => Ok(0),
+        };
+        if let Some(delivery) = gap.delivery.clone() {
+            dispatcher().verdict(endpoint, delivery, Verdict::Done);
+        }
+        result
+    }
+
+    fn handle_token_wanted(self: &Rc<Self>, ticket: Ticket) -> Result<usize, Pending> {
+        let Some(callback) = self.callback(Slot::Token) else {
+            answer(Command::FailAttempt { ticket, reason: "there is no onToken any more".to_owned() });
+            return Ok(0);
+        };
+        let given = callback.call(&mut []).and_then(|given| {
+            let token = given.zend_str().and_then(|text| std::str::from_utf8(text.as_bytes()).ok()).map(str::to_owned);
+            token.ok_or_else(|| {
+                let kind = options::kind(&given);
+                type_error(format!("WsClient: onToken must return a string of UTF-8, {kind} returned")).into()
+            })
+        });
+        let Ok(token) = given else {
+            answer(Command::FailAttempt { ticket, reason: "onToken has given no token".to_owned() });
+            Rc::clone(self).failed("onToken", None)?;
+            return Ok(1);
+        };
+        answer(Command::AnswerToken { ticket, token: Secret(token) });
+        Ok(1)
     }
 
     fn handle_gave_up(self: &Rc<Self>, failure: Box<Failure>) -> Result<usize, Pending> {
@@ -477,7 +571,7 @@ impl Endpoint for Core {
     fn deliver(self: Rc<Self>, event: Event) -> Result<usize, Pending> {
         match event {
             // As in browsers: who has closed is told no more.
-            Event::Message { conn, data, .. } if self.closing.get() => {
+            Event::Message { conn, data, .. } | Event::Snapshot { conn, data, .. } if self.closing.get() => {
                 dispatcher().consume(conn, data.len());
                 Ok(0)
             }
@@ -485,7 +579,12 @@ impl Endpoint for Core {
                 self.inbox.borrow_mut().push_back(Waiting { conn, data, binary, info });
                 Ok(1)
             }
-            Event::Message { .. } | Event::Open { .. } | Event::Close { .. } | Event::Drain { .. } => {
+            Event::Message { .. }
+            | Event::Open { .. }
+            | Event::Close { .. }
+            | Event::Drain { .. }
+            | Event::Gap { .. }
+            | Event::Snapshot { .. } => {
                 let Some(event) = self.serial.begin(event) else { return Ok(0) };
                 let result = self.handle_in_turn(event);
                 self.serial.end();
@@ -496,6 +595,12 @@ impl Endpoint for Core {
                 let Some(callback) = self.callback(Slot::StateChange) else { return Ok(0) };
                 let change = transition(&change).map_err(Pending::from)?;
                 self.call(&callback, "onStateChange", &mut [change])
+            }
+            Event::TokenWanted { ticket, .. } => self.handle_token_wanted(ticket),
+            Event::Rejected { sequence, data, code, reason, .. } => {
+                let Some(callback) = self.callback(Slot::Reject) else { return Ok(0) };
+                let arguments = &mut [int(sequence.cast_signed()), bytes(&data), int(code.into()), text(&reason)];
+                self.call(&callback, "onReject", arguments)
             }
             Event::HeadersWanted { ticket, attempt, .. } => self.handle_headers_wanted(ticket, attempt),
             Event::Overflow { sequence, data, why, .. } => {
@@ -683,6 +788,26 @@ impl WsClient {
         Ok(This)
     }
 
+    pub fn on_token(&self, callback: Callback) -> PhpResult<This> {
+        self.core.set(Slot::Token, callback)?;
+        Ok(This)
+    }
+
+    pub fn on_gap(&self, callback: Callback) -> PhpResult<This> {
+        self.core.set(Slot::Gap, callback)?;
+        Ok(This)
+    }
+
+    pub fn on_snapshot(&self, callback: Callback) -> PhpResult<This> {
+        self.core.set(Slot::Snapshot, callback)?;
+        Ok(This)
+    }
+
+    pub fn on_reject(&self, callback: Callback) -> PhpResult<This> {
+        self.core.set(Slot::Reject, callback)?;
+        Ok(This)
+    }
+
     /// Begins to connect and returns at once. Does nothing the second time.
     pub fn connect(&self) -> PhpResult<()> {
         let core = Rc::clone(&self.core);
@@ -789,6 +914,18 @@ impl WsClient {
     pub fn flush(&self, timeout: Option<PhpFloat>) -> PhpResult<bool> {
         let core = Rc::clone(&self.core);
         core.flush(self::timeout(1, timeout)?)
+    }
+
+    /// Asks for the messages of a channel (`lifeline.v1`); they come to `onMessage`.
+    pub fn subscribe(&self, channel: PhpBytes) -> PhpResult<()> {
+        let core = Rc::clone(&self.core);
+        core.subscribe(channel_name(1, channel)?, true)
+    }
+
+    /// Ends that, also where the server subscribed us.
+    pub fn unsubscribe(&self, channel: PhpBytes) -> PhpResult<()> {
+        let core = Rc::clone(&self.core);
+        core.subscribe(channel_name(1, channel)?, false)
     }
 
     pub fn state(&self) -> PhpResult<WsState> {
@@ -932,6 +1069,10 @@ pub(crate) fn register() -> ext_php_rs::error::Result<()> {
             c"onerror",
             c"ondrain",
             c"onoverflow",
+            c"ontoken",
+            c"ongap",
+            c"onsnapshot",
+            c"onreject",
         ] {
             classes::set_type(class, method, 0, mask::STATIC);
         }

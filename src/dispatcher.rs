@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use ext_php_rs::exception::PhpResult;
 use ext_php_rs::types::Zval;
 use lifeline_engine::IdMap;
-use lifeline_engine::bridge::{Bridge, Command, ConnId, EndpointId, Event};
+use lifeline_engine::bridge::{Bridge, Command, ConnId, Delivery, EndpointId, Event, Verdict};
 
 use crate::exceptions::{Pending, exception, pending};
 use crate::lifecycle::{self, with_bridge};
@@ -175,7 +175,7 @@ impl Dispatcher {
     /// An event of an object that is gone.
     fn orphan(&self, event: &Event) {
         match event {
-            Event::Message { conn, data, .. } => self.consume(*conn, data.len()),
+            Event::Message { conn, data, .. } | Event::Snapshot { conn, data, .. } => self.consume(*conn, data.len()),
             Event::Stopped { endpoint } => self.unregister(*endpoint),
             _ => {}
         }
@@ -293,6 +293,13 @@ impl Dispatcher {
             _ => consumed.push((conn, 1, bytes)),
         }
         drop(consumed);
+        self.submitted();
+    }
+
+    /// The handling of a message that `lifeline.v1` delivered has ended.
+    pub(crate) fn verdict(&self, endpoint: EndpointId, delivery: Delivery, verdict: Verdict) {
+        // An endpoint that has ended meanwhile does not mind.
+        with_bridge(|bridge| drop(bridge.submit(Command::Settle { endpoint, delivery, verdict })));
         self.submitted();
     }
 
@@ -489,6 +496,10 @@ fn endpoint_of(event: &Event) -> Option<EndpointId> {
         | Event::SessionEnded { server: id, .. }
         | Event::Transition { client: id, .. }
         | Event::HeadersWanted { client: id, .. }
+        | Event::TokenWanted { client: id, .. }
+        | Event::Gap { client: id, .. }
+        | Event::Snapshot { client: id, .. }
+        | Event::Rejected { client: id, .. }
         | Event::Overflow { client: id, .. }
         | Event::GaveUp { client: id, .. }
         | Event::Flushed { client: id }
@@ -559,7 +570,7 @@ impl Serial {
     pub(crate) fn discard(&self) {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         for event in waiting {
-            if let Event::Message { conn, data, .. } = event {
+            if let Event::Message { conn, data, .. } | Event::Snapshot { conn, data, .. } = event {
                 dispatcher().consume(conn, data.len());
             }
         }

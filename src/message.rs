@@ -8,10 +8,10 @@ use ext_php_rs::exception::PhpResult;
 use ext_php_rs::flags::ClassFlags;
 use ext_php_rs::prelude::*;
 use ext_php_rs::types::{ZendClassObject, Zval};
-use lifeline_engine::bridge::ConnId;
+use lifeline_engine::bridge::{ConnId, Delivery, EndpointId, MessageInfo, Verdict};
 
 use crate::classes::{self, mask};
-use crate::convert::{StringZval, boolean, null};
+use crate::convert::{StringZval, boolean, int, null, text};
 use crate::dispatcher::{Serial, dispatcher};
 use crate::exceptions::error;
 
@@ -22,14 +22,21 @@ pub(crate) struct Turn {
     serial: Rc<Serial>,
     conn: ConnId,
     bytes: usize,
+    /// What `lifeline.v1` wants to be told of the end.
+    delivery: Option<(EndpointId, Delivery)>,
     deferred: Cell<bool>,
     over: Cell<bool>,
 }
 
 impl Turn {
-    pub(crate) fn new(serial: &Rc<Serial>, conn: ConnId, bytes: usize) -> Rc<Self> {
+    pub(crate) fn new(
+        serial: &Rc<Serial>,
+        conn: ConnId,
+        bytes: usize,
+        delivery: Option<(EndpointId, Delivery)>,
+    ) -> Rc<Self> {
         let serial = Rc::clone(serial);
-        Rc::new(Self { serial, conn, bytes, deferred: Cell::new(false), over: Cell::new(false) })
+        Rc::new(Self { serial, conn, bytes, delivery, deferred: Cell::new(false), over: Cell::new(false) })
     }
 
     /// The handler has returned. Does not end a turn that was deferred.
@@ -39,12 +46,20 @@ impl Turn {
         }
     }
 
-    /// Ends the turn whatever was said: the handler failed.
-    pub(crate) fn end(&self) {
+    /// Ends the turn: all is well.
+    fn end(&self) {
+        self.end_with(Verdict::Done);
+    }
+
+    /// Ends the turn whatever was said before.
+    pub(crate) fn end_with(&self, verdict: Verdict) {
         if self.over.replace(true) {
             return;
         }
         dispatcher().consume(self.conn, self.bytes);
+        if let Some((endpoint, delivery)) = &self.delivery {
+            dispatcher().verdict(*endpoint, delivery.clone(), verdict);
+        }
         if self.deferred.get() {
             self.serial.acknowledge();
         }
@@ -120,9 +135,16 @@ pub(crate) fn register() -> ext_php_rs::error::Result<()> {
 }
 
 /// A `WsMessage` object that shares the string `data`.
-pub(crate) fn build(data: &Zval, binary: bool, turn: Option<Rc<Turn>>) -> Zval {
+pub(crate) fn build(data: &Zval, binary: bool, info: Option<&MessageInfo>, turn: Option<Rc<Turn>>) -> Zval {
     let mut object = ZendClassObject::new(WsMessage { turn, data: data.shallow_clone() });
-    let values = [data.shallow_clone(), boolean(binary), null(), null(), null()];
+    let optional = |value: Option<&str>| value.map_or_else(null, text);
+    let values = [
+        data.shallow_clone(),
+        boolean(binary),
+        optional(info.and_then(|info| info.id.as_deref())),
+        optional(info.and_then(|info| info.channel.as_deref())),
+        info.map_or_else(null, |info| int(info.sequence.cast_signed())),
+    ];
     for (index, value) in values.into_iter().enumerate() {
         classes::init_property(&mut object.std, index, value);
     }

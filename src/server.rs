@@ -13,7 +13,7 @@ use ext_php_rs::prelude::*;
 use ext_php_rs::types::{ZendClassObject, ZendHashTable, ZendObject, ZendStr, Zval};
 use ext_php_rs::zend::ce;
 use lifeline_engine::IdMap;
-use lifeline_engine::bridge::{Command, ConnId, EndpointId, Event, HandshakeAnswer, Reply};
+use lifeline_engine::bridge::{Command, ConnId, EndpointId, Event, HandshakeAnswer, Reply, Verdict};
 use lifeline_engine::close;
 use lifeline_engine::config::ServerConfig;
 use lifeline_engine::http::RequestHead;
@@ -311,14 +311,14 @@ impl Core {
         if wanted > 2 {
             arguments[2] = boolean(binary);
         }
-        let turn = (wanted > 3).then(|| Turn::new(&conn.serial, conn.id, length));
+        let turn = (wanted > 3).then(|| Turn::new(&conn.serial, conn.id, length, None));
         if let Some(turn) = &turn {
-            arguments[3] = message::build(&arguments[1], binary, Some(Rc::clone(turn)));
+            arguments[3] = message::build(&arguments[1], binary, None, Some(Rc::clone(turn)));
         }
         let result = callback.call(&mut arguments[..wanted.min(4)]);
         match (&turn, &result) {
             (Some(turn), Ok(_)) => turn.returned(),
-            (Some(turn), Err(_)) => turn.end(),
+            (Some(turn), Err(_)) => turn.end_with(Verdict::Failed),
             (None, _) => dispatcher().consume(conn.id, length),
         }
         if result.is_err() {
@@ -411,6 +411,10 @@ impl Endpoint for Core {
             | Event::SessionEnded { .. }
             | Event::Transition { .. }
             | Event::HeadersWanted { .. }
+            | Event::TokenWanted { .. }
+            | Event::Gap { .. }
+            | Event::Snapshot { .. }
+            | Event::Rejected { .. }
             | Event::Overflow { .. }
             | Event::GaveUp { .. }
             | Event::Room { .. }

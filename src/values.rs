@@ -5,10 +5,11 @@ use ext_php_rs::exception::PhpResult;
 use ext_php_rs::flags::ClassFlags;
 use ext_php_rs::prelude::*;
 use ext_php_rs::types::{ZendClassObject, Zval};
-use lifeline_engine::bridge::{State, Transition};
+use lifeline_engine::bridge::{GapInfo, State, Transition};
 use lifeline_engine::close;
 
 use crate::classes::{self, mask};
+use crate::convert::{int, null, text};
 use crate::exceptions::error;
 
 /// State of a client. See the table of states in the guide.
@@ -70,6 +71,35 @@ pub(crate) fn transition(transition: &Transition) -> PhpResult<Zval> {
     Ok(object.into_zval(false)?)
 }
 
+/// Messages that will not come.
+#[php_class]
+#[php(flags = ClassFlags::Final.union(ClassFlags::NoDynamicProperties))]
+#[derive(Debug)]
+pub(crate) struct WsGap;
+
+#[php_impl]
+impl WsGap {
+    #[php(vis = "private")]
+    pub fn __construct() -> PhpResult<Self> {
+        Err(error("WsGap is made by lifeline"))
+    }
+}
+
+/// A gap as PHP sees it.
+pub(crate) fn gap(gap: &GapInfo) -> PhpResult<Zval> {
+    let values = [
+        gap.channel.as_deref().map_or_else(null, text),
+        int(gap.from.cast_signed()),
+        gap.to.map_or_else(null, |to| int(to.cast_signed())),
+        text(&gap.why),
+    ];
+    let mut object = ZendClassObject::new(WsGap);
+    for (index, value) in values.into_iter().enumerate() {
+        classes::init_property(&mut object.std, index, value);
+    }
+    Ok(object.into_zval(false)?)
+}
+
 /// Close codes: RFC 6455 section 7.4.1, the IANA registry, and lifeline's own.
 #[php_class]
 #[php(flags = ClassFlags::Final.union(ClassFlags::NoDynamicProperties))]
@@ -121,6 +151,11 @@ pub(crate) fn register_enum(module: ModuleBuilder) -> ModuleBuilder {
 /// Registers the classes; only in MINIT.
 pub(crate) fn register() -> ext_php_rs::error::Result<()> {
     classes::register::<WsClose>(&[])?;
+    let gap = classes::register::<WsGap>(&[])?;
+    classes::readonly(gap, c"channel", mask::STRING | mask::NULL);
+    classes::readonly(gap, c"from", mask::LONG);
+    classes::readonly(gap, c"to", mask::LONG | mask::NULL);
+    classes::readonly(gap, c"why", mask::STRING);
     let transition = classes::register::<WsTransition>(&[])?;
     classes::readonly_object(transition, c"from", c"WsState", 0);
     classes::readonly_object(transition, c"to", c"WsState", 0);

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 pub use lifeline_proto::client::State;
+use lifeline_proto::v1::Key;
+pub use lifeline_proto::v1::Secret;
 use lifeline_proto::v1::client::Delivered;
 pub use lifeline_proto::v1::data::{Change, SessionData};
 use lifeline_proto::v1::inbox::DeliveryId;
 pub use lifeline_proto::v1::wire::PROTOCOL;
-use lifeline_proto::v1::{Key, Secret};
 
 use crate::config::{ClientConfig, ServerConfig};
 use crate::http::RequestHead;
