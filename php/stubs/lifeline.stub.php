@@ -292,19 +292,26 @@ interface WsClientInterface
     /**
      * Sets the callback of that name, as the method `on<Event>` does.
      *
-     * @param 'open'|'message'|'close'|'stateChange'|'connecting'|'error'|'drain'|'overflow' $event
+     * @param 'open'|'message'|'close'|'stateChange'|'connecting'|'error'|'drain'|'overflow'|'token'|'gap'|'snapshot'|'reject' $event
      * @throws \ValueError unknown event
      */
     public function on(string $event, callable $callback): static;
 
     /**
-     * $resumed: false on plain WebSocket, which is all there is so far.
+     * $resumed: the session of an earlier connection goes on, and what came meanwhile follows. False for a new
+     * session and on plain WebSocket.
      *
      * @param callable(WsClient $client, bool $resumed): mixed $callback
      */
     public function onOpen(callable $callback): static;
 
-    /** @param callable(WsClient $client, string $data, bool $binary, WsMessage $message): mixed $callback */
+    /**
+     * On lifeline.v1 the message is acknowledged when the handler has ended: returned or thrown, its fiber or
+     * coroutine included, or after {@see WsMessage::defer()} and ack(). Messages of channels come here, too
+     * ({@see WsMessage::$channel}).
+     *
+     * @param callable(WsClient $client, string $data, bool $binary, WsMessage $message): mixed $callback
+     */
     public function onMessage(callable $callback): static;
 
     /**
@@ -342,11 +349,43 @@ interface WsClientInterface
     public function onDrain(callable $callback): static;
 
     /**
-     * An accepted message will not be sent.
+     * An accepted message will not be sent (again): it was not acknowledged before its time or the client's
+     * was over.
      *
      * @param callable(int $sequence, string $data, 'limit'|'expired'|'closed' $why): mixed $callback
      */
     public function onOverflow(callable $callback): static;
+
+    /**
+     * Gives the credentials that lifeline.v1 shows the server in its HELLO. Asked before the first attempt, and
+     * again when the server says that they are over (4003) or refuses the handshake with 401; kept until then.
+     * Set before connect(); set again later, it is asked at once and the open connection refreshed. An exception
+     * fails the attempt and goes to onError.
+     *
+     * @param callable(): string $callback
+     */
+    public function onToken(callable $callback): static;
+
+    /**
+     * Messages were missed that the server no longer has (lifeline.v1).
+     *
+     * @param callable(WsGap $gap): mixed $callback
+     */
+    public function onGap(callable $callback): static;
+
+    /**
+     * The state of a channel in which messages were missed; what comes next continues it (lifeline.v1).
+     *
+     * @param callable(WsClient $client, string $channel, string $data): mixed $callback
+     */
+    public function onSnapshot(callable $callback): static;
+
+    /**
+     * The server's handler has refused a message for good (lifeline.v1).
+     *
+     * @param callable(int $sequence, string $data, int $code, string $reason): mixed $callback
+     */
+    public function onReject(callable $callback): static;
 
     /**
      * Begins to connect and returns at once.
@@ -407,7 +446,8 @@ interface WsClientInterface
     public function sendMany(array $messages, bool $binary = false): int;
 
     /**
-     * The next message; other objects' callbacks are served meanwhile. Null: time is over, or closed.
+     * The next message; other objects' callbacks are served meanwhile. Null: time is over, or closed. On
+     * lifeline.v1 it is acknowledged when the next one is asked for.
      *
      * @throws WsException onMessage is set
      * @throws WsConnectException terminal refusal or exhausted attempts, without onError
@@ -423,12 +463,28 @@ interface WsClientInterface
     public function messages(): \Iterator;
 
     /**
-     * Waits until everything is acknowledged (plain peer: written to the socket).
+     * Waits until everything is acknowledged: handled by the server (plain peer: written to the socket).
      *
      * @return bool false: time is over
      * @throws WsConnectException terminal refusal or exhausted attempts, without onError
      */
     public function flush(?float $timeout = null): bool;
+
+    /**
+     * Asks for the messages of a channel (lifeline.v1): they come to onMessage, from the server's answer on and
+     * over reconnects. A denial goes to onError.
+     *
+     * @throws WsException the server does not speak lifeline.v1, or it is not in the option `protocols`; after close()
+     * @throws \ValueError $channel is not 1 to 255 bytes of UTF-8 without control characters
+     */
+    public function subscribe(string $channel): void;
+
+    /**
+     * Ends that, also where the server subscribed us.
+     *
+     * @throws WsException|\ValueError as subscribe()
+     */
+    public function unsubscribe(string $channel): void;
 
     public function state(): WsState;
 
@@ -632,11 +688,13 @@ final class WsMessage implements \Stringable
 
     public readonly bool $binary;
 
-    /** This and the next two are null on plain WebSocket, which is all there is so far. */
+    /** What to tell a message by that comes again; null on plain WebSocket. */
     public readonly ?string $id;
 
+    /** Null: of the connection itself. */
     public readonly ?string $channel;
 
+    /** Its number in the outbox (server), the session or the channel (client); null on plain WebSocket. */
     public readonly ?int $sequence;
 
     private function __construct() {}
@@ -741,6 +799,14 @@ final class WsClient implements WsClientInterface
 
     public function onOverflow(callable $callback): static {}
 
+    public function onToken(callable $callback): static {}
+
+    public function onGap(callable $callback): static {}
+
+    public function onSnapshot(callable $callback): static {}
+
+    public function onReject(callable $callback): static {}
+
     public function connect(): void {}
 
     public function run(): void {}
@@ -762,6 +828,10 @@ final class WsClient implements WsClientInterface
     public function messages(): \Iterator {}
 
     public function flush(?float $timeout = null): bool {}
+
+    public function subscribe(string $channel): void {}
+
+    public function unsubscribe(string $channel): void {}
 
     public function state(): WsState {}
 
@@ -826,6 +896,24 @@ final class WsTransition
 
     /** Seconds until the next attempt, when one is planned. */
     public readonly ?float $delay;
+
+    private function __construct() {}
+}
+
+/** Messages that will not come. */
+final class WsGap
+{
+    /** Null: messages of the session itself. */
+    public readonly ?string $channel;
+
+    /** The first that is missing. */
+    public readonly int $from;
+
+    /** The last; null: nobody knows, as what counted them is gone. */
+    public readonly ?int $to;
+
+    /** `overflow`, `history`, `slow`, `expired`, `restart`, `epoch`, `diverged`, `unknown`, `superseded` */
+    public readonly string $why;
 
     private function __construct() {}
 }

@@ -367,7 +367,7 @@ impl Client {
         while let Some(output) = inner.machine.poll_output() {
             self.carry_out(inner, now, output);
         }
-        self.watch_farewell(inner);
+        inner.watch_farewell();
         if inner.flushing && inner.outbox.len() == 0 && !inner.ended {
             inner.flushing = false;
             self.emit(Event::Flushed { client: self.id });
@@ -406,7 +406,7 @@ impl Client {
                 self.news.notify_one();
             }
             Output::Close { code, reason } => {
-                if self.begin_farewell(inner, now, code, &reason) {
+                if inner.begin_farewell(now, code, &reason) {
                     return;
                 }
                 inner.feed(now, usize::MAX);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use lifeline_proto::backoff::BackoffConfig;
 use lifeline_proto::heartbeat::HeartbeatConfig;
 use lifeline_proto::outbox::OutboxConfig;
+use lifeline_proto::v1::wire::PROTOCOL;
 
 use crate::bridge::LogLevel;
 
@@ -283,7 +284,7 @@ pub struct ClientConfig {
     /// Sent with each attempt.
     pub headers: Vec<(String, String)>,
     pub proxy: Proxy,
-    /// Subprotocols offered, in order of preference.
+    /// Subprotocols offered, in order of preference; `lifeline.v1` is spoken where the server chooses it.
     pub protocols: Vec<String>,
     pub outbox: OutboxConfig,
     pub limits: Limits,
@@ -304,7 +305,7 @@ impl Default for ClientConfig {
             connect_timeout: Duration::from_secs(10),
             headers: Vec::new(),
             proxy: Proxy::Environment,
-            protocols: Vec::new(),
+            protocols: vec![PROTOCOL.to_owned()],
             outbox: OutboxConfig::default(),
             limits: Limits::default(),
             tls: ClientTls::default(),

@@ -312,13 +312,16 @@ pub fn client(urls: &Value, options: &Value) -> Result<ClientConfig, OptionError
         urls: url::client(urls)?,
         heartbeat: read_beats(&fields, limits.max_message)?,
         reconnect: read_reconnect(&fields)?,
-        protocols: read_protocols(&fields)?,
         outbox,
         limits,
         tls: read_client_tls(&fields)?,
         log_level: read_log_level(&fields)?,
         ..default
     };
+    let protocols = read_protocols(&fields)?;
+    if fields.has("protocols") {
+        config.protocols = protocols;
+    }
     fields.duration("connect.timeout", TICK..=LONGEST, &mut config.connect_timeout)?;
     if let Some(value) = fields.take("connect.headers") {
         config.headers = headers(value, "WsClient: option 'connect.headers'")?;

@@ -32,7 +32,7 @@ $next(on_message(...));
 $next(function () use (&$calls) { $calls[] = 'closure ' . func_num_args(); });
 $next(function (?WsClient $c = null, $d = null, $b = null, $m = null, $more = 'default') use (&$calls) { $calls[] = 'defaults ' . func_num_args() . " $more"; });
 echo implode("\n", $calls), "\n";
-foreach (['open' => 2, 'message' => 4, 'close' => 4, 'stateChange' => 1, 'connecting' => 2, 'error' => 1, 'drain' => 1, 'overflow' => 3] as $event => $offered) {
+foreach (['open' => 2, 'message' => 4, 'close' => 4, 'stateChange' => 1, 'connecting' => 2, 'error' => 1, 'drain' => 1, 'overflow' => 3, 'token' => 0, 'gap' => 1, 'snapshot' => 3, 'reject' => 4] as $event => $offered) {
     $fresh = new WsClient('ws://a');
     $code = 'return fn (' . implode(', ', array_map(fn ($i) => "\$a$i", range(0, $offered))) . ') => 0;';
     echo thrown(fn () => $fresh->on($event, eval($code))), "\n";
@@ -59,7 +59,7 @@ TypeError: WsClient::onConnecting(): the callback requires 3 arguments, but is p
 TypeError: WsClient::onError(): the callback requires 2 arguments, but is passed 1 at most
 TypeError: WsClient::onDrain(): the callback requires 2 arguments, but is passed 1 at most
 TypeError: WsClient::onOverflow(): the callback requires 4 arguments, but is passed 3 at most
-ValueError: WsClient::on(): Argument #1 ($event) must be one of 'open', 'message', 'close', 'stateChange', 'connecting', 'error', 'drain', 'overflow', 'Message' given
+ValueError: WsClient::on(): Argument #1 ($event) must be one of 'open', 'message', 'close', 'stateChange', 'connecting', 'error', 'drain', 'overflow', 'token', 'gap', 'snapshot', 'reject', 'Message' given
 TypeError: WsClient::onOpen(): Argument #1 ($callback) must be a valid callback, function "no_such" not found or invalid function name
 bool(true)
 bool(true)

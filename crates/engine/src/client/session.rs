@@ -350,7 +350,7 @@ impl Client {
             Core::wake(&greeting.outlet);
         }
         if inner.session.farewell.as_ref().is_some_and(|farewell| farewell.until <= now) {
-            self.end_farewell(inner);
+            inner.end_farewell();
         }
         if inner.session.rules.poll_timeout().is_some_and(|at| at <= now) {
             inner.session.rules.handle_timeout(now);
@@ -359,36 +359,6 @@ impl Client {
                 inner.feed(now, WINDOW);
                 Core::wake(&outlet);
             }
-        }
-    }
-
-    /// Puts our close frame off until all is acknowledged, for a moment; false: there is nothing to wait for.
-    pub(super) fn begin_farewell(&self, inner: &mut Inner, now: Time, code: u16, reason: &str) -> bool {
-        let Some(outlet) = inner.outlet.clone().filter(|outlet| outlet.is_lifeline() && outlet.is_open()) else {
-            return false;
-        };
-        if inner.outbox.len() == 0 || !inner.session.rules.is_open() {
-            return false;
-        }
-        inner.session.farewell = Some(Farewell { until: now + FAREWELL, code, reason: reason.to_owned() });
-        inner.feed(now, WINDOW);
-        Core::wake(&outlet);
-        true
-    }
-
-    /// Ends what [`Client::begin_farewell`] began, when all is acknowledged.
-    pub(super) fn watch_farewell(&self, inner: &mut Inner) {
-        if inner.session.farewell.is_some() && inner.outbox.len() == 0 {
-            self.end_farewell(inner);
-        }
-    }
-
-    fn end_farewell(&self, inner: &mut Inner) {
-        let Some(Farewell { code, reason, .. }) = inner.session.farewell.take() else { return };
-        if let Some(outlet) = &inner.outlet {
-            outlet.set_closing();
-            outlet.end(Ending::Close { code, wire: code, reason });
-            Core::wake(outlet);
         }
     }
 
@@ -534,6 +504,36 @@ impl Client {
 }
 
 impl Inner {
+    /// Puts our close frame off until all is acknowledged, for a moment; false: there is nothing to wait for.
+    pub(super) fn begin_farewell(&mut self, now: Time, code: u16, reason: &str) -> bool {
+        let Some(outlet) = self.outlet.clone().filter(|outlet| outlet.is_lifeline() && outlet.is_open()) else {
+            return false;
+        };
+        if self.outbox.len() == 0 || !self.session.rules.is_open() {
+            return false;
+        }
+        self.session.farewell = Some(Farewell { until: now + FAREWELL, code, reason: reason.to_owned() });
+        self.feed(now, WINDOW);
+        Core::wake(&outlet);
+        true
+    }
+
+    /// Ends what [`Inner::begin_farewell`] began, when all is acknowledged.
+    pub(super) fn watch_farewell(&mut self) {
+        if self.session.farewell.is_some() && self.outbox.len() == 0 {
+            self.end_farewell();
+        }
+    }
+
+    fn end_farewell(&mut self) {
+        let Some(Farewell { code, reason, .. }) = self.session.farewell.take() else { return };
+        if let Some(outlet) = &self.outlet {
+            outlet.set_closing();
+            outlet.end(Ending::Close { code, wire: code, reason });
+            Core::wake(outlet);
+        }
+    }
+
     /// Gives the connection what the rules have to say; true when there was something.
     pub(super) fn transmit(&mut self, now: Time, outlet: &Outlet) -> bool {
         let mut any = false;
@@ -588,5 +588,5 @@ fn beats(own: &HeartbeatConfig, server: Option<Heartbeat>) -> HeartbeatConfig {
         Mode::Auto | Mode::Fixed | Mode::Passive => Mode::Auto,
     };
     let half = timeout / 2;
-    HeartbeatConfig { interval: interval + half, timeout: timeout - half, missed_limit: 1, mode, adaptive: None }
+    HeartbeatConfig { interval: interval + half, timeout: half, missed_limit: 1, mode, adaptive: None }
 }

@@ -388,7 +388,8 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!((limits.message_rate, limits.byte_rate, limits.rate_action), (None, None, RateAction::Pause));
     assert_eq!((server.send.limit, server.send.policy), (mib, SlowConsumer::Close));
     assert_eq!(server.origins, Origins::SameHost);
-    assert!(server.protocols.is_empty() && client.protocols.is_empty());
+    assert!(server.protocols.is_empty());
+    assert_eq!(client.protocols, ["lifeline.v1"]);
     assert_eq!((&server.path, &server.health_path, &server.admin), (&None, &None, &None));
     assert!(server.trusted_proxies.is_empty() && !server.proxy_protocol);
     assert!(server.tls.is_none());
@@ -687,6 +688,7 @@ fn documented_value(cell: &str) -> Value {
         ["true"] => Bool(true),
         ["false"] => Bool(false),
         ["`[]`"] => List(vec![]),
+        ["`['lifeline.v1']`"] => List(vec![text("lifeline.v1")]),
         [word] if word.starts_with('`') => text(word.trim_matches('`')),
         [count, size] if unit(size).is_some() => Int(count.parse::<i64>().unwrap() << (10 * (1 + unit(size).unwrap()))),
         [one] => number(one).unwrap_or_else(|| panic!("{cell}")),

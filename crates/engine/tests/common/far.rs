@@ -30,6 +30,8 @@ pub struct Fate {
     pub after_server: Option<usize>,
 }
 
+type Authenticate = fn(Option<&str>) -> Result<Option<Arc<str>>, u16>;
+
 enum Order {
     Send(Message),
     Close(u16, String),
@@ -50,7 +52,7 @@ pub struct Rules {
     /// Tokens shown, in order.
     pub tokens: Vec<Option<String>>,
     /// What is said to a token.
-    pub authenticate: fn(Option<&str>) -> Result<Option<Arc<str>>, u16>,
+    pub authenticate: Authenticate,
     /// What is done with an item.
     pub handle: fn(&str) -> Verdict,
     /// The state of every channel.

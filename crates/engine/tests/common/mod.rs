@@ -327,9 +327,9 @@ pub fn tcp(host: &str, port: u16, tls: bool) -> ClientUrl {
     ClientUrl { target: ListenAddress::Tcp { host: host.into(), port, tls }, resource: "/".into(), credentials: None }
 }
 
-/// A client of these URLs that reconnects fast and looks at no proxy.
+/// A client of these URLs with plain WebSocket that reconnects fast and looks at no proxy.
 pub fn client(urls: Vec<ClientUrl>) -> ClientConfig {
-    let mut config = ClientConfig { urls, proxy: Proxy::Direct, ..ClientConfig::default() };
+    let mut config = ClientConfig { urls, proxy: Proxy::Direct, protocols: Vec::new(), ..ClientConfig::default() };
     let backoff = &mut config.reconnect.backoff;
     backoff.first = Some(Duration::from_millis(1));
     backoff.floor = Duration::from_millis(1);
