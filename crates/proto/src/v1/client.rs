@@ -295,6 +295,10 @@ impl Client {
     pub fn subscribe(&mut self, channel: ChannelName) {
         let state = self.channels.entry(channel.clone()).or_default();
         let known = state.wanted && !state.leaving;
+        if state.leaving && self.phase == Phase::Greeting {
+            // HELLO did not name it: it has ended, and begins anew behind W.
+            state.position = None;
+        }
         state.wanted = true;
         state.leaving = false;
         if !known && self.phase == Phase::Open {
@@ -528,6 +532,8 @@ impl Client {
         }
         if sequence > self.acknowledged {
             self.acknowledged = sequence;
+            // It may have been refused for now and come all the same, sent before that was known.
+            self.next_item = self.next_item.max(sequence + 1);
             self.retry = Backoff::new(self.config.retry.clone());
             self.events.push_back(Event::Acknowledged { sequence });
         }
@@ -573,7 +579,7 @@ impl Client {
                 if state.leaving {
                     return;
                 }
-                if status != Status::Ok && state.position.is_some() {
+                if status != Status::Ok {
                     state.behind_gap = position;
                 } else if status == Status::Ok && ahead(state.position.as_ref(), position.as_ref()) {
                     // What the server sends again from there is known.

@@ -47,6 +47,8 @@ pub struct Ring {
     bytes: usize,
     /// The next message to hand to the connection; from it on nothing is dropped. `None`: there is none.
     cursor: Option<u64>,
+    /// The last message that any connection was given, or need not be given.
+    taken: u64,
     /// Of payload, from the cursor on.
     unsent_bytes: usize,
     /// Messages dropped before they were acknowledged.
@@ -63,6 +65,7 @@ impl Ring {
             acknowledged: 0,
             bytes: 0,
             cursor: None,
+            taken: 0,
             unsent_bytes: 0,
             dropped: 0,
         }
@@ -71,7 +74,7 @@ impl Ring {
     /// The ring of a stream whose messages before `next` are known to have been, and not kept.
     #[must_use]
     pub fn restore(retention: Retention, next: u64, acknowledged: u64) -> Self {
-        Self { next, acknowledged, ..Self::new(retention) }
+        Self { next, acknowledged, taken: next - 1, ..Self::new(retention) }
     }
 
     /// Appends a message and returns its number; what no longer fits goes, oldest first.
@@ -92,6 +95,11 @@ impl Ring {
         if sequence >= self.next {
             return false;
         }
+        // A client may have it from an earlier connection, and handle it before it comes again.
+        while let Some(cursor) = self.cursor.filter(|cursor| *cursor <= sequence) {
+            self.unsent_bytes -= self.message(cursor).map_or(0, |message| message.data.len());
+            self.move_to(cursor + 1);
+        }
         while self.oldest() <= sequence && self.pop() {}
         self.acknowledged = self.acknowledged.max(sequence);
         true
@@ -100,7 +108,7 @@ impl Ring {
     /// A connection takes messages from `from` on, or from the oldest that is here.
     pub fn attach(&mut self, from: u64) {
         let cursor = from.clamp(self.oldest(), self.next);
-        self.cursor = Some(cursor);
+        self.move_to(cursor);
         self.unsent_bytes = (cursor..self.next).filter_map(|s| self.message(s)).map(|message| message.data.len()).sum();
     }
 
@@ -115,7 +123,7 @@ impl Ring {
     pub fn take(&mut self, last: u64) -> Option<(u64, Message)> {
         let sequence = self.cursor.filter(|cursor| *cursor <= last)?;
         let message = self.message(sequence)?.clone();
-        self.cursor = Some(sequence + 1);
+        self.move_to(sequence + 1);
         self.unsent_bytes -= message.data.len();
         Some((sequence, message))
     }
@@ -124,7 +132,7 @@ impl Ring {
     pub fn take_hole(&mut self) -> Option<(u64, u64)> {
         let (from, oldest) = (self.cursor?, self.oldest());
         (from < oldest).then(|| {
-            self.cursor = Some(oldest);
+            self.move_to(oldest);
             (from, oldest - 1)
         })
     }
@@ -135,11 +143,23 @@ impl Ring {
         self.cursor.map(|cursor| cursor - 1)
     }
 
+    /// The last message that any connection was given, or need not be given: a client has no later one.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// Bytes of payload that the connection has not taken. No limit of the ring's holds for them: the
     /// driver has one of its own.
     #[must_use]
     pub fn unsent_bytes(&self) -> usize {
         self.unsent_bytes
+    }
+
+    /// Messages that the connection has not taken.
+    #[must_use]
+    pub fn unsent_len(&self) -> usize {
+        self.cursor.map_or(0, |cursor| usize::try_from(self.next - cursor).unwrap_or(usize::MAX).min(self.len()))
     }
 
     /// Drops what is over the limits and has been sent.
@@ -211,6 +231,11 @@ impl Ring {
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    fn move_to(&mut self, cursor: u64) {
+        self.cursor = Some(cursor);
+        self.taken = self.taken.max(cursor - 1);
     }
 
     fn pop(&mut self) -> bool {

@@ -33,8 +33,9 @@ pub struct ServerConfig {
     pub max_message: usize,
     /// Bytes of items sent and not acknowledged, see [`wire::ITEM_COST`].
     pub window: u64,
-    /// Bytes of a session's stream that its connection has not taken: above it the connection is closed
-    /// with 4002, and the rest waits for the next one. One message may always wait.
+    /// Bytes of a session's stream that its connection has not taken, beside what it is replayed: above it
+    /// the connection is closed with 4002, and the rest waits for the next one. One message may always
+    /// wait; of small ones 16384, or a 64th of this, if that is more.
     pub send_limit: usize,
     /// What WELCOME says.
     pub heartbeat: Option<Heartbeat>,
@@ -279,7 +280,7 @@ impl<R: RngCore> Server<R> {
             let inbox = Inbox::restore(now, server.config.redelivery_limit, generation, handled, rejected);
             server.deadlines.insert((now + server.config.dedupe_ttl, Deadline::Inbox(key.clone())));
             let shared = Shared { inbox, link: LinkId(u64::MAX), armed: true, idle: Some(now) };
-            server.make_room_for_inbox();
+            server.forget_inboxes_above(server.config.max_inboxes.saturating_sub(1));
             server.idle.insert((now, key.clone()));
             server.inboxes.insert(key, shared);
         }
@@ -353,6 +354,7 @@ impl<R: RngCore> Server<R> {
             if !std::mem::replace(&mut shared.armed, true) {
                 self.deadlines.insert((now + self.config.dedupe_ttl, Deadline::Inbox(outbox.clone())));
             }
+            self.forget_inboxes_above(self.config.max_inboxes);
         }
     }
 
@@ -515,8 +517,13 @@ impl<R: RngCore> Server<R> {
         let owned = self.sessions.get_mut(session)?;
         let sequence = owned.session.send(now, data, binary);
         let unsent = owned.session.unsent_bytes();
+        // What is replayed was not sent too fast.
+        let replayed = if owned.session.is_replaying() { self.config.retention.bytes } else { 0 };
+        let slow = unsent > self.config.send_limit.saturating_add(replayed) && unsent > len;
+        // Small messages cost memory, too.
+        let many = self.config.retention.count.saturating_add(MAX_UNSENT.max(self.config.send_limit / ITEM_COST));
         match owned.link {
-            Some(link) if unsent > self.config.send_limit && unsent > len => {
+            Some(link) if slow || owned.session.unsent_len() > many => {
                 self.close(now, link, close::SLOW_CONSUMER, close::default_reason(close::SLOW_CONSUMER));
             }
             link => self.dirty.extend(link),
@@ -835,7 +842,7 @@ impl<R: RngCore> Server<R> {
         let (mut handled, mut rejected) = (0, Vec::new());
         if let Some(range) = &hello.outbox {
             if !self.inboxes.contains_key(&range.id) {
-                self.make_room_for_inbox();
+                self.forget_inboxes_above(self.config.max_inboxes.saturating_sub(1));
                 let inbox = Inbox::new(now, self.config.redelivery_limit);
                 self.inboxes.insert(range.id.clone(), Shared { inbox, link, armed: false, idle: None });
             }
@@ -932,8 +939,8 @@ impl<R: RngCore> Server<R> {
     }
 
     /// Forgets those that have been without a connection for longest, while there are too many.
-    fn make_room_for_inbox(&mut self) {
-        while self.inboxes.len() >= self.config.max_inboxes {
+    fn forget_inboxes_above(&mut self, count: usize) {
+        while self.inboxes.len() > count {
             let unused = |(_, key): &&(Time, Key)| {
                 self.inboxes.get(key).is_none_or(|shared| shared.inbox.idle_since().is_some())
             };
@@ -1080,6 +1087,9 @@ impl Link {
 
 /// What is in use is not looked at more often.
 const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
+
+/// Messages that wait for a connection, however small.
+const MAX_UNSENT: usize = 16 * 1024;
 
 /// Answers that wait for a client that does not read them.
 const MAX_CONTROL_FRAMES: usize = 1024;

@@ -556,6 +556,12 @@ impl Session {
         self.ring.unsent_bytes()
     }
 
+    /// Messages of the stream that the connection has not taken.
+    #[must_use]
+    pub fn unsent_len(&self) -> usize {
+        self.ring.unsent_len()
+    }
+
     /// Frames that wait and are not of the stream or a channel; answers to a client that reads nothing.
     #[must_use]
     pub fn control_len(&self) -> usize {
@@ -586,7 +592,7 @@ impl Session {
     }
 
     fn handle_acknowledged(&mut self, sequence: u64) -> Result<(), Violation> {
-        let sent = self.ring.sent().unwrap_or(0);
+        let sent = self.ring.taken();
         if sequence > sent || !self.ring.handle_acknowledged(sequence) {
             return Err(Violation::new(
                 close::STATE_INVALID,

@@ -246,6 +246,34 @@ fn a_replay_that_overlaps_is_not_delivered_twice() {
 }
 
 #[test]
+fn what_came_before_may_be_acknowledged_before_it_comes_again() {
+    let mut world = connected();
+    for n in 1..=3 {
+        world.server_send(0, &n.to_string());
+    }
+    world.flow();
+    world.cut(0);
+    world.connect(0);
+    world.arrive_at_server(0);
+    world.write(0);
+    world.arrive_at_client(0);
+    // HELLO said 0; meanwhile the application has handled all three.
+    assert_eq!(messages(&world.take_events(0)), numbered(1..=3));
+    world.batch_end();
+    world.write(0);
+    world.flow();
+    world.server_send(0, "4");
+    world.flow();
+    let events = world.take_events(0);
+    assert_eq!((gaps(&events), messages(&events)), (vec![], numbered(4..=4)));
+    assert!(world.peers[0].link.is_some());
+    let session = world.peers[0].client.session().unwrap().clone();
+    world.batch_end();
+    world.flow();
+    assert_eq!(world.server.session(&session).unwrap().unsent_bytes(), 0);
+}
+
+#[test]
 fn a_welcome_that_was_lost_is_asked_for_again() {
     let mut world = connected();
     world.server_send(0, "1");
@@ -782,6 +810,36 @@ fn a_burst_is_whole_for_who_is_connected_and_reads() {
     assert_eq!((welcomed.resumed, welcomed.why), (false, Some(Why::Overflow)));
     assert_eq!(gaps(&events), [(None, 21, Some(23), "overflow")]);
     assert_eq!(messages(&events).len(), 3);
+}
+
+#[test]
+fn who_comes_back_is_not_too_slow_for_what_is_replayed() {
+    let mut world = connected_with(ServerConfig { send_limit: 100, ..config() });
+    world.cut(0);
+    for _ in 0..5 {
+        world.server_send(0, &"x".repeat(90));
+    }
+    world.connect(0);
+    world.arrive_at_server(0);
+    world.server_send(0, "live");
+    assert!(world.peers[0].link.is_some());
+    world.flow();
+    assert_eq!(messages(&world.take_events(0)).len(), 6);
+    // From R on the limit is what it says.
+    world.server_send(0, &"x".repeat(90));
+    world.server_send(0, &"x".repeat(90));
+    assert_eq!(world.peers[0].ends.last(), Some(&close::SLOW_CONSUMER));
+}
+
+#[test]
+fn small_messages_wait_within_a_limit_too() {
+    let mut world = connected();
+    let sent = (1..100_000).find(|_| {
+        world.server_send(0, "");
+        world.peers[0].link.is_none()
+    });
+    // As many as the ring keeps, and those that wait.
+    assert_eq!(sent, Some(1000 + 16384 + 1));
 }
 
 #[test]
