@@ -48,12 +48,10 @@ def switches(process):
     return total
 
 
-def system_calls(binary, window, limits):
+def traced(php, work):
+    """What `work` returns, and how often the server made each system call meanwhile."""
     if shutil.which("strace") is None:
         raise Skip("strace is not installed")
-    php = server(quiet=True)
-    control = Control(php.url())
-    stats(php, control)
     with tempfile.NamedTemporaryFile("r") as table:
         trace = subprocess.Popen(
             ["strace", "-f", "-c", "-p", str(php.pid), "-o", table.name], stderr=subprocess.PIPE, text=True
@@ -62,7 +60,7 @@ def system_calls(binary, window, limits):
             line = trace.stderr.readline()
             if "attached" not in line:
                 raise Skip(f"strace cannot attach: {line.strip()}")
-            count, _, _ = messages(binary, php, control, window, lambda: None)
+            done = work()
         finally:
             trace.send_signal(signal.SIGINT)
             trace.wait(LIMIT)
@@ -72,15 +70,51 @@ def system_calls(binary, window, limits):
     for row in text.splitlines():
         words = row.split()
         if len(words) >= 5 and words[0].replace(".", "").isdigit() and words[3].isdigit():
-            calls[words[-1]] = int(words[3]) / count
+            calls[words[-1]] = int(words[3])
     check(calls, f"strace counted nothing:\n{text}")
-    reads = sum(calls.get(name, 0) for name in ("recvfrom", "recvmsg", "read", "readv"))
-    writes = sum(calls.get(name, 0) for name in ("sendto", "sendmsg", "write", "writev"))
-    waits = sum(value for name, value in calls.items() if name.startswith(("epoll_", "poll", "ppoll", "futex")))
+    return done, calls
+
+
+READS = ("recvfrom", "recvmsg", "read", "readv")
+WRITES = ("sendto", "sendmsg", "write", "writev")
+
+
+def system_calls(binary, window, limits):
+    php = server(quiet=True)
+    control = Control(php.url())
+    stats(php, control)
+    (count, _, _), calls = traced(php, lambda: messages(binary, php, control, window, lambda: None))
+    reads = sum(calls.get(name, 0) for name in READS) / count
+    writes = sum(calls.get(name, 0) for name in WRITES) / count
+    waiting = ("epoll_", "poll", "ppoll", "futex")
+    waits = sum(value for name, value in calls.items() if name.startswith(waiting)) / count
     figures = f"{reads:.2f} reads, {writes:.2f} writes, {waits:.2f} waits a message ({count} messages)"
     for name, value, limit in (("reads", reads, limits[0]), ("writes", writes, limits[1]), ("waits", waits, limits[2])):
         check(value <= limit, f"{name}: {value:.2f} a message, at most {limit}; {figures}: {calls}")
     return figures
+
+
+def test_system_calls_of_a_handshake(binary):
+    php = server(quiet=True)
+    control = Control(php.url())
+    before = stats(php, control)["connections"]["opened"]
+
+    def work():
+        report = Load(
+            binary, "handshake", "--url", php.url(), "--concurrency", 16, "--secs", SECONDS, "--warm", 0, "--json"
+        ).report(LIMIT)
+        check(report["failed"] == 0, f"handshakes failed: {report['errors']}")
+        return stats(php, control)["connections"]["opened"] - before
+
+    count, calls = traced(php, work)
+    check(count > 100, f"{count} connections")
+    each = {name: value / count for name, value in calls.items()}
+    # The request and the close frame in, the answer and the close frame out, the end with the latter.
+    limits = {"recvfrom": 2.2, "sendto": 2.2, "shutdown": 0.05, "close": 1.1, "epoll_ctl": 2.2, "accept4": 1.9}
+    figures = ", ".join(f"{each.get(name, 0):.2f} {name}" for name in limits)
+    for name, limit in limits.items():
+        check(each.get(name, 0) <= limit, f"{name}: at most {limit} a connection; {figures}")
+    return f"{figures} a connection ({count})"
 
 
 def test_system_calls_one_in_flight(binary):
@@ -161,7 +195,7 @@ def test_allocations_sixteen_in_flight(binary):
 
 
 def test_idle_connections(binary):
-    conns, limit = 2000, 4000
+    conns, limit = 2000, 3000
     php = server(quiet=True)
     control = Control(php.url())
     stats(php, control)

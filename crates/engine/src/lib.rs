@@ -37,5 +37,5 @@ pub use lifeline_proto::pool::recycle;
 /// Bytes of an open connection's task, without what it points to.
 #[must_use]
 pub const fn idle_task_size() -> usize {
-    size_of::<connection::Connection>()
+    size_of::<server::Link>()
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::Poll;
+use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -561,16 +561,30 @@ impl Server {
             shard.population.fetch_add(1, Ordering::Relaxed);
             self.admitted.fetch_add(1, Ordering::AcqRel);
             let admission = Admission { server: self.clone(), shard: shard.clone(), transferred: false, ip: None };
-            shard.handle.spawn(self.clone().shake_hands(socket, peer, acceptor.is_tls(), admission));
+            shard.handle.spawn(Link::ShakingHands(Box::pin(self.clone().shake_hands(
+                socket,
+                peer,
+                acceptor.is_tls(),
+                admission,
+            ))));
         }
     }
 
-    async fn shake_hands(self: Arc<Self>, socket: AcceptedSocket, peer: PeerAddr, tls: bool, mut admission: Admission) {
+    async fn shake_hands(
+        self: Arc<Self>,
+        socket: AcceptedSocket,
+        peer: PeerAddr,
+        tls: bool,
+        mut admission: Admission,
+    ) -> Option<Connection> {
         let over = self.admitted.load(Ordering::Acquire) > self.max_connections && !self.evict();
         let refuse = over || self.context.memory.is_over() || self.is_unready();
         let stream = match socket.into_stream() {
             Ok(stream) => stream,
-            Err(error) => return self.log_handshake("socket", &error.to_string()),
+            Err(error) => {
+                self.log_handshake("socket", &error.to_string());
+                return None;
+            }
         };
         // A peer that no proxy speaks for is what it is: it is counted before it can take its time.
         let trusted = &self.config.trusted_proxies;
@@ -587,7 +601,7 @@ impl Server {
                 let response = Response::text(503, why).with("Retry-After", "1");
                 turn_away(&mut stream, response.encode(true), Duration::from_millis(200)).await;
             }
-            return;
+            return None;
         }
         let network = self.config.limits.handshake_timeout;
         let received = tokio::time::timeout(network, Box::pin(self.receive_request(stream, peer, tls))).await;
@@ -595,11 +609,12 @@ impl Server {
             Ok(Some(parts)) => parts,
             Ok(None) => {
                 self.counters.failed_handshakes.fetch_add(1, Ordering::Relaxed);
-                return;
+                return None;
             }
             Err(_) => {
                 self.counters.failed_handshakes.fetch_add(1, Ordering::Relaxed);
-                return self.log_handshake("timeout", "nothing complete within limits.handshakeTimeout");
+                self.log_handshake("timeout", "nothing complete within limits.handshakeTimeout");
+                return None;
             }
         };
         let decision = match self.judge(&head, &peer, &mut admission) {
@@ -612,7 +627,7 @@ impl Server {
                 let answer = response.encode(head.method() != "HEAD");
                 turn_away(&mut stream, answer, Duration::from_millis(500)).await;
                 self.counters.refused.fetch_add(1, Ordering::Relaxed);
-                return;
+                return None;
             }
         };
         let spread = spread(self.admitted.load(Ordering::Relaxed));
@@ -631,9 +646,9 @@ impl Server {
         };
         if !sent {
             self.counters.failed_handshakes.fetch_add(1, Ordering::Relaxed);
-            return;
+            return None;
         }
-        self.open(stream, early, head, accept.protocol, admission);
+        self.open(stream, early, head, accept.protocol, admission)
     }
 
     /// Proxy header, TLS, request head.
@@ -758,8 +773,8 @@ impl Server {
         head: Arc<RequestHead>,
         protocol: Option<String>,
         mut admission: Admission,
-    ) {
-        let Some(core) = self.core.upgrade() else { return };
+    ) -> Option<Connection> {
+        let Some(core) = self.core.upgrade() else { return None };
         let outlet = Arc::new(Outlet::new(
             core.next_connection_id(),
             admission.shard.clone(),
@@ -770,7 +785,7 @@ impl Server {
             let mut connections = self.connections.write();
             // Its end would be reported after the server's.
             if self.cutting.load(Ordering::Relaxed) {
-                return;
+                return None;
             }
             core.add_connection(&outlet);
             // Asked under the lock: a stop that has begun must not miss this connection.
@@ -794,7 +809,7 @@ impl Server {
             resumed: false,
         };
         let owner: Arc<dyn Owner> = self;
-        tokio::spawn(Connection::open(stream, early, outlet, owner, Some(info)));
+        Some(Connection::open(stream, early, outlet, owner, Some(info)))
     }
 
     /// Takes a place of `limits.perIp`, if it has none yet.
@@ -892,6 +907,29 @@ impl AdminSource for Server {
 
     fn ready(&self) -> bool {
         !self.is_unready()
+    }
+}
+
+/// A connection's task, from the accepted socket on. Its size is part of what an idle connection costs.
+pub enum Link {
+    ShakingHands(Pin<Box<dyn Future<Output = Option<Connection>> + Send>>),
+    Open(Connection),
+}
+
+impl Future for Link {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
+        if let Self::ShakingHands(handshake) = &mut *self {
+            match ready!(handshake.as_mut().poll(task)) {
+                Some(connection) => *self = Self::Open(connection),
+                None => return Poll::Ready(()),
+            }
+        }
+        match &mut *self {
+            Self::Open(connection) => Pin::new(connection).poll(task),
+            Self::ShakingHands(_) => Poll::Ready(()),
+        }
     }
 }
 

@@ -66,7 +66,10 @@ impl<'a> Fields<'a> {
     /// Reads the head once.
     fn of(request: &'a RequestHead) -> Self {
         let mut fields = Self::default();
-        let names = |value, token: &str| http::elements(value).any(|element| element.eq_ignore_ascii_case(token));
+        let names = |value: &[u8], token: &str| {
+            value.eq_ignore_ascii_case(token.as_bytes())
+                || http::elements(value).any(|element| element.eq_ignore_ascii_case(token))
+        };
         for line in request.field_lines() {
             let Some(colon) = memchr(b':', line) else { continue };
             let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
