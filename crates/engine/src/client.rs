@@ -164,6 +164,7 @@ impl Client {
             log_level: config.log_level,
             events: core.events.clone(),
             memory: core.memory.clone(),
+            sessions: None,
         });
         let policy = ReconnectPolicy {
             backoff: config.reconnect.backoff.clone(),

@@ -142,9 +142,8 @@ impl Connection {
         outlet.shard.enter(&outlet);
         let (stream, direct) = stream.share();
         outlet.writer.lock().direct = direct;
-        // A client says nothing between HELLO and WELCOME.
-        let silent = outlet.is_lifeline() && context.role == Role::Client;
-        let rules = if silent {
+        // Nothing is said between HELLO and WELCOME.
+        let rules = if outlet.is_lifeline() {
             Arc::new(HeartbeatConfig { mode: Mode::Off, ..*context.rules })
         } else {
             context.rules.clone()
@@ -185,6 +184,12 @@ impl Connection {
             again |= self.read(now, task);
         }
         self.put_decoder_away();
+        if self.outlet.is_lifeline()
+            && self.outlet.take_announcement()
+            && let Some(sessions) = &self.outlet.context.sessions
+        {
+            self.heartbeat = Heartbeat::new(sessions.heartbeat(), now, rand::random::<f64>());
+        }
         if self.outlet.take_ending_news() {
             self.begin_ending(now);
         }
@@ -767,7 +772,7 @@ impl Connection {
 
     fn report_drain(&self) {
         let outlet = &self.outlet;
-        if outlet.buffered.load(Ordering::Relaxed) <= outlet.context.send.limit / 4
+        if outlet.waiting_bytes() <= outlet.context.send.limit / 4
             && outlet.congested.swap(false, Ordering::Relaxed)
             && matches!(self.phase, Phase::Open)
         {

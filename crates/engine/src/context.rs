@@ -11,6 +11,7 @@ use crate::config::{Beats, Limits, SendConfig, ServerLimits};
 use crate::events::EventQueue;
 use crate::memory::Memory;
 use crate::outlet::Outlet;
+use crate::sessions::Sessions;
 
 /// How a connection ended, for its owner.
 #[derive(Debug, Clone)]
@@ -65,6 +66,8 @@ pub struct Context {
     pub log_level: LogLevel,
     pub events: Arc<EventQueue>,
     pub memory: Arc<Memory>,
+    /// Of a server's connections that speak `lifeline.v1`.
+    pub sessions: Option<Arc<Sessions>>,
 }
 
 impl Context {

@@ -282,11 +282,21 @@ impl Core {
         self.any_settled.store(true, Ordering::Release);
     }
 
+    /// At the end of the application's batch a server has something to acknowledge.
+    pub fn expect_batch_end(&self) {
+        self.any_settled.store(true, Ordering::Release);
+    }
+
     /// The application has come to the end of a batch.
     pub fn end_batch(&self) {
         if self.any_settled.load(Ordering::Relaxed) && self.any_settled.swap(false, Ordering::AcqRel) {
             for client in std::mem::take(&mut *self.settled.lock()) {
                 client.handle_batch_end();
+            }
+            for endpoint in self.endpoints.read().values() {
+                if let Endpoint::Server(server) = endpoint {
+                    server.sessions.end_batch();
+                }
             }
         }
     }

@@ -24,6 +24,7 @@ mod outlet;
 pub mod proxy_protocol;
 mod seat;
 mod server;
+mod sessions;
 mod shard;
 pub mod stream;
 pub mod tls;

@@ -200,6 +200,13 @@ impl Local {
         })
     }
 
+    fn server_that_asked(&self, ticket: Ticket) -> Option<Arc<Server>> {
+        self.core.endpoints.read().values().find_map(|endpoint| match endpoint {
+            Endpoint::Server(server) if server.sessions.has_ticket(ticket) => Some(server.clone()),
+            _ => None,
+        })
+    }
+
     fn end(&self, conn: ConnId, ending: Ending) {
         if let Some(outlet) = self.outlet(conn) {
             if matches!(ending, Ending::Close { .. }) {
@@ -248,6 +255,12 @@ impl Local {
             }
 
             Command::Send { conn, data, binary } => {
+                if let Some(outlet) = self.outlet(conn).filter(|outlet| outlet.is_lifeline()) {
+                    let len = data.len();
+                    let sent = self.server_of(&outlet)?.sessions.send(&outlet, data, binary);
+                    self.core.count_queued(len);
+                    return Ok(Reply::Sent(sent));
+                }
                 Reply::Sent(self.send(conn, Item::Message { data, binary, sequence: 0 }))
             }
             Command::Ping { conn, payload } => {
@@ -286,7 +299,7 @@ impl Local {
                 Reply::Done
             }
             Command::BufferedBytes { conn } => {
-                Reply::Count(self.outlet(conn).map_or(0, |outlet| outlet.buffered.load(Ordering::Relaxed)))
+                Reply::Count(self.outlet(conn).map_or(0, |outlet| outlet.waiting_bytes()))
             }
             Command::RoundTrip { conn } => Reply::Time(self.outlet(conn).and_then(|outlet| outlet.round_trip())),
             Command::IsOpen { conn } => Reply::Flag(self.outlet(conn).is_some_and(|outlet| outlet.is_open())),
@@ -308,7 +321,7 @@ impl Local {
             }
             Command::Bind { conn, user } => {
                 if let Some(outlet) = self.outlet(conn) {
-                    self.server_of(&outlet)?.directory.bind(&outlet, &user);
+                    self.server_of(&outlet)?.bind(&outlet, &user);
                 }
                 Reply::Done
             }
@@ -323,16 +336,16 @@ impl Local {
             Command::ChannelsOf { conn } => Reply::Names(self.outlet(conn).map_or_else(Vec::new, |outlet| {
                 outlet.membership.lock().as_ref().map_or_else(Vec::new, |membership| membership.channels.clone())
             })),
-            Command::Channels { server } => Reply::Names(self.server(server)?.directory.channels()),
+            Command::Channels { server } => Reply::Names(self.server(server)?.sessions.directory.channels()),
             Command::Members { server, channel } => {
                 let mut ids = Vec::new();
-                self.server(server)?.directory.for_each_member(&channel, |outlet| ids.push(outlet.id));
+                self.server(server)?.sessions.directory.for_each_member(&channel, |outlet| ids.push(outlet.id));
                 ids.sort_unstable();
                 Reply::Conns(ids)
             }
             Command::ConnectionsOf { server, user } => {
                 let mut ids = Vec::new();
-                self.server(server)?.directory.for_each_of_user(&user, |outlet| ids.push(outlet.id));
+                self.server(server)?.sessions.directory.for_each_of_user(&user, |outlet| ids.push(outlet.id));
                 ids.sort_unstable();
                 Reply::Conns(ids)
             }
@@ -351,14 +364,49 @@ impl Local {
                 }
                 Reply::Done
             }
-            Command::Begin { .. } | Command::SessionOnline { .. } => Reply::Flag(false),
-            Command::Settle { .. }
-            | Command::AnswerAuthentication { .. }
-            | Command::AnswerAuthorisation { .. }
-            | Command::AnswerSnapshot { .. } => Reply::Done,
-            Command::Session { .. } => Reply::Session(None),
-            Command::SessionSend { .. } => Reply::Sequence(0),
-            Command::SessionChange { .. } => Reply::Version(None),
+            Command::Begin { endpoint, delivery } => Reply::Flag(match self.core.endpoint(endpoint) {
+                Some(Endpoint::Server(server)) => server.sessions.begin(&delivery),
+                _ => false,
+            }),
+            Command::Settle { endpoint, delivery, verdict } => {
+                if let Some(Endpoint::Server(server)) = self.core.endpoint(endpoint) {
+                    server.sessions.settle(&delivery, verdict);
+                }
+                Reply::Done
+            }
+            Command::AnswerAuthentication { ticket, answer } => {
+                if let Some(server) = self.server_that_asked(ticket) {
+                    server.sessions.answer_authentication(ticket, answer);
+                }
+                Reply::Done
+            }
+            Command::AnswerAuthorisation { conn, channel, allowed } => {
+                if let Some(outlet) = self.outlet(conn) {
+                    self.server_of(&outlet)?.sessions.answer_authorisation(conn, &channel, allowed);
+                }
+                Reply::Done
+            }
+            Command::AnswerSnapshot { ticket, state } => {
+                if let Some(server) = self.server_that_asked(ticket) {
+                    server.sessions.answer_snapshot(ticket, state);
+                }
+                Reply::Done
+            }
+            Command::Session { server, session } => {
+                Reply::Session(self.server(server)?.sessions.session(&session).map(Box::new))
+            }
+            Command::SessionSend { server, session, data, binary } => {
+                let len = data.len();
+                let sequence = self.server(server)?.sessions.send_to_session(&session, data, binary);
+                self.core.count_queued(len);
+                Reply::Sequence(sequence)
+            }
+            Command::SessionChange { server, session, change, if_version } => {
+                Reply::Version(self.server(server)?.sessions.change(&session, change, if_version))
+            }
+            Command::SessionOnline { server, session } => {
+                Reply::Flag(self.server(server)?.sessions.is_online(&session))
+            }
 
             Command::CreateClient(config) => Reply::Endpoint(Client::create(&self.core, *config)?),
             Command::Connect { client } => {
@@ -602,7 +650,7 @@ impl Bridge for Local {
     }
 
     fn send_now(&self, conn: ConnId, data: &[u8], binary: bool) -> bool {
-        let Some(outlet) = self.outlet(conn) else { return false };
+        let Some(outlet) = self.outlet(conn).filter(|outlet| !outlet.is_lifeline()) else { return false };
         let Some(done) = outlet.send_now(data, binary) else { return false };
         outlet.count_message(clock::now());
         if !done {

@@ -154,6 +154,8 @@ pub struct Outlet {
     lifeline: bool,
     /// The application knows of it.
     announced: AtomicBool,
+    /// It was announced, and the task has not seen it.
+    announcement: AtomicBool,
 }
 
 impl Outlet {
@@ -192,6 +194,7 @@ impl Outlet {
             base_charge,
             lifeline: false,
             announced: AtomicBool::new(false),
+            announcement: AtomicBool::new(false),
         }
     }
 
@@ -209,12 +212,50 @@ impl Outlet {
     /// Tells the application that the connection is open; its end will be told, too.
     pub fn announce(&self, info: OpenInfo) {
         self.announced.store(true, Ordering::Release);
+        self.announcement.store(true, Ordering::Release);
         let event = Event::Open { endpoint: self.endpoint, conn: self.id, info: Box::new(info) };
         self.context.events.push(event);
     }
 
     pub fn is_announced(&self) -> bool {
         self.announced.load(Ordering::Acquire)
+    }
+
+    /// Its end is told by the caller; true when it was announced and its end was not told.
+    pub fn retract(&self) -> bool {
+        self.announced.swap(false, Ordering::AcqRel)
+    }
+
+    /// True once after it was announced.
+    pub fn take_announcement(&self) -> bool {
+        self.announcement.load(Ordering::Relaxed) && self.announcement.swap(false, Ordering::AcqRel)
+    }
+
+    /// Takes what the session wants to be sent next; false when there is more than there was room for.
+    pub fn refill(&self) -> bool {
+        match &self.context.sessions {
+            Some(sessions) if self.lifeline => !sessions.refill(self),
+            _ => true,
+        }
+    }
+
+    /// Queues what was measured out by who calls: no limit holds for it.
+    pub fn put(&self, item: Item) {
+        let (size, charge) = (item.size(), item.charge());
+        let mut queue = self.queue.lock();
+        self.context.memory.charge(charge);
+        self.charged.fetch_add(charge, Ordering::Relaxed);
+        self.buffered.fetch_add(size, Ordering::Relaxed);
+        queue.items.push_back(item);
+    }
+
+    /// Bytes that wait, also those that are still with the session.
+    pub fn waiting_bytes(&self) -> usize {
+        let unsent = match &self.context.sessions {
+            Some(sessions) if self.lifeline => sessions.unsent_bytes(self),
+            _ => 0,
+        };
+        self.buffered.load(Ordering::Relaxed) + unsent
     }
 
     /// Takes a message under the slow-consumer policy. The caller posts the outlet to its shard when

@@ -21,14 +21,13 @@ use tokio::sync::{oneshot, watch};
 
 use crate::admin::{self, AdminSource};
 use crate::bridge::{
-    CommandError, ConnId, EndpointId, Event, Failure, FailureKind, HandshakeAnswer, LogLevel, OpenInfo, Sent, Stat,
-    Stats, Ticket,
+    CommandError, ConnId, EndpointId, Event, Failure, FailureKind, HandshakeAnswer, LogLevel, OpenInfo, PROTOCOL, Sent,
+    Stat, Stats, Ticket,
 };
-use crate::channels::Directory;
 use crate::clock;
 use crate::config::{ServerConfig, WatchdogAction};
 use crate::connection::Connection;
-use crate::context::{Context, End, Owner};
+use crate::context::{Context, End, Owner, Upshot};
 use crate::core::{Core, Endpoint, IdMap};
 use crate::forwarded;
 use crate::http::{self, RequestHead, Response};
@@ -37,6 +36,7 @@ use crate::local::server_frame;
 use crate::memory::SharedFrame;
 use crate::outlet::{Ending, Item, Outlet};
 use crate::proxy_protocol;
+use crate::sessions::Sessions;
 use crate::stream::Stream;
 use crate::tls::{Refreshed, ServerTlsAcceptor};
 use crate::upgrade::{self, Accept, Decision, Verdict};
@@ -101,7 +101,7 @@ pub struct Server {
     config: ServerConfig,
     context: Arc<Context>,
     core: Weak<Core>,
-    pub directory: Directory,
+    pub sessions: Arc<Sessions>,
     connections: RwLock<IdMap<ConnId, Entry>>,
     /// Connections whose `Close` event has not been sent.
     unreported: AtomicUsize,
@@ -158,6 +158,7 @@ impl Server {
             None => None,
         };
         let id = core.next_endpoint_id();
+        let sessions = Arc::new(Sessions::new(id, core, &config));
         let context = Arc::new(Context {
             endpoint: id,
             role: Role::Server,
@@ -170,6 +171,7 @@ impl Server {
             log_level: config.log_level,
             events: core.events.clone(),
             memory: core.memory.clone(),
+            sessions: Some(sessions.clone()),
         });
         let max_connections = match config.server_limits.max_connections {
             0 => descriptor_limit(),
@@ -179,7 +181,7 @@ impl Server {
             id,
             context,
             core: Arc::downgrade(core),
-            directory: Directory::default(),
+            sessions,
             connections: RwLock::default(),
             unreported: AtomicUsize::new(0),
             admitted: AtomicUsize::new(0),
@@ -252,7 +254,12 @@ impl Server {
     }
 
     async fn drain(self: Arc<Self>, drain: Duration) {
-        let mut outlets: Vec<_> = self.connections.read().values().map(|entry| entry.outlet.clone()).collect();
+        // Sessions have a little less, so that their close frames get through.
+        self.sessions.drain(drain.mul_f64(0.9));
+        let mut outlets: Vec<_> = {
+            let connections = self.connections.read();
+            connections.values().filter(|entry| !entry.outlet.is_lifeline()).map(|entry| entry.outlet.clone()).collect()
+        };
         outlets.shuffle(&mut rand::rng());
         // A crowd is told to leave over half the time at most, so that all have the other half to go.
         let window = spread(outlets.len()).min(drain / 2);
@@ -300,41 +307,56 @@ impl Server {
 
     fn report_stopped(&self) {
         if !self.stopped.swap(true, Ordering::AcqRel) {
+            self.sessions.end();
             self.context.events.push(Event::Stopped { endpoint: self.id });
         }
     }
 
     pub fn broadcast(&self, data: &Bytes, binary: bool, except: &[ConnId]) -> usize {
         let (now, frame) = (clock::now(), self.encode(data, binary));
-        let mut count = 0;
-        for entry in self.connections.read().values() {
+        let mut count = self.sessions.broadcast(data, binary, except);
+        for entry in self.connections.read().values().filter(|entry| !entry.outlet.is_lifeline()) {
             count += usize::from(self.push_shared(now, &entry.outlet, &frame, except));
         }
         count
     }
 
     pub fn publish(&self, channel: &str, data: &Bytes, binary: bool, except: &[ConnId]) -> usize {
-        let (now, frame) = (clock::now(), self.encode(data, binary));
+        let now = clock::now();
+        let mut frame = None;
         let mut count = 0;
-        self.directory
-            .for_each_member(channel, |outlet| count += usize::from(self.push_shared(now, outlet, &frame, except)));
+        self.sessions.directory.for_each_member(channel, |outlet| {
+            count += usize::from(if outlet.is_lifeline() {
+                !except.contains(&outlet.id)
+            } else {
+                let frame = frame.get_or_insert_with(|| self.encode(data, binary));
+                self.push_shared(now, outlet, frame, except)
+            });
+        });
+        self.sessions.publish(channel, data, binary, except);
         count
     }
 
     pub fn send_to_user(&self, user: &str, data: &Bytes, binary: bool) -> usize {
-        let (now, frame) = (clock::now(), self.encode(data, binary));
-        let mut count = 0;
-        self.directory
-            .for_each_of_user(user, |outlet| count += usize::from(self.push_shared(now, outlet, &frame, &[])));
+        let now = clock::now();
+        let mut frame = None;
+        let mut count = self.sessions.send_to_user(user, data, binary);
+        self.sessions.directory.for_each_of_user(user, |outlet| {
+            if !outlet.is_lifeline() {
+                let frame = frame.get_or_insert_with(|| self.encode(data, binary));
+                count += usize::from(self.push_shared(now, outlet, frame, &[]));
+            }
+        });
         count
     }
 
     pub fn disconnect_user(&self, user: &str, code: u16, reason: &str) -> usize {
         let mut count = 0;
         // The default code is lifeline's; any other that the application chose goes out as it is.
-        let wire = if code == close::BANNED { close::to_plain(code) } else { code };
-        self.directory.for_each_of_user(user, |outlet| {
+        let plain = if code == close::BANNED { close::to_plain(code) } else { code };
+        self.sessions.directory.for_each_of_user(user, |outlet| {
             count += 1;
+            let wire = if outlet.is_lifeline() { code } else { plain };
             outlet.set_closing();
             outlet.end(Ending::Close { code, wire, reason: reason.to_owned() });
             if let Some(core) = self.core.upgrade() {
@@ -347,7 +369,10 @@ impl Server {
     /// # Errors
     /// See [`Directory::subscribe`].
     pub fn subscribe(&self, outlet: &Arc<Outlet>, channel: &str) -> Result<bool, CommandError> {
-        let joined = self.directory.subscribe(outlet, channel, &self.config.server_limits)?;
+        let joined = self.sessions.directory.subscribe(outlet, channel, &self.config.server_limits)?;
+        if outlet.is_lifeline() {
+            self.sessions.subscribe(outlet, channel);
+        }
         let new = joined.is_some();
         if let (Some(channel), true) = (joined, self.config.announce_members) {
             self.context.events.push(Event::Join { server: self.id, channel, conn: outlet.id });
@@ -356,12 +381,23 @@ impl Server {
     }
 
     pub fn unsubscribe(&self, outlet: &Outlet, channel: &str) -> bool {
-        let left = self.directory.unsubscribe(outlet, channel);
+        let left = self.sessions.directory.unsubscribe(outlet, channel);
+        if outlet.is_lifeline() {
+            self.sessions.unsubscribe(outlet, channel);
+        }
         let was = left.is_some();
         if let (Some(channel), true) = (left, self.config.announce_members) {
             self.context.events.push(Event::Leave { server: self.id, channel, conn: outlet.id });
         }
         was
+    }
+
+    /// Gives the connection a user.
+    pub fn bind(&self, outlet: &Arc<Outlet>, user: &str) {
+        self.sessions.directory.bind(outlet, user);
+        if outlet.is_lifeline() {
+            self.sessions.bind(outlet, user);
+        }
     }
 
     /// The application has taken an `Event::Handshake`.
@@ -495,8 +531,9 @@ impl Server {
                 ])),
             ),
             ("heartbeats".into(), Stat::Tree(Stats(vec![("sent".into(), both(&counters.beats, &sum.beats))]))),
-            ("channels".into(), int(self.directory.count_channels() as u64)),
-            ("users".into(), int(self.directory.count_users() as u64)),
+            ("channels".into(), int(self.sessions.directory.count_channels() as u64)),
+            ("users".into(), int(self.sessions.directory.count_users() as u64)),
+            ("sessions".into(), Stat::Tree(self.sessions.stats())),
             (
                 "memory".into(),
                 Stat::Tree(Stats(vec![
@@ -775,12 +812,10 @@ impl Server {
         mut admission: Admission,
     ) -> Option<Connection> {
         let Some(core) = self.core.upgrade() else { return None };
-        let outlet = Arc::new(Outlet::new(
-            core.next_connection_id(),
-            admission.shard.clone(),
-            self.context.clone(),
-            head.raw().len(),
-        ));
+        let outlet =
+            Outlet::new(core.next_connection_id(), admission.shard.clone(), self.context.clone(), head.raw().len());
+        let lifeline = protocol.as_deref() == Some(PROTOCOL);
+        let outlet = Arc::new(if lifeline { outlet.with_lifeline() } else { outlet });
         {
             let mut connections = self.connections.write();
             // Its end would be reported after the server's.
@@ -808,8 +843,14 @@ impl Server {
             session: None,
             resumed: false,
         };
+        let info = if lifeline {
+            self.sessions.connect(&outlet, info, spread(self.admitted.load(Ordering::Relaxed)));
+            None
+        } else {
+            Some(info)
+        };
         let owner: Arc<dyn Owner> = self;
-        Some(Connection::open(stream, early, outlet, owner, Some(info)))
+        Some(Connection::open(stream, early, outlet, owner, info))
     }
 
     /// Takes a place of `limits.perIp`, if it has none yet.
@@ -873,8 +914,15 @@ impl Server {
 impl Owner for Server {
     fn handle_written(&self, _sequence: u64) {}
 
+    fn handle_message(&self, outlet: &Arc<Outlet>, now: Time, data: Bytes, binary: bool) -> Upshot {
+        self.sessions.handle_message(outlet, now, &data, binary)
+    }
+
     fn handle_leaving(&self, outlet: &Arc<Outlet>, end: &End) {
-        for channel in self.directory.remove(outlet) {
+        if outlet.is_lifeline() {
+            self.sessions.lost(outlet);
+        }
+        for channel in self.sessions.directory.remove(outlet) {
             if self.config.announce_members {
                 self.context.events.push(Event::Leave { server: self.id, channel, conn: outlet.id });
             }
@@ -895,7 +943,14 @@ impl Owner for Server {
         }
     }
 
-    fn handle_closed(&self, _outlet: &Arc<Outlet>, _end: &End) {
+    fn handle_closed(&self, outlet: &Arc<Outlet>, _end: &End) {
+        if outlet.is_lifeline()
+            && !outlet.is_announced()
+            && let Some(core) = self.core.upgrade()
+        {
+            // No `Close` will have it forgotten.
+            core.forget_connection(outlet.id);
+        }
         self.unreported.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -6,7 +6,7 @@ use bytes::{BufMut, BytesMut};
 use memchr::memchr;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::bridge::HandshakeAnswer;
+use crate::bridge::{HandshakeAnswer, PROTOCOL};
 use crate::config::{Origins, ServerConfig};
 use crate::http::{self, RequestHead, Response};
 use crate::listen::put_number;
@@ -234,9 +234,11 @@ fn handshake(
     if !origin_allowed(request, fields.origin, &config.origins) {
         return Err(Response::text(403, "origin not allowed"));
     }
-    let protocol = if fields.protocols && !config.protocols.is_empty() {
+    let protocol = if fields.protocols {
         let offered: Vec<&str> = request.list("sec-websocket-protocol").collect();
-        config.protocols.iter().find(|own| offered.contains(&own.as_str())).cloned()
+        // Last, unless the application has put it elsewhere.
+        let own = config.protocols.iter().map(String::as_str).chain([PROTOCOL]);
+        own.into_iter().find(|own| offered.contains(own)).map(str::to_owned)
     } else {
         None
     };

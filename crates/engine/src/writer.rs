@@ -208,6 +208,7 @@ impl Writer {
         if !self.may_write_now(outlet) {
             return false;
         }
+        outlet.refill();
         let single = {
             let mut queue = outlet.queue.lock();
             if queue.ending.is_some() || outlet.congested.load(Ordering::Relaxed) {
@@ -382,6 +383,7 @@ impl Writer {
                 batch.mark(scratch, 0, 0, 0, Kind::Beat, None);
             }
             if close.is_none() && !self.close_queued {
+                let all = outlet.refill();
                 let mut queue = outlet.queue.lock();
                 let mut taken = 0;
                 while taken < BATCH && batch.backlog.len() < SLICES - 2 {
@@ -421,7 +423,7 @@ impl Writer {
                         }
                     }
                 }
-                if queue.items.is_empty() {
+                if all && queue.items.is_empty() {
                     if queue.items.capacity() > 64 {
                         queue.items = VecDeque::new();
                     }

@@ -1,13 +1,14 @@
 //! A channel's log: what was published, in order, for all who read it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::ring::Retention;
 use super::wire::{Gap, Why, channel_header};
-use super::{ChannelName, Position, ShortId};
+use super::{ChannelName, Key, Position, ShortId};
 use crate::Time;
 
 /// A published message.
@@ -21,6 +22,8 @@ pub struct Entry {
     /// Where the payload begins.
     pub payload: usize,
     pub binary: bool,
+    /// Sessions that it is not for.
+    pub except: Option<Arc<[Key]>>,
 }
 
 /// Where a reader that names a position stands.
@@ -65,8 +68,8 @@ impl ChannelLog {
         log
     }
 
-    /// Appends a message; returns its position.
-    pub fn append(&mut self, now: Time, message_id: ShortId, payload: &[u8], binary: bool) -> Position {
+    /// Appends a message that is not for the sessions of `except`; returns its position.
+    pub fn append(&mut self, now: Time, message_id: ShortId, payload: &[u8], binary: bool, except: &[Key]) -> Position {
         self.top += 1;
         let position = Position { epoch: self.epoch.clone(), offset: self.top, message_id };
         let mut frame = channel_header('C', &self.channel, &position).into_bytes();
@@ -81,6 +84,7 @@ impl ChannelLog {
             frame: frame.into(),
             payload: header,
             binary,
+            except: (!except.is_empty()).then(|| except.into()),
         });
         self.expire(now);
         position
@@ -224,7 +228,7 @@ mod tests {
         let retention = Retention { count: 3, bytes: 1000, age: Duration::from_secs(60) };
         let mut log = ChannelLog::new(ChannelName::new("news").unwrap(), retention, id("e1"));
         for offset in 1..=count {
-            log.append(Time::ZERO, id(&format!("m{offset}")), format!("{offset}").as_bytes(), false);
+            log.append(Time::ZERO, id(&format!("m{offset}")), format!("{offset}").as_bytes(), false, &[]);
         }
         assert_eq!(log.len(), count as usize);
         log.expire(Time::ZERO + FRESH);
@@ -292,7 +296,7 @@ mod tests {
         let mut log = log(3);
         log.expire(Time::from_micros(59_999_999));
         assert_eq!(log.len(), 3);
-        log.append(Time::from_micros(59_999_999), id("m4"), &[b'x'; 2000], true);
+        log.append(Time::from_micros(59_999_999), id("m4"), &[b'x'; 2000], true, &[]);
         assert_eq!(log.len(), 1);
         log.expire(Time::from_micros(200_000_000));
         assert_eq!((log.len(), log.bytes(), log.top().offset), (0, 0, 4));

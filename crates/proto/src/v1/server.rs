@@ -92,7 +92,7 @@ pub enum Output {
     Authenticate {
         link: LinkId,
         auth: Option<Secret>,
-        /// The session asked for, or already in use (`T`).
+        /// The session asked for, where the client has shown its token, or already in use (`T`).
         session: Option<Key>,
     },
     /// Ask the application; answer by [`Server::handle_authorised`].
@@ -542,8 +542,21 @@ impl<R: RngCore> Server<R> {
 
     /// Publishes; returns the message's position.
     pub fn publish(&mut self, now: Time, channel: &ChannelName, data: &[u8], binary: bool) -> Position {
+        self.publish_except(now, channel, data, binary, &[])
+    }
+
+    /// As [`Server::publish`], but the sessions that the connections `except` have do not get it.
+    pub fn publish_except(
+        &mut self,
+        now: Time,
+        channel: &ChannelName,
+        data: &[u8],
+        binary: bool,
+        except: &[LinkId],
+    ) -> Position {
+        let spared: Vec<_> = except.iter().filter_map(|link| self.session_of(*link).cloned()).collect();
         let id = ShortId::random(&mut self.random, 11);
-        let position = self.log(now, channel).append(now, id, data, binary);
+        let position = self.log(now, channel).append(now, id, data, binary, &spared);
         if let Some(keys) = self.readers.get_mut(channel) {
             keys.retain(|key| {
                 let Some(owned) = self.sessions.get_mut(key).filter(|owned| owned.session.is_subscribed(channel))
@@ -660,6 +673,30 @@ impl<R: RngCore> Server<R> {
         rings + logs + usize::try_from(items).unwrap_or(usize::MAX)
     }
 
+    /// As [`Server::held_bytes`] without items: those that wait for the application.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        let rings: usize = self.sessions.values().map(|owned| owned.session.ring().bytes()).sum();
+        let logs: usize = self.logs.values().map(ChannelLog::bytes).sum();
+        rings + logs
+    }
+
+    /// The sessions that live, in no order.
+    pub fn session_keys(&self) -> impl Iterator<Item = &Key> {
+        self.sessions.keys()
+    }
+
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Messages of all streams that are not acknowledged. Looks at every session.
+    #[must_use]
+    pub fn unacknowledged(&self) -> u64 {
+        self.sessions.values().map(|owned| owned.session.ring().len() as u64).sum()
+    }
+
     /// How many outboxes' marks are remembered.
     #[must_use]
     pub fn inbox_count(&self) -> usize {
@@ -746,7 +783,10 @@ impl<R: RngCore> Server<R> {
                     return Err(Violation::new(close::SHUTDOWN, close::default_reason(close::SHUTDOWN)));
                 }
                 if self.config.authenticate {
-                    let session = hello.resume.as_ref().map(|resume| resume.session.clone());
+                    let shown = |resume: &&wire::Resume| {
+                        self.sessions.get(&resume.session).is_some_and(|owned| owned.session.check(resume).is_ok())
+                    };
+                    let session = hello.resume.as_ref().filter(shown).map(|resume| resume.session.clone());
                     self.outputs.push_back(Output::Authenticate { link, auth: hello.auth.clone(), session });
                     *state = Link::Deciding(hello);
                 } else {
@@ -896,15 +936,15 @@ impl<R: RngCore> Server<R> {
         let undecided = owned.session.welcome(welcome, resumable, &named, &self.logs);
         let open = Open { session: key.clone(), generation: attachment.generation, inbox, asking: BTreeSet::new() };
         self.links.insert(link, Link::Open(Box::new(open)));
+        if let Some(previous) = previous {
+            self.close(now, previous, close::SUPERSEDED, close::default_reason(close::SUPERSEDED));
+        }
         self.outputs.push_back(Output::Opened {
             link,
             session: key.clone(),
             resumed: attachment.resumed,
             known: resumable.is_some(),
         });
-        if let Some(previous) = previous {
-            self.close(now, previous, close::SUPERSEDED, close::default_reason(close::SUPERSEDED));
-        }
         for channel in undecided {
             self.ask(link, &key, channel);
         }

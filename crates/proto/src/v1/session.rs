@@ -499,7 +499,7 @@ impl Session {
                 let acknowledged = link.acks.take();
                 return Some(Outgoing::Frame(ServerFrame::Message { sequence, acknowledged, data, binary }));
             }
-            if let Some(outgoing) = link.poll_channels(self.snapshots, logs) {
+            if let Some(outgoing) = link.poll_channels(&self.id, self.snapshots, logs) {
                 return Some(outgoing);
             }
             if !link.control.is_empty() {
@@ -668,7 +668,7 @@ impl Link {
         }
     }
 
-    fn poll_channels(&mut self, snapshots: bool, logs: &impl Logs) -> Option<Outgoing> {
+    fn poll_channels(&mut self, own: &Key, snapshots: bool, logs: &impl Logs) -> Option<Outgoing> {
         while let Some(channel) = self.woken.pop_front() {
             let Some(reader) = self.readers.get_mut(&channel) else { continue };
             reader.woken = false;
@@ -684,6 +684,13 @@ impl Link {
             if let Some(entry) = logs.after(&channel, &reader.position) {
                 reader.position.offset = entry.offset;
                 reader.position.message_id = entry.message_id;
+                if entry.except.is_some_and(|except| except.contains(own)) {
+                    // Not for this client: it goes on behind it, and misses nothing.
+                    let position = Some(reader.position.clone());
+                    self.wake(&channel);
+                    self.announce(&channel, Status::Ok, position);
+                    return self.control.pop_front().map(Outgoing::Frame);
+                }
                 self.wake(&channel);
                 return Some(Outgoing::Channel { frame: entry.frame, binary: entry.binary });
             }

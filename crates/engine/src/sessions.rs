@@ -1,0 +1,813 @@
+//! The sessions of a server's connections that speak `lifeline.v1`: one machine of rules for all of them.
+//!
+//! A connection's task hands whole messages to it ([`Sessions::handle_message`]); what is to be sent lies in the
+//! machine's rings and logs until the connection's writer has room ([`Sessions::refill`]). The application's thread
+//! gives it commands. Whoever makes the machine do something carries out what follows, under the same lock, so that
+//! events come in the machine's order.
+//!
+//! Lock order: a writer, the machine, then the directory, an outlet's queue and what wakes tasks. Nothing is awaited
+//! and no code of the application runs under the machine's lock.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use lifeline_proto::heartbeat::{HeartbeatConfig, Mode};
+use lifeline_proto::v1::ring::Retention;
+use lifeline_proto::v1::server::{LinkId, Output, Server as Machine, ServerConfig as Rules};
+use lifeline_proto::v1::wire::{Encoded, Heartbeat};
+use lifeline_proto::v1::{ChannelName, Key, Position, ShortId};
+use lifeline_proto::{Time, close};
+use parking_lot::{Mutex, MutexGuard};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::Notify;
+
+use crate::bridge::{
+    Authentication, Change, CommandError, ConnId, Credentials, Delivery, EndpointId, Event, Failure, FailureKind,
+    MESSAGE_COST, MessageInfo, OpenInfo, Sent, SessionData, SessionInfo, Stat, Stats, Ticket, Verdict,
+};
+use crate::channels::Directory;
+use crate::clock;
+use crate::config::ServerConfig;
+use crate::context::Upshot;
+use crate::core::{Core, IdMap};
+use crate::events::EventQueue;
+use crate::http::RequestHead;
+use crate::memory::Memory;
+use crate::outlet::{Ending, Item, Outlet};
+
+/// Questions that may wait for the application at a time.
+const QUESTIONS: usize = 4096;
+/// Bytes that a connection's queue takes from its session at a time.
+const ROOM: usize = 64 * 1024;
+/// How often the memory that sessions hold is counted at most; it takes at most a hundredth of the time.
+const COUNT: Duration = Duration::from_secs(1);
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Sessions {
+    id: EndpointId,
+    core: Weak<Core>,
+    events: Arc<EventQueue>,
+    memory: Arc<Memory>,
+    pub directory: Arc<Directory>,
+    config: ServerConfig,
+    /// When connections with a session beat.
+    beats: Arc<HeartbeatConfig>,
+    inner: Mutex<Inner>,
+    /// A connection has spoken `lifeline.v1`: until then the machine need not be asked.
+    used: AtomicBool,
+    /// Items were settled since the last end of a batch.
+    settled: AtomicBool,
+    over: AtomicBool,
+    alarm: Notify,
+    /// What the timekeeper sleeps towards, in microseconds.
+    sleeping_until: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    machine: Machine<StdRng>,
+    links: IdMap<ConnId, Link>,
+    /// Of sessions of which there is something to know.
+    profiles: HashMap<Key, Profile>,
+    users: HashMap<Arc<str>, BTreeSet<Key>>,
+    questions: HashMap<Ticket, Question>,
+    /// Clients that wait for the application to let them in.
+    waiting: VecDeque<(Time, ConnId)>,
+    /// Positions in channels that the state is awaited for.
+    snapshots: HashMap<(ChannelName, ShortId, u64), Ticket>,
+    /// What sessions hold, as it was charged to the process.
+    charged: usize,
+    counted: Time,
+    count_again: Time,
+}
+
+#[derive(Debug)]
+struct Link {
+    outlet: Arc<Outlet>,
+    request: Option<Arc<RequestHead>>,
+    /// Until it is open.
+    info: Option<Box<OpenInfo>>,
+    /// What the application has said of the client.
+    claims: Bytes,
+    user: Option<Arc<str>>,
+}
+
+/// What the application knows of a session.
+#[derive(Debug, Clone, Default)]
+struct Profile {
+    user: Option<Arc<str>>,
+    claims: Bytes,
+    data: SessionData,
+}
+
+/// What the application was asked.
+#[derive(Debug)]
+enum Question {
+    Authentication { conn: ConnId, known: bool },
+    Snapshot { channel: ChannelName, position: Position, conns: Vec<ConnId> },
+}
+
+/// Whose thread it is, so who wakes whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// The application's, which flushes soon.
+    Application,
+    /// The task of this connection, which writes at the end of its turn.
+    Task(ConnId),
+    Timekeeper,
+}
+
+impl Sessions {
+    pub fn new(id: EndpointId, core: &Arc<Core>, config: &ServerConfig) -> Self {
+        let rules = config.heartbeat.rules;
+        let mut beats = rules;
+        // A client counts what it hears from us, so a beat is due also while it is the one that talks.
+        if rules.mode == Mode::Auto {
+            beats.mode = Mode::Fixed;
+        }
+        let interval = rules.adaptive.map_or(rules.interval, |adaptive| adaptive.max);
+        let heartbeat = Heartbeat { interval, timeout: rules.timeout };
+        let sessions = &config.sessions;
+        let rules = Rules {
+            retention: Retention {
+                count: sessions.resume_count,
+                bytes: sessions.resume_bytes,
+                age: sessions.resume_ttl.max(Duration::from_secs(1)),
+            },
+            resume_ttl: sessions.resume_ttl,
+            dedupe_ttl: sessions.dedupe_ttl,
+            redelivery_limit: sessions.redelivery_limit,
+            max_message: config.limits.max_message,
+            window: config.limits.inbound as u64,
+            send_limit: config.send.limit,
+            heartbeat: (!matches!(rules.mode, Mode::Off | Mode::Passive)).then_some(heartbeat),
+            handshake_timeout: config.limits.handshake_timeout,
+            max_sessions: sessions.max_sessions,
+            max_subscriptions: config.server_limits.max_subscriptions,
+            authenticate: config.authenticate,
+            authorise: config.authorise,
+            snapshots: config.snapshots,
+            ..Rules::default()
+        };
+        let inner = Inner {
+            machine: Machine::new(rules, StdRng::from_os_rng()),
+            links: IdMap::default(),
+            profiles: HashMap::new(),
+            users: HashMap::new(),
+            questions: HashMap::new(),
+            waiting: VecDeque::new(),
+            snapshots: HashMap::new(),
+            charged: 0,
+            counted: Time::ZERO,
+            count_again: Time::ZERO,
+        };
+        Self {
+            id,
+            core: Arc::downgrade(core),
+            events: core.events.clone(),
+            memory: core.memory.clone(),
+            directory: Arc::default(),
+            config: config.clone(),
+            beats: Arc::new(beats),
+            inner: Mutex::new(inner),
+            used: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            alarm: Notify::new(),
+            sleeping_until: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// When a connection beats that has its session.
+    pub fn heartbeat(&self) -> Arc<HeartbeatConfig> {
+        self.beats.clone()
+    }
+
+    /// Whether any connection has spoken the subprotocol.
+    pub fn is_used(&self) -> bool {
+        self.used.load(Ordering::Acquire)
+    }
+
+    /// A connection with the subprotocol is open; it is announced when its session is there. `spread` is
+    /// what it is told.
+    pub fn connect(self: &Arc<Self>, outlet: &Arc<Outlet>, info: OpenInfo, spread: Duration) {
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        inner.machine.set_spread(spread);
+        if !self.used.swap(true, Ordering::AcqRel)
+            && let Some(core) = self.core.upgrade()
+        {
+            core.shards[0].handle.spawn(self.clone().keep_time());
+        }
+        let request = info.request.clone();
+        let link =
+            Link { outlet: outlet.clone(), request, info: Some(Box::new(info)), claims: Bytes::new(), user: None };
+        inner.links.insert(outlet.id, link);
+        inner.machine.handle_connected(now, LinkId(outlet.id.0));
+        self.carry_out(inner, now, By::Task(outlet.id));
+    }
+
+    /// A message came, on the connection's own thread.
+    pub fn handle_message(&self, outlet: &Outlet, now: Time, data: &Bytes, binary: bool) -> Upshot {
+        let mut inner = self.inner.lock();
+        inner.machine.handle_message(now, LinkId(outlet.id.0), data, binary);
+        self.carry_out(inner, now, By::Task(outlet.id))
+    }
+
+    /// The connection is about to report its end.
+    pub fn lost(&self, outlet: &Outlet) {
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        inner.machine.handle_lost(now, LinkId(outlet.id.0));
+        inner.links.remove(&outlet.id);
+        self.carry_out(inner, now, By::Task(outlet.id));
+    }
+
+    /// Moves what the connection sends next to its queue, as far as there is room; true: there may be more.
+    pub fn refill(&self, outlet: &Outlet) -> bool {
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        let mut more = true;
+        while outlet.buffered.load(Ordering::Relaxed) < ROOM {
+            let Some(outgoing) = inner.machine.poll_transmit(now, LinkId(outlet.id.0)) else {
+                more = false;
+                break;
+            };
+            let Encoded { data, binary } = outgoing.encode();
+            outlet.put(Item::Message { data, binary, sequence: 0 });
+        }
+        self.carry_out(inner, now, By::Task(outlet.id));
+        more
+    }
+
+    /// Bytes of the connection's stream that it has not taken.
+    pub fn unsent_bytes(&self, outlet: &Outlet) -> usize {
+        let inner = self.inner.lock();
+        let session = inner.machine.session_of(LinkId(outlet.id.0)).and_then(|key| inner.machine.session(key));
+        session.map_or(0, lifeline_proto::v1::session::Session::unsent_bytes)
+    }
+
+    /// A batch of the application's work has ended.
+    pub fn end_batch(&self) {
+        if self.settled.load(Ordering::Relaxed) && self.settled.swap(false, Ordering::AcqRel) {
+            let mut inner = self.inner.lock();
+            inner.machine.handle_batch_end();
+            self.carry_out(inner, clock::now(), By::Application);
+        }
+    }
+
+    pub fn begin(&self, delivery: &Delivery) -> bool {
+        let Delivery::Item { outbox, id } = delivery else { return false };
+        let start = self.inner.lock().machine.handle_start(outbox, *id);
+        matches!(start, lifeline_proto::v1::inbox::Start::Attempt(_))
+    }
+
+    pub fn settle(&self, delivery: &Delivery, verdict: Verdict) {
+        let Delivery::Item { outbox, id } = delivery else { return };
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        let machine = &mut inner.machine;
+        match verdict {
+            Verdict::Done => machine.handle_done(now, outbox, *id),
+            Verdict::Failed => machine.handle_failed(now, outbox, *id),
+            Verdict::Rejected { code, reason, permanent } => {
+                machine.handle_rejected(now, outbox, *id, code, reason, permanent);
+            }
+        }
+        if !self.settled.swap(true, Ordering::AcqRel)
+            && let Some(core) = self.core.upgrade()
+        {
+            core.expect_batch_end();
+        }
+        self.carry_out(inner, now, By::Application);
+    }
+
+    /// To the connection's session.
+    pub fn send(&self, outlet: &Outlet, data: Bytes, binary: bool) -> Sent {
+        if !outlet.is_open() {
+            return Sent::Closed;
+        }
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        let Some(key) = inner.machine.session_of(LinkId(outlet.id.0)).cloned() else { return Sent::Closed };
+        inner.machine.send(now, &key, data, binary);
+        self.count_sent(&inner, outlet, &key);
+        self.carry_out(inner, now, By::Application);
+        Sent::Queued
+    }
+
+    /// To a session, connected or not; 0: it has ended.
+    pub fn send_to_session(&self, session: &str, data: Bytes, binary: bool) -> u64 {
+        let Ok(key) = Key::new(session) else { return 0 };
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        let sequence = self.send_to(&mut inner, now, &key, data, binary);
+        self.carry_out(inner, now, By::Application);
+        sequence.unwrap_or(0)
+    }
+
+    /// To each session, connected or not, but those of `except`; returns how many.
+    pub fn broadcast(&self, data: &Bytes, binary: bool, except: &[ConnId]) -> usize {
+        if !self.is_used() {
+            return 0;
+        }
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        let spared: Vec<_> =
+            except.iter().filter_map(|conn| inner.machine.session_of(LinkId(conn.0)).cloned()).collect();
+        let keys: Vec<_> = inner.machine.session_keys().filter(|key| !spared.contains(key)).cloned().collect();
+        for key in &keys {
+            self.send_to(&mut inner, now, key, data.clone(), binary);
+        }
+        self.carry_out(inner, now, By::Application);
+        keys.len()
+    }
+
+    /// To each session of the user, connected or not; returns how many.
+    pub fn send_to_user(&self, user: &str, data: &Bytes, binary: bool) -> usize {
+        if !self.is_used() {
+            return 0;
+        }
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        let keys: Vec<_> = inner.users.get(user).into_iter().flatten().cloned().collect();
+        let mut count = 0;
+        for key in &keys {
+            count += usize::from(self.send_to(&mut inner, now, key, data.clone(), binary).is_some());
+        }
+        self.carry_out(inner, now, By::Application);
+        count
+    }
+
+    /// Into the channel's log, for those who read it now or when they come back, but not for `except`.
+    pub fn publish(&self, channel: &str, data: &[u8], binary: bool, except: &[ConnId]) {
+        if !self.is_used() {
+            return;
+        }
+        let Ok(channel) = ChannelName::new(channel) else { return };
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        // Without a log nobody has a place in it.
+        if inner.machine.channel_log(&channel).is_some() {
+            let links: Vec<_> = except.iter().map(|conn| LinkId(conn.0)).collect();
+            inner.machine.publish_except(now, &channel, data, binary, &links);
+            self.carry_out(inner, now, By::Application);
+        }
+    }
+
+    /// The application subscribes a connection's session.
+    pub fn subscribe(&self, outlet: &Outlet, channel: &str) {
+        let Ok(channel) = ChannelName::new(channel) else { return };
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        let Some(key) = inner.machine.session_of(LinkId(outlet.id.0)).cloned() else { return };
+        inner.machine.subscribe(now, &key, &channel);
+        self.carry_out(inner, now, By::Application);
+    }
+
+    /// The application ends a subscription of a connection's session.
+    pub fn unsubscribe(&self, outlet: &Outlet, channel: &str) {
+        let Ok(channel) = ChannelName::new(channel) else { return };
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        let Some(key) = inner.machine.session_of(LinkId(outlet.id.0)).cloned() else { return };
+        inner.machine.unsubscribe(&key, &channel);
+        self.carry_out(inner, now, By::Application);
+    }
+
+    /// The application has given a connection a user.
+    pub fn bind(&self, outlet: &Outlet, user: &str) {
+        let mut inner = self.inner.lock();
+        if let Some(key) = inner.machine.session_of(LinkId(outlet.id.0)).cloned() {
+            inner.set_user(&key, Some(user.into()));
+        }
+    }
+
+    /// Whether the question is one of this server's.
+    pub fn has_ticket(&self, ticket: Ticket) -> bool {
+        self.inner.lock().questions.contains_key(&ticket)
+    }
+
+    pub fn answer_authentication(&self, ticket: Ticket, answer: Authentication) {
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        let Some(Question::Authentication { conn, known }) = inner.questions.remove(&ticket) else { return };
+        inner.waiting.retain(|(_, waiting)| *waiting != conn);
+        let Some(link) = inner.links.get_mut(&conn) else { return };
+        let decision = match answer {
+            Authentication::Accepted { user, claims } => {
+                link.user.clone_from(&user);
+                link.claims = claims;
+                Ok(user)
+            }
+            Authentication::Refused { code, .. } => {
+                Err(code.unwrap_or(if known { close::TOKEN_EXPIRED } else { close::UNAUTHORIZED }))
+            }
+        };
+        let accepted = decision.is_ok();
+        inner.machine.handle_authenticated(now, LinkId(conn.0), decision);
+        if accepted && let Some(key) = inner.machine.session_of(LinkId(conn.0)).cloned() {
+            inner.refresh_profile(conn, &key);
+        }
+        self.carry_out(inner, now, By::Application);
+    }
+
+    pub fn answer_authorisation(&self, conn: ConnId, channel: &str, mut allowed: bool) {
+        let Ok(channel) = ChannelName::new(channel) else { return };
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        if allowed && let Some(link) = inner.links.get(&conn) {
+            // The limits are those of all connections.
+            allowed = self.join(&link.outlet, channel.as_str()).is_ok();
+        }
+        inner.machine.handle_authorised(now, LinkId(conn.0), &channel, allowed);
+        self.carry_out(inner, now, By::Application);
+    }
+
+    pub fn answer_snapshot(&self, ticket: Ticket, state: Option<(Bytes, bool)>) {
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        let Some(Question::Snapshot { channel, position, conns }) = inner.questions.remove(&ticket) else { return };
+        inner.snapshots.remove(&(channel.clone(), position.epoch.clone(), position.offset));
+        for conn in conns {
+            inner.machine.handle_snapshot(LinkId(conn.0), &channel, &position, state.clone());
+        }
+        self.carry_out(inner, now, By::Application);
+    }
+
+    /// A session that lives.
+    pub fn session(&self, session: &str) -> Option<SessionInfo> {
+        let key = Key::new(session).ok()?;
+        let inner = self.inner.lock();
+        inner.machine.session(&key).map(|_| inner.describe(&key))
+    }
+
+    pub fn is_online(&self, session: &str) -> bool {
+        Key::new(session).is_ok_and(|key| self.inner.lock().machine.link_of(&key).is_some())
+    }
+
+    pub fn change(&self, session: &str, change: Change, if_version: Option<u64>) -> Option<u64> {
+        let key = Key::new(session).ok()?;
+        let mut inner = self.inner.lock();
+        inner.machine.session(&key)?;
+        inner.profiles.entry(key).or_default().data.apply(change, if_version)
+    }
+
+    /// Nobody new is let in; all are asked to leave before `deadline` has passed, when they are closed.
+    pub fn drain(&self, deadline: Duration) {
+        if self.is_used() {
+            let now = clock::now();
+            let mut inner = self.inner.lock();
+            inner.machine.drain(now, deadline);
+            self.carry_out(inner, now, By::Timekeeper);
+        }
+    }
+
+    /// The server has ended.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Release);
+        self.alarm.notify_one();
+    }
+
+    pub fn stats(&self) -> Stats {
+        let int = |value: u64| Stat::Int(i64::try_from(value).unwrap_or(i64::MAX));
+        let inner = self.inner.lock();
+        let counters = inner.machine.counters();
+        let connected = inner.machine.session_keys().filter(|key| inner.machine.link_of(key).is_some()).count();
+        Stats(vec![
+            ("count".into(), int(inner.machine.session_count() as u64)),
+            ("connected".into(), int(connected as u64)),
+            ("limit".into(), int(self.config.sessions.max_sessions as u64)),
+            ("resumed".into(), int(counters.resumed)),
+            ("replayed".into(), int(counters.replayed)),
+            ("duplicates".into(), int(counters.duplicates)),
+            ("gaps".into(), int(counters.gaps)),
+            ("rejected".into(), int(counters.rejected)),
+            ("unacknowledged".into(), int(inner.machine.unacknowledged())),
+            ("outboxes".into(), int(inner.machine.inbox_count() as u64)),
+            ("bytes".into(), int(inner.machine.kept_bytes() as u64)),
+        ])
+    }
+
+    fn send_to(&self, inner: &mut Inner, now: Time, key: &Key, data: Bytes, binary: bool) -> Option<u64> {
+        let sequence = inner.machine.send(now, key, data, binary)?;
+        if let Some(link) = inner.machine.link_of(key).and_then(|link| inner.links.get(&ConnId(link.0))) {
+            self.count_sent(inner, &link.outlet, key);
+        }
+        Some(sequence)
+    }
+
+    fn count_sent(&self, inner: &Inner, outlet: &Outlet, key: &Key) {
+        outlet.counters.messages_out.fetch_add(1, Ordering::Relaxed);
+        outlet.count_message(clock::now());
+        let unsent = inner.machine.session(key).map_or(0, lifeline_proto::v1::session::Session::unsent_bytes);
+        if unsent > self.config.send.limit / 2 {
+            outlet.congested.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Carries out what the machine wants; gives the lock back.
+    fn carry_out(&self, mut inner: MutexGuard<'_, Inner>, now: Time, by: By) -> Upshot {
+        let mut upshot = Upshot::Nothing;
+        while let Some(output) = inner.machine.poll_output() {
+            match output {
+                Output::Answered { link, n } => {
+                    if by == By::Task(ConnId(link.0)) {
+                        upshot = Upshot::Answered(n);
+                    }
+                }
+                Output::Authenticate { link, auth, session } => {
+                    self.ask_authentication(&mut inner, now, ConnId(link.0), auth, session);
+                }
+                Output::Authorise { link, channel } => {
+                    let conn = ConnId(link.0);
+                    self.events.push(Event::Authorise { server: self.id, conn, channel: channel.as_str().into() });
+                }
+                Output::Close { link, code, reason } => self.close(&mut inner, ConnId(link.0), code, reason, by),
+                Output::Deliver { link, outbox, delivery } => {
+                    let Some(link) = inner.links.get(&ConnId(link.0)) else { continue };
+                    let outlet = &link.outlet;
+                    outlet.counters.messages_in.fetch_add(1, Ordering::Relaxed);
+                    outlet.count_message(now);
+                    outlet.add_inbound(delivery.data.len() + MESSAGE_COST);
+                    let info = MessageInfo {
+                        sequence: delivery.id.sequence,
+                        delivery: Some(Delivery::Item { outbox, id: delivery.id }),
+                        id: None,
+                        channel: None,
+                    };
+                    self.events.push(Event::Message {
+                        endpoint: self.id,
+                        conn: outlet.id,
+                        data: delivery.data,
+                        binary: delivery.binary,
+                        info: Some(Box::new(info)),
+                    });
+                }
+                Output::Opened { link, session, resumed, known } => {
+                    self.open(&mut inner, ConnId(link.0), &session, resumed, known);
+                }
+                Output::SessionEnded { session } => {
+                    let info = inner.describe(&session);
+                    inner.set_user(&session, None);
+                    inner.profiles.remove(&session);
+                    self.events.push(Event::SessionEnded { server: self.id, session: Box::new(info) });
+                }
+                Output::Snapshot { link, channel, position } => {
+                    self.ask_snapshot(&mut inner, ConnId(link.0), channel, position);
+                }
+                // Marks are in memory alone.
+                Output::Store { outbox, handled } => inner.machine.handle_stored(now, &outbox, handled),
+                Output::Subscribed { link, channel, on } => {
+                    let Some(link) = inner.links.get(&ConnId(link.0)) else { continue };
+                    if on {
+                        // Asked before it was allowed; a channel too many is no news here.
+                        let _ = self.join(&link.outlet, channel.as_str());
+                    } else {
+                        self.leave(&link.outlet, channel.as_str());
+                    }
+                }
+                Output::Transmit { link } => {
+                    if by != By::Task(ConnId(link.0))
+                        && let Some(link) = inner.links.get(&ConnId(link.0))
+                    {
+                        self.wake(&link.outlet, by);
+                    }
+                }
+            }
+        }
+        let next = inner.next_deadline();
+        drop(inner);
+        if let Some(next) = next
+            && next.as_micros() < self.sleeping_until.load(Ordering::Acquire)
+        {
+            self.alarm.notify_one();
+        }
+        upshot
+    }
+
+    fn wake(&self, outlet: &Arc<Outlet>, by: By) {
+        match self.core.upgrade() {
+            Some(core) if by == By::Application => core.mark_queued(outlet),
+            _ => Core::wake(outlet),
+        }
+    }
+
+    fn ask_authentication(
+        &self,
+        inner: &mut Inner,
+        now: Time,
+        conn: ConnId,
+        token: Option<lifeline_proto::v1::Secret>,
+        session: Option<Key>,
+    ) {
+        let Some(core) = self.core.upgrade() else { return };
+        let Some(request) = inner.links.get(&conn).and_then(|link| link.request.clone()) else { return };
+        if inner.questions.len() >= QUESTIONS {
+            let why = "too many wait for the application";
+            return inner.machine.disconnect(now, LinkId(conn.0), close::TRY_AGAIN_LATER, why);
+        }
+        let ticket = core.next_ticket();
+        inner.questions.insert(ticket, Question::Authentication { conn, known: session.is_some() });
+        if inner.machine.session_of(LinkId(conn.0)).is_none() {
+            inner.waiting.push_back((now + self.config.server_limits.auth_timeout, conn));
+        }
+        let session = session.map(|key| key.as_str().into());
+        let credentials = Box::new(Credentials { conn, request, token, session });
+        self.events.push(Event::Authenticate { server: self.id, ticket, credentials });
+    }
+
+    fn ask_snapshot(&self, inner: &mut Inner, conn: ConnId, channel: ChannelName, position: Position) {
+        let place = (channel.clone(), position.epoch.clone(), position.offset);
+        if let Some(Question::Snapshot { conns, .. }) =
+            inner.snapshots.get(&place).and_then(|ticket| inner.questions.get_mut(ticket))
+        {
+            conns.push(conn);
+            return;
+        }
+        let Some(core) = self.core.upgrade() else { return };
+        let ticket = core.next_ticket();
+        inner.snapshots.insert(place, ticket);
+        let event = Event::SnapshotWanted { server: self.id, ticket, channel: channel.as_str().into() };
+        inner.questions.insert(ticket, Question::Snapshot { channel, position, conns: vec![conn] });
+        self.events.push(event);
+    }
+
+    fn open(&self, inner: &mut Inner, conn: ConnId, session: &Key, resumed: bool, known: bool) {
+        if !known {
+            inner.profiles.remove(session);
+        }
+        inner.refresh_profile(conn, session);
+        let described = inner.describe(session);
+        let channels: Vec<_> = inner.machine.session(session).map_or_else(Vec::new, |session| {
+            session.channels().filter(|channel| session.is_server_made(channel)).cloned().collect()
+        });
+        let Some(link) = inner.links.get_mut(&conn) else { return };
+        let Some(mut info) = link.info.take() else { return };
+        info.resumed = resumed;
+        let outlet = link.outlet.clone();
+        if let Some(user) = &described.user {
+            self.directory.bind(&outlet, user);
+        }
+        info.session = Some(Box::new(described));
+        outlet.announce(*info);
+        for channel in channels {
+            // They were within the limits when they were made.
+            let _ = self.join(&outlet, channel.as_str());
+        }
+        // The task learns that it is open, too.
+        outlet.want_task();
+        Core::wake(&outlet);
+    }
+
+    /// The machine has ended the connection.
+    fn close(&self, inner: &mut Inner, conn: ConnId, code: u16, reason: String, by: By) {
+        let Some(link) = inner.links.remove(&conn) else { return };
+        let outlet = link.outlet;
+        if code == close::SUPERSEDED && outlet.retract() {
+            // Its peer may be long gone, and the one that has the session now is about to be announced.
+            for channel in self.directory.remove(&outlet) {
+                self.tell_leave(&outlet, channel);
+            }
+            let reason = reason.as_str().into();
+            self.events.push(Event::Close { endpoint: self.id, conn, code, reason, clean: false });
+        } else if matches!(code, close::BAD_PROTOCOL | close::STATE_INVALID | close::TOO_BIG) && outlet.is_announced() {
+            let kind = if code == close::TOO_BIG { FailureKind::Limit } else { FailureKind::Protocol };
+            let failure = Box::new(Failure { kind, message: reason.clone(), code });
+            self.events.push(Event::Failure { endpoint: self.id, conn: Some(conn), failure });
+        }
+        outlet.set_closing();
+        outlet.end(Ending::Close { code, wire: code, reason });
+        outlet.want_task();
+        match self.core.upgrade() {
+            Some(core) if by == By::Application => core.mark(&outlet),
+            _ => Core::wake(&outlet),
+        }
+    }
+
+    /// The connection is in the channel.
+    fn join(&self, outlet: &Arc<Outlet>, channel: &str) -> Result<(), CommandError> {
+        let joined = self.directory.subscribe(outlet, channel, &self.config.server_limits)?;
+        if let (Some(channel), true) = (joined, self.config.announce_members) {
+            self.events.push(Event::Join { server: self.id, channel, conn: outlet.id });
+        }
+        Ok(())
+    }
+
+    fn leave(&self, outlet: &Outlet, channel: &str) {
+        if let Some(channel) = self.directory.unsubscribe(outlet, channel) {
+            self.tell_leave(outlet, channel);
+        }
+    }
+
+    fn tell_leave(&self, outlet: &Outlet, channel: Arc<str>) {
+        if self.config.announce_members {
+            self.events.push(Event::Leave { server: self.id, channel, conn: outlet.id });
+        }
+    }
+
+    /// Deadlines of the machine and of questions, for as long as the server lives.
+    async fn keep_time(self: Arc<Self>) {
+        while !self.over.load(Ordering::Acquire) {
+            let next = self.look_at_deadlines();
+            tokio::select! {
+                () = self.alarm.notified() => {}
+                () = tokio::time::sleep(next - clock::now()) => {}
+            }
+        }
+        let mut inner = self.inner.lock();
+        self.memory.release(std::mem::take(&mut inner.charged));
+    }
+
+    /// Returns when to look again.
+    fn look_at_deadlines(&self) -> Time {
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        inner.machine.handle_timeout(now);
+        while let Some((until, conn)) = inner.waiting.front().copied()
+            && until <= now
+        {
+            inner.waiting.pop_front();
+            let why = "the application did not answer in time";
+            inner.machine.disconnect(now, LinkId(conn.0), close::TRY_AGAIN_LATER, why);
+        }
+        self.count_memory(&mut inner, now);
+        let next = inner.next_deadline().map_or(now + COUNT, |next| next.min(now + COUNT));
+        self.sleeping_until.store(next.as_micros(), Ordering::Release);
+        self.carry_out(inner, now, By::Timekeeper);
+        next
+    }
+
+    /// Charges what sessions hold to the process, and gives some back where that has too much.
+    fn count_memory(&self, inner: &mut Inner, now: Time) {
+        if now < inner.count_again {
+            return;
+        }
+        let mut held = inner.machine.kept_bytes();
+        self.charge(inner, held);
+        if self.memory.is_over() {
+            let excess = self.memory.used().saturating_sub(self.memory.limit());
+            held = held.saturating_sub(inner.machine.shed(excess));
+            self.charge(inner, held);
+        }
+        inner.counted = now;
+        inner.count_again = now + COUNT.max((clock::now() - now) * 100);
+    }
+
+    fn charge(&self, inner: &mut Inner, held: usize) {
+        if held > inner.charged {
+            self.memory.charge(held - inner.charged);
+        } else {
+            self.memory.release(inner.charged - held);
+        }
+        inner.charged = held;
+    }
+}
+
+impl Inner {
+    fn next_deadline(&self) -> Option<Time> {
+        let waiting = self.waiting.front().map(|(until, _)| *until);
+        match (self.machine.poll_timeout(), waiting) {
+            (Some(machine), Some(waiting)) => Some(machine.min(waiting)),
+            (machine, waiting) => machine.or(waiting),
+        }
+    }
+
+    fn describe(&self, key: &Key) -> SessionInfo {
+        let Profile { user, claims, data } = self.profiles.get(key).cloned().unwrap_or_default();
+        SessionInfo { id: key.as_str().into(), user, claims, data }
+    }
+
+    /// What the application has said of the connection's client holds for its session.
+    fn refresh_profile(&mut self, conn: ConnId, key: &Key) {
+        let Some(link) = self.links.get(&conn) else { return };
+        let (user, claims) = (link.user.clone(), link.claims.clone());
+        if user.is_some() {
+            self.set_user(key, user);
+        }
+        if !claims.is_empty() {
+            self.profiles.entry(key.clone()).or_default().claims = claims;
+        }
+    }
+
+    fn set_user(&mut self, key: &Key, user: Option<Arc<str>>) {
+        let old = self.profiles.get_mut(key).and_then(|profile| profile.user.take());
+        if let Some(old) = old
+            && let Some(keys) = self.users.get_mut(&old)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.users.remove(&old);
+            }
+        }
+        if let Some(user) = user {
+            self.users.entry(user.clone()).or_default().insert(key.clone());
+            self.profiles.entry(key.clone()).or_default().user = Some(user);
+        }
+    }
+}
