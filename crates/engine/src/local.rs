@@ -832,9 +832,11 @@ mod tests {
     /// Drives once it is allowed to.
     fn drive(local: &Local, limit: Option<Duration>) {
         while !local.drive(limit) {
-            if local.prepare_sleep() {
-                poll(&mut [PollFd::new(&local.descriptor(), PollFlags::IN)], None).unwrap();
+            // There is something to receive.
+            if !local.prepare_sleep() {
+                return;
             }
+            poll(&mut [PollFd::new(&local.descriptor(), PollFlags::IN)], None).unwrap();
         }
     }
 
