@@ -158,10 +158,12 @@ if [ "$tier" != build ]; then
     fi
 fi
 if [ "$tier" = test ]; then
-    lock=$ROOT/tests/interop/package-lock.json
-    if ! fresh "$ROOT/tests/interop/node_modules/.stamp" "$lock"; then
-        say "setup: Node packages in tests/interop/node_modules"
-        (cd "$ROOT/tests/interop" && npm ci --silent --no-audit --no-fund) || fail "npm ci failed in tests/interop"
-        mark "$ROOT/tests/interop/node_modules/.stamp" "$lock"
-    fi
+    for folder in tests/interop js; do
+        lock=$ROOT/$folder/package-lock.json
+        if ! fresh "$ROOT/$folder/node_modules/.stamp" "$lock"; then
+            say "setup: Node packages in $folder/node_modules"
+            (cd "$ROOT/$folder" && npm ci --silent --no-audit --no-fund) || fail "npm ci failed in $folder"
+            mark "$ROOT/$folder/node_modules/.stamp" "$lock"
+        fi
+    done
 fi

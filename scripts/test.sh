@@ -86,6 +86,7 @@ use_php
 part lint 1800 scripts/lint.sh
 # The extension itself cannot be linked into a test program: Zend's symbols are PHP's.
 part rust 2400 "$CARGO" test --locked --workspace --exclude lifeline --quiet --no-fail-fast
+part js 300 scripts/js.sh
 part build 1800 bash -c 'step build scripts/build.sh'
 if [ ! -f "$MODULE" ]; then
     report+=("the rest needs the module")
