@@ -286,11 +286,15 @@ export class Core {
     if (!this.open) return this.wake(now);
     // Browsers cannot close with 1001.
     this.outputs.push({ type: 'drop', code: 1000, reason });
-    this.#forgetConnection(now);
+    const stable = this.#forgetConnection(now);
     this.#emit('close', { code: 1001, reason, final: false });
     this.#url = url;
-    this.#enter('waiting', 1001, reason, 0);
-    this.#dial(now);
+    // Whoever sends us on again and again is not obeyed at once.
+    const delay = stable ? 0 : this.#backoff.next(this.#spread);
+    if (delay === undefined) return this.#giveUp(1001, reason);
+    this.#until = now + delay;
+    this.#enter('waiting', 1001, reason, delay);
+    if (!delay) this.#dial(now);
   }
 
   /** The application closes, for good. */
@@ -366,12 +370,14 @@ export class Core {
     this.#fresh = false;
   }
 
-  #forgetConnection(now: number): void {
+  #forgetConnection(now: number): boolean {
     this.session.lost();
     this.outbox.resend();
     this.#probe = this.#replayed = undefined;
     this.#ends = [];
-    if (this.#backoff.lost(now)) this.dials = 0;
+    const stable = this.#backoff.lost(now);
+    if (stable) this.dials = 0;
+    return stable;
   }
 
   #connected(now: number): void {

@@ -189,7 +189,10 @@ export class Lifeline {
 
   /** Drops the connection, if there is one, and connects again at once. */
   reconnect(): void {
-    this.#do((now) => this.#core.reconnect(now));
+    this.#do((now) => {
+      this.#core.reconnect(now);
+      if (this.state === 'reconnecting') this.#core.wake(now);
+    });
   }
 
   /** Asks the option `token` and tells the server, without a new connection. */

@@ -179,6 +179,8 @@ export class Session {
     const escaped = escapeName(name);
     const channel = this.#channels.get(name) ?? { wanted: false, leaving: false };
     const known = channel.wanted && !channel.leaving;
+    // HELLO did not name it: it has ended, and begins anew behind W.
+    if (channel.leaving && this.phase === 'greeting') channel.at = undefined;
     channel.wanted = true;
     channel.leaving = false;
     this.#channels.set(name, channel);
@@ -358,9 +360,9 @@ export class Session {
         if (at) {
           if (channel.leaving) return;
           this.#channels.set(ch, channel);
-          if (st !== 'ok' && channel.at) channel.behind = at;
+          if (st !== 'ok') channel.behind = at;
           // What the server sends again from there is known.
-          else if (st !== 'ok' || channel.at?.e !== at.e || channel.at.o <= at.o) channel.at = at;
+          else if (channel.at?.e !== at.e || channel.at.o <= at.o) channel.at = at;
         } else if (st === 'left' && channel.wanted && !channel.leaving) {
           // Asked for again meanwhile: the answer to that is under way.
           channel.at = undefined;
@@ -393,6 +395,8 @@ export class Session {
     while (this.#flying.length && this.#flying[0]![0] <= q) this.#cost -= this.#flying.shift()![1];
     if (q > this.#acknowledged) {
       this.#acknowledged = q;
+      // It may have been refused for now and come all the same, sent before that was known.
+      this.#next = Math.max(this.#next, q + 1);
       this.#retry = new Backoff(this.#retryOptions, this.#random);
       this.events.push({ type: 'acknowledged', q });
     }

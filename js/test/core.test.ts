@@ -432,8 +432,8 @@ test('an outbox whose end the server knows better gets another id', () => {
 
 test('the server asks to leave: to where it says, and back if there is nobody', () => {
   const bench = new Bench().open();
-  bench.core.message(bench.now, 'X {"after":1,"window":2,"url":"wss://b.example/"}');
-  bench.run(1999);
+  bench.core.message(bench.now, 'X {"after":4,"window":2,"url":"wss://b.example/"}');
+  bench.run(4999);
   assert.equal(bench.core.state, 'connected');
   bench.run(1);
   const urls = (): unknown[] => bench.take().flatMap((output) => (output.type === 'dial' ? [output.url] : []));
@@ -441,6 +441,11 @@ test('the server asks to leave: to where it says, and back if there is nobody', 
   bench.core.lost(bench.now, 1006, '');
   bench.run(1000);
   assert.deepEqual(urls(), [undefined]);
+  // After a connection that was not stable it waits as ever.
+  bench.open();
+  bench.core.message(bench.now, 'X {"after":0}');
+  bench.core.timeout(bench.now);
+  assert.equal(bench.core.state, 'reconnecting');
 });
 
 test('plain WebSocket: what has left the socket is settled, the rest goes again', () => {
