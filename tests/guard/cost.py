@@ -79,19 +79,24 @@ READS = ("recvfrom", "recvmsg", "read", "readv")
 WRITES = ("sendto", "sendmsg", "write", "writev")
 
 
+def each_of(calls, count, what, limits):
+    """Checks reads, writes and waits of one `what` against `limits`."""
+    reads = sum(calls.get(name, 0) for name in READS) / count
+    writes = sum(calls.get(name, 0) for name in WRITES) / count
+    waiting = ("epoll_", "poll", "ppoll", "futex")
+    waits = sum(value for name, value in calls.items() if name.startswith(waiting)) / count
+    figures = f"{reads:.2f} reads, {writes:.2f} writes, {waits:.2f} waits a {what} ({count} {what}s)"
+    for name, value, limit in (("reads", reads, limits[0]), ("writes", writes, limits[1]), ("waits", waits, limits[2])):
+        check(value <= limit, f"{name}: {value:.2f} a {what}, at most {limit}; {figures}: {calls}")
+    return figures
+
+
 def system_calls(binary, window, limits):
     php = server(quiet=True)
     control = Control(php.url())
     stats(php, control)
     (count, _, _), calls = traced(php, lambda: messages(binary, php, control, window, lambda: None))
-    reads = sum(calls.get(name, 0) for name in READS) / count
-    writes = sum(calls.get(name, 0) for name in WRITES) / count
-    waiting = ("epoll_", "poll", "ppoll", "futex")
-    waits = sum(value for name, value in calls.items() if name.startswith(waiting)) / count
-    figures = f"{reads:.2f} reads, {writes:.2f} writes, {waits:.2f} waits a message ({count} messages)"
-    for name, value, limit in (("reads", reads, limits[0]), ("writes", writes, limits[1]), ("waits", waits, limits[2])):
-        check(value <= limit, f"{name}: {value:.2f} a message, at most {limit}; {figures}: {calls}")
-    return figures
+    return each_of(calls, count, "message", limits)
 
 
 def test_system_calls_of_a_handshake(binary):
@@ -123,6 +128,28 @@ def test_system_calls_one_in_flight(binary):
 
 def test_system_calls_sixteen_in_flight(binary):
     return system_calls(binary, 16, (0.3, 0.3, 0.3))
+
+
+def test_system_calls_of_beats(binary):
+    conns, interval = 1000, 4
+    php = server(quiet=True, options={"heartbeat": {"interval": interval, "timeout": 10}})
+    control = Control(php.url())
+    stats(php, control)
+    load = Load(binary, "idle", "--url", php.url(), "--conns", conns, "--hold", 3 * interval, "--json")
+    # Until all are open, and the first beats, at random moments, are over.
+    until = time.monotonic() + LIMIT
+    while stats(php, control)["connections"]["open"] <= conns:
+        check(time.monotonic() < until, "connections did not open")
+        time.sleep(0.05)
+    time.sleep(interval)
+    # PHP sleeps in a callback: it is the I/O threads that beat.
+    control.order(f"sleep {interval + 2}")
+    php.wait_event("blocked")
+    _, calls = traced(php, lambda: time.sleep(interval))
+    report = load.report(LIMIT)
+    check(report["failed"] == 0, f"beats failed: {report['errors']}")
+    # Beats of one crowd are written together and their answers read together.
+    return each_of(calls, conns, "beat", (1.25, 1.25, 0.5))
 
 
 def wakes(binary, window, limit):

@@ -105,10 +105,6 @@ pub struct Connection {
     /// Since when bytes have waited for the socket without progress; zero: none wait. (Options of times
     /// would be twice the size.)
     stalled_since: Time,
-    /// The next moment at which the wheel wakes us; zero: none.
-    armed: Time,
-    /// The one after that, from before `armed` was asked for; zero: none.
-    armed_behind: Time,
     beat_number: u32,
     /// The last message was long, so the next may be.
     long: bool,
@@ -160,8 +156,6 @@ impl Connection {
             rest: Rest::No,
             last_received: now,
             stalled_since: Time::ZERO,
-            armed: Time::ZERO,
-            armed_behind: Time::ZERO,
             beat_number: 0,
             long: false,
             partial: 0,
@@ -199,11 +193,6 @@ impl Connection {
             self.beat_if_due(now);
         }
         if self.outlet.take_timer() {
-            // What is in the wheel cannot be taken out: an entry that is still to come serves again, or
-            // each would leave another behind.
-            while Time::ZERO < self.armed && self.armed <= now {
-                self.armed = std::mem::take(&mut self.armed_behind);
-            }
             self.handle_deadlines(now);
         }
         if matches!(self.phase, Phase::Failing { .. }) {
@@ -842,14 +831,7 @@ impl Connection {
         if let Rest::Rate(until) | Rest::Memory(until, _) = self.rest {
             consider(until);
         }
-        if let Some(next) = next
-            // An entry that is overdue, or none, serves no more.
-            && (next < self.armed || self.armed < now)
-        {
-            self.outlet.shard.arm(&self.outlet, next);
-            self.armed_behind = if next < self.armed { self.armed } else { Time::ZERO };
-            self.armed = next;
-        }
+        self.outlet.shard.arm(&self.outlet, next, now);
     }
 }
 

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+mod alarm;
 pub mod bridge;
 mod channels;
 mod client;

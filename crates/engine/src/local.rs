@@ -1008,6 +1008,32 @@ mod tests {
     }
 
     #[test]
+    fn a_crowd_of_deadlines_is_served_in_parts() {
+        let (local, _, address) = serve();
+        let _peers: Vec<_> = (0..100).map(|_| connect(&address)).collect();
+        let ids: Vec<_> = (0..100)
+            .map(|_| wait(&local, |event| if let Event::Open { conn, .. } = event { Some(conn) } else { None }))
+            .collect();
+        let shard = &local.core.shards[0];
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let now = clock::now();
+            for &id in &ids[10..] {
+                local.outlet(id).unwrap().alarm.want(Some(now), now);
+            }
+            // Ten want nothing, and one is gone: these are no work.
+            let due = std::iter::once(u64::MAX).chain(ids.iter().map(|id| id.0)).rev().collect();
+            let left = shard.left_due(now, due);
+            if left == ids[74..].iter().rev().map(|id| id.0).collect::<Vec<_>>() {
+                break;
+            }
+            // Some task was still in the turn that it began with.
+            assert!(Instant::now() < deadline, "left: {left:?}");
+        }
+        assert!(local.shutdown(Duration::from_secs(5)));
+    }
+
+    #[test]
     fn rests_leave_no_timers_behind() {
         let config = RuntimeConfig { io_threads: 1, on_thread_start: Arc::new(|| {}) };
         let local = Local::start(&config).unwrap();

@@ -12,6 +12,7 @@ use futures_util::task::AtomicWaker;
 use lifeline_proto::{Time, close};
 use parking_lot::Mutex;
 
+use crate::alarm::Alarm;
 use crate::bridge::{ConnId, EndpointId, Event, LogLevel, LogRecord, OpenInfo, Sent};
 use crate::clock;
 use crate::config::SlowConsumer;
@@ -138,6 +139,7 @@ pub struct Outlet {
     /// Already in the list of the next flush.
     posted: AtomicBool,
     task_wanted: AtomicBool,
+    pub alarm: Alarm,
     timer: AtomicBool,
     probe: AtomicBool,
     /// Reads stopped at `limits.inbound`.
@@ -185,6 +187,7 @@ impl Outlet {
             waker: AtomicWaker::new(),
             posted: AtomicBool::new(false),
             task_wanted: AtomicBool::new(false),
+            alarm: Alarm::default(),
             timer: AtomicBool::new(false),
             probe: AtomicBool::new(false),
             paused: AtomicBool::new(false),

@@ -30,6 +30,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// A pump that wakes so much later than planned was frozen or the machine slept.
 const JUMP: Duration = Duration::from_secs(3);
 
+/// Tasks that are woken for their deadlines before others get their turn.
+const CROWD: usize = 64;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Shard {
@@ -114,8 +117,9 @@ impl Shard {
         self.population.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Has the connection looked at by [`Outlet::wake_timer`] at `at`.
-    pub fn arm(&self, outlet: &Outlet, at: Time) {
+    /// Has the connection looked at by [`Outlet::wake_timer`] at `at`, and not when it was asked for before.
+    pub fn arm(&self, outlet: &Outlet, at: Option<Time>, now: Time) {
+        let Some(at) = outlet.alarm.want(at, now) else { return };
         let mut wheel = self.wheel.lock();
         wheel.insert(outlet.id.0, at);
         // Compared under the lock: the pump decides how long to sleep under it too.
@@ -138,6 +142,13 @@ impl Shard {
         self.broken.store(true, Ordering::Release);
     }
 
+    /// What is left of `due` after tasks were woken once.
+    #[cfg(test)]
+    pub fn left_due(&self, now: Time, mut due: Vec<u64>) -> Vec<u64> {
+        self.wake_due(now, &mut due);
+        due
+    }
+
     /// Entries in the wheel.
     #[cfg(test)]
     pub fn timers(&self) -> usize {
@@ -147,6 +158,29 @@ impl Shard {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.pump.wake();
+    }
+
+    /// Wakes some of the tasks whose entries have come, and takes these from `due`.
+    fn wake_due(&self, now: Time, due: &mut Vec<u64>) {
+        if due.is_empty() {
+            return;
+        }
+        let mut woken = 0;
+        let mut wheel = self.wheel.lock();
+        let tasks = self.tasks.lock();
+        while woken < CROWD
+            && let Some(id) = due.pop()
+        {
+            let Some(outlet) = tasks.get(&ConnId(id)) else { continue };
+            match outlet.alarm.ring(now) {
+                Ok(()) => {
+                    outlet.wake_timer();
+                    woken += 1;
+                }
+                Err(Some(next)) => wheel.insert(id, next),
+                Err(None) => {}
+            }
+        }
     }
 
     /// Runs until [`Shard::stop`]: delivers mail and expired timers.
@@ -182,15 +216,12 @@ impl Shard {
                 }
                 last = (now, boot);
 
-                self.wheel.lock().expire(now, &mut due);
-                if !due.is_empty() {
-                    let tasks = self.tasks.lock();
-                    for id in due.drain(..) {
-                        if let Some(outlet) = tasks.get(&ConnId(id)) {
-                            outlet.wake_timer();
-                        }
-                    }
+                if due.is_empty() {
+                    self.wheel.lock().expire(now, &mut due);
+                    // In the order in which they were put in: who was early in one crowd is in the next.
+                    due.reverse();
                 }
+                self.wake_due(now, &mut due);
                 if self.index == 0
                     && let Some(core) = core.upgrade()
                 {
@@ -201,6 +232,12 @@ impl Shard {
                     }
                 }
 
+                if !due.is_empty() {
+                    // Not all at once: sockets that are ready meanwhile get their turn in between.
+                    planned = now;
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 planned = {
                     let wheel = self.wheel.lock();
                     let tick = if flushes.is_some() { look_at } else { now + TICK };

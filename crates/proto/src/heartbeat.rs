@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Time;
+use crate::{Time, wheel};
 
 /// See the option `heartbeat.mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// A beat after `interval` of silence from the peer.
+    /// A beat after `interval` of silence from the peer (a little less, see [`Heartbeat`]).
     #[default]
     Auto,
     /// A beat each `interval`, also under traffic.
@@ -78,6 +78,8 @@ pub enum Action {
 ///
 /// A link that died is found within `interval + missed_limit × timeout` of its last sign of life: a
 /// byte received, or a byte written while others waited (`passive`: `interval × missed_limit`).
+///
+/// Beats are due up to a fiftieth of their interval, 0.5 s at most, early: many links' then leave together.
 #[derive(Debug)]
 pub struct Heartbeat {
     /// Shared by all links of a server or client.
@@ -210,7 +212,7 @@ impl Heartbeat {
                     } else if self.config.mode != Mode::Fixed {
                         self.since = self.since.max(link.last_received);
                     }
-                    return if now < self.since + self.wait() {
+                    return if now < self.due() {
                         None
                     } else if self.config.mode == Mode::Passive {
                         Some(self.die())
@@ -320,7 +322,7 @@ impl Heartbeat {
             return None;
         }
         let next = match &self.phase {
-            Phase::Waiting => self.since + self.wait(),
+            Phase::Waiting => self.due(),
             Phase::Probing(probe) => probe.at,
             Phase::Beaten(beat) => beat.deadline.min(beat.looked + self.interval()),
             Phase::Dead => return None,
@@ -385,6 +387,17 @@ impl Heartbeat {
         Action::Dead
     }
 
+    /// When the present wait ends. A beat is due a little early, at a multiple of [`grain`], so that those
+    /// of many links leave together: to wake for each costs more than the beat.
+    fn due(&self) -> Time {
+        let due = self.since + self.wait();
+        let grain = match self.config.mode {
+            Mode::Passive => 0,
+            _ => grain(self.interval()),
+        };
+        Time::from_micros(due.as_micros() - due.as_micros().checked_rem(grain).unwrap_or(0))
+    }
+
     /// From the last sign of life to the next beat, in passive mode to death.
     fn wait(&self) -> Duration {
         match self.config.mode {
@@ -402,6 +415,16 @@ impl Heartbeat {
         }
     }
 }
+
+/// By how many microseconds at most a beat is early: a fiftieth of its interval, up to 0.5 s, in whole
+/// ticks of the wheel; 0: not at all.
+fn grain(interval: Duration) -> u64 {
+    let tick = wheel::TICK.as_micros() as u64;
+    let most = (interval / 50).min(COARSEST).as_micros() as u64;
+    most - most % tick
+}
+
+const COARSEST: Duration = Duration::from_millis(500);
 
 /// Shorter intervals and timeouts than this would only spin.
 const SHORTEST: Duration = Duration::from_millis(1);

@@ -45,7 +45,7 @@ fn auto_beats_after_silence_and_dies_without_an_answer() {
 
 #[test]
 fn the_first_beat_lies_in_the_second_half_of_the_interval() {
-    for (jitter, first) in [(0.0, 12.5), (0.5, 18.75), (1.0, 25.0)] {
+    for (jitter, first) in [(0.0, 12.5), (0.5, 18.5), (1.0, 25.0)] {
         for mode in [Mode::Auto, Mode::Fixed, Mode::Keepalive] {
             let mut beats = Heartbeat::new(config(mode), at(100.0), jitter);
             assert_eq!(beats.poll_timeout(), Some(at(100.0 + first)));
@@ -55,6 +55,39 @@ fn the_first_beat_lies_in_the_second_half_of_the_interval() {
             assert_eq!(beats.poll_timeout(), Some(at(100.0 + first + 25.0)));
         }
     }
+}
+
+#[test]
+fn beats_of_many_links_are_due_together_and_never_late() {
+    for (interval, grain) in [(25.0, 500_000), (100.0, 500_000), (5.0, 100_000), (1.0, 20_000), (0.5, 10_000), (0.2, 0)]
+    {
+        for mode in [Mode::Auto, Mode::Fixed, Mode::Keepalive] {
+            let mut moments = BTreeSet::new();
+            for link in 0..1000_u64 {
+                let opened = Time::from_micros(77_000_123 + link * 1_009);
+                let rules = HeartbeatConfig { interval: secs(interval), ..config(mode) };
+                let mut beats = Heartbeat::new(rules, opened, 1.0);
+                let due = beats.poll_timeout().unwrap();
+                let early = (opened + secs(interval)) - due;
+                assert!(due <= opened + secs(interval) && early.as_micros() <= grain + 1, "{interval} {early:?}");
+                moments.insert(due);
+                let link = |last_received| Link { last_received, ..heard(0.0) };
+                assert_eq!(beats.handle_timeout(Time::from_micros(due.as_micros() - 1), &link(opened)), None);
+                assert_eq!(beats.handle_timeout(due, &link(opened)), Some(Action::Beat));
+                // The answer takes some time, and still the next beat comes an interval after this one.
+                beats.handle_beat_written(due);
+                beats.handle_answer(due + secs(0.0003));
+                if grain > 0 {
+                    assert_eq!(beats.poll_timeout(), Some(due + secs(interval)));
+                }
+            }
+            let spread = 1000 * 1009;
+            assert!(moments.len() as u128 <= spread / grain.max(1009) + 2, "{interval} {mode:?}: {}", moments.len());
+        }
+    }
+    // To listen means not to be in a hurry to judge.
+    let passive = Heartbeat::new(config(Mode::Passive), Time::from_micros(123_457), 1.0);
+    assert_eq!(passive.poll_timeout(), Some(Time::from_micros(25_123_457)));
 }
 
 #[test]
