@@ -516,13 +516,17 @@ fn log(_endpoint: Option<EndpointId>, event: &Event) {
     }
 }
 
+/// Few connections ever have any: each pays for a pointer alone.
+#[derive(Debug, Default)]
+struct Waiting(VecDeque<Event>);
+
 /// Serialises the callbacks of one connection: while a handler is suspended or has deferred its
 /// message, further events of the connection wait here.
 #[derive(Debug, Default)]
 pub(crate) struct Serial {
     busy: Cell<bool>,
     deferred: Cell<u32>,
-    waiting: RefCell<VecDeque<Event>>,
+    waiting: RefCell<Option<Box<Waiting>>>,
     /// Set by `release`.
     released: Cell<bool>,
 }
@@ -531,7 +535,7 @@ impl Serial {
     /// Takes the turn; gives the event back when it may be handled now, else keeps it for later.
     pub(crate) fn begin(&self, event: Event) -> Option<Event> {
         if !self.released.get() && (self.busy.get() || self.deferred.get() > 0) {
-            self.waiting.borrow_mut().push_back(event);
+            self.waiting.borrow_mut().get_or_insert_default().0.push_back(event);
             return None;
         }
         self.busy.set(true);
@@ -563,13 +567,16 @@ impl Serial {
     /// The server or client has ended: what has waited is to be told now, for nobody looks later.
     pub(crate) fn release(&self) -> VecDeque<Event> {
         self.released.set(true);
-        std::mem::take(&mut *self.waiting.borrow_mut())
+        self.take()
+    }
+
+    fn take(&self) -> VecDeque<Event> {
+        self.waiting.take().map_or_else(VecDeque::new, |waiting| waiting.0)
     }
 
     /// The connection is gone: messages that waited for their turn are nobody's.
     pub(crate) fn discard(&self) {
-        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
-        for event in waiting {
+        for event in self.take() {
             if let Event::Message { conn, data, .. } | Event::Snapshot { conn, data, .. } = event {
                 dispatcher().consume(conn, data.len());
             }
@@ -577,10 +584,9 @@ impl Serial {
     }
 
     fn resume(&self) {
-        if self.busy.get() || self.deferred.get() > 0 || self.waiting.borrow().is_empty() {
+        if self.busy.get() || self.deferred.get() > 0 || self.waiting.borrow().is_none() {
             return;
         }
-        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
-        dispatcher().requeue(waiting);
+        dispatcher().requeue(self.take());
     }
 }

@@ -313,8 +313,7 @@ where
 {
     let mut scanned = 0;
     loop {
-        let scanned_now = if buffer.is_empty() { Scan::More } else { scan(buffer, scanned) };
-        match scanned_now {
+        match if buffer.is_empty() { Scan::More } else { scan(buffer, scanned) } {
             Scan::End(end) if end <= max_header_bytes => return Ok(end),
             Scan::End(_) => return Err(HeadError::TooLarge { limit: max_header_bytes }),
             Scan::Malformed(why) => return Err(HeadError::Malformed(why)),
@@ -535,17 +534,9 @@ fn scan(bytes: &[u8], from: usize) -> Scan {
     found.map_or(Scan::More, Scan::End)
 }
 
-/// Line ends aside. Many bytes at a time: the loops of fixed length become vector instructions.
+/// Line ends aside. A sum over all, because a loop without a way out does many bytes at a time.
 fn has_forbidden(bytes: &[u8]) -> bool {
-    let is_forbidden = |byte: u8| is_forbidden(byte) & (byte != b'\n');
-    let mut found = [0_u8; 16];
-    let (chunks, rest) = bytes.as_chunks::<16>();
-    for chunk in chunks {
-        for (found, byte) in found.iter_mut().zip(chunk) {
-            *found |= u8::from(is_forbidden(*byte));
-        }
-    }
-    found != [0; 16] || rest.iter().any(|byte| is_forbidden(*byte))
+    bytes.iter().fold(0, |found, byte| found | u8::from(is_forbidden(*byte) & (*byte != b'\n'))) != 0
 }
 
 /// The same, a line at a time: tells what is wrong with the first that is not in order.
@@ -573,7 +564,8 @@ fn scan_lines(bytes: &[u8], from: usize) -> Scan {
 
 /// Control characters but for tabs and the CR of a line's end.
 const fn is_forbidden(byte: u8) -> bool {
-    (byte < b' ' && byte != b'\t' && byte != b'\r') || byte == 0x7F
+    // Without branches, so that many can be looked at together.
+    ((byte < b' ') & (byte != b'\t') & (byte != b'\r')) | (byte == 0x7F)
 }
 
 fn check(raw: &[u8]) -> Result<(), HeadError> {
