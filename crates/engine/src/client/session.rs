@@ -149,6 +149,8 @@ impl Client {
         if let Err(violation) = outcome {
             self.violated(&mut inner, outlet, violation);
         } else if quiet {
+            // An acknowledgement may be due, or our leaving.
+            self.wake_for_deadline(&mut inner);
             return upshot;
         }
         inner.feed(now, WINDOW);

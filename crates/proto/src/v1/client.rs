@@ -245,7 +245,11 @@ impl Client {
     /// # Errors
     /// [`Violation`]: close the connection with its code.
     pub fn handle_message(&mut self, now: Time, data: &Bytes, binary: bool) -> Result<(), Violation> {
-        let Some(frame) = ServerFrame::decode(data, binary, self.config.max_message)? else { return Ok(()) };
+        let Some(frame) = ServerFrame::decode(data, binary, self.config.max_message)? else {
+            // Later versions may say more, but not before W.
+            let early = self.phase == Phase::Greeting;
+            return if early { Err(Violation::bad("a frame before W, the answer to H")) } else { Ok(()) };
+        };
         match (self.phase, frame) {
             (Phase::Offline, _) => Ok(()),
             (Phase::Greeting, ServerFrame::Welcome(welcome)) => self.handle_welcome(*welcome),
