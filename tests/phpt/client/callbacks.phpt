@@ -59,6 +59,10 @@ TypeError: WsClient::onConnecting(): the callback requires 3 arguments, but is p
 TypeError: WsClient::onError(): the callback requires 2 arguments, but is passed 1 at most
 TypeError: WsClient::onDrain(): the callback requires 2 arguments, but is passed 1 at most
 TypeError: WsClient::onOverflow(): the callback requires 4 arguments, but is passed 3 at most
+TypeError: WsClient::onToken(): the callback requires 1 arguments, but is passed 0 at most
+TypeError: WsClient::onGap(): the callback requires 2 arguments, but is passed 1 at most
+TypeError: WsClient::onSnapshot(): the callback requires 4 arguments, but is passed 3 at most
+TypeError: WsClient::onReject(): the callback requires 5 arguments, but is passed 4 at most
 ValueError: WsClient::on(): Argument #1 ($event) must be one of 'open', 'message', 'close', 'stateChange', 'connecting', 'error', 'drain', 'overflow', 'token', 'gap', 'snapshot', 'reject', 'Message' given
 TypeError: WsClient::onOpen(): Argument #1 ($callback) must be a valid callback, function "no_such" not found or invalid function name
 bool(true)

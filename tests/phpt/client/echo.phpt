@@ -1,5 +1,5 @@
 --TEST--
-WsClient and WsServer in one process: open, text, binary, close, each callback with its arguments
+WsClient and WsServer in one process, plain WebSocket: open, text, binary, close, each callback with its arguments
 --EXTENSIONS--
 lifeline
 --FILE--
@@ -8,7 +8,7 @@ require __DIR__ . '/../inc/client.php';
 $server = echo_server(['close' => function (WsConnection $c, int $code, string $reason, bool $clean) use (&$left) {
     $left = "server onClose $code '$reason' " . var_export($clean, true);
 }]);
-$client = new WsClient($server->address() . '/chat?room=1');
+$client = new WsClient($server->address() . '/chat?room=1', ['protocols' => []]);
 $got = [];
 $client
     ->onOpen(function (WsClient $c, bool $resumed) use ($client) {
