@@ -315,7 +315,7 @@ impl Client {
         let Some(state) = self.channels.get_mut(channel) else { return };
         if self.phase == Phase::Open {
             self.transmit.push_back(ClientFrame::Unsubscribe(channel.clone()));
-        } else if state.position.is_none() {
+        } else if self.phase == Phase::Offline && state.position.is_none() {
             self.channels.remove(channel);
             return;
         }

@@ -280,10 +280,10 @@ impl<R: RngCore> Server<R> {
             let inbox = Inbox::restore(now, server.config.redelivery_limit, generation, handled, rejected);
             server.deadlines.insert((now + server.config.dedupe_ttl, Deadline::Inbox(key.clone())));
             let shared = Shared { inbox, link: LinkId(u64::MAX), armed: true, idle: Some(now) };
-            server.forget_inboxes_above(server.config.max_inboxes.saturating_sub(1));
             server.idle.insert((now, key.clone()));
             server.inboxes.insert(key, shared);
         }
+        server.forget_inboxes_above(server.config.max_inboxes);
         server
     }
 
