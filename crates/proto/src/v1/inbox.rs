@@ -159,6 +159,14 @@ impl Inbox {
         }
     }
 
+    /// Deliveries are told apart from those of another inbox that the outbox had before, by numbers from here
+    /// on.
+    #[must_use]
+    pub fn with_serials_from(mut self, serial: u64) -> Self {
+        self.next_serial = serial;
+        self
+    }
+
     /// A connection has named the outbox: from now on it is the one that brings items.
     ///
     /// # Errors
@@ -210,6 +218,7 @@ impl Inbox {
         if !self.is_current(attachment) {
             return Ok(Receipt::Stale);
         }
+        self.pass_acknowledged();
         if sequence < self.expected {
             return Ok(Receipt::Duplicate);
         }
@@ -244,6 +253,7 @@ impl Inbox {
     /// # Errors
     /// A [`Violation`] with 4004 when items before them are missing, or it is not clear which are meant.
     pub fn handle_give_up(&mut self, attachment: u64, from: Option<u64>, sequence: u64) -> Result<(), Violation> {
+        self.pass_acknowledged();
         if !self.is_current(attachment) || sequence < self.expected {
             return Ok(());
         }
@@ -347,6 +357,12 @@ impl Inbox {
         self.stored
     }
 
+    /// A connection has the outbox.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.attached
+    }
+
     /// The newest generation that has opened the outbox.
     #[must_use]
     pub fn generation(&self) -> u64 {
@@ -380,6 +396,11 @@ impl Inbox {
 
     fn is_current(&self, attachment: u64) -> bool {
         self.attached && attachment == self.attachment
+    }
+
+    /// What was acknowledged before it came on this connection need not come.
+    fn pass_acknowledged(&mut self) {
+        self.expected = self.expected.max(self.stored + 1);
     }
 
     fn running(&self, id: DeliveryId) -> Option<u64> {

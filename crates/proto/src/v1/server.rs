@@ -168,6 +168,8 @@ pub struct Server<R> {
     links: HashMap<LinkId, Link>,
     sessions: HashMap<Key, Owned>,
     inboxes: HashMap<Key, Shared>,
+    /// New ones, counted.
+    inboxes_made: u64,
     /// Inboxes without a connection, the longest first.
     idle: BTreeSet<(Time, Key)>,
     logs: HashMap<ChannelName, ChannelLog>,
@@ -245,6 +247,7 @@ impl<R: RngCore> Server<R> {
             links: HashMap::new(),
             sessions: HashMap::new(),
             inboxes: HashMap::new(),
+            inboxes_made: 0,
             idle: BTreeSet::new(),
             logs: HashMap::new(),
             readers: HashMap::new(),
@@ -878,12 +881,22 @@ impl<R: RngCore> Server<R> {
         if resumable.is_none() && self.sessions.len() >= self.config.max_sessions {
             return self.close(now, link, close::TRY_AGAIN_LATER, "there are as many sessions as limits.maxSessions");
         }
+        if why == Some(Why::Superseded)
+            && let Some(range) = &hello.outbox
+            && let Some(shared) = self.inboxes.get(&range.id)
+            && shared.inbox.is_attached()
+            && shared.inbox.generation() == range.generation
+        {
+            // The same process has shown a later token: this HELLO was under way for long, or a copy sent it.
+            return self.close(now, link, close::SUPERSEDED, close::default_reason(close::SUPERSEDED));
+        }
         let mut inbox = None;
         let (mut handled, mut rejected) = (0, Vec::new());
         if let Some(range) = &hello.outbox {
             if !self.inboxes.contains_key(&range.id) {
                 self.forget_inboxes_above(self.config.max_inboxes.saturating_sub(1));
-                let inbox = Inbox::new(now, self.config.redelivery_limit);
+                self.inboxes_made += 1;
+                let inbox = Inbox::new(now, self.config.redelivery_limit).with_serials_from(self.inboxes_made << 32);
                 self.inboxes.insert(range.id.clone(), Shared { inbox, link, armed: false, idle: None });
             }
             let Some(shared) = self.inboxes.get_mut(&range.id) else { return };
@@ -916,12 +929,12 @@ impl<R: RngCore> Server<R> {
             None => self.create_session(now, owner),
         };
         let Some(owned) = self.sessions.get_mut(&key) else { return };
-        let attachment = owned.session.attach(now, token.clone(), resumable, handled);
+        let attachment = owned.session.attach(now, token, resumable, handled);
         self.counters.resumed += u64::from(attachment.resumed);
         let previous = owned.link.replace(link).filter(|previous| *previous != link);
         let welcome = wire::Welcome {
             session: key.clone(),
-            token,
+            token: owned.session.token().clone(),
             resumed: attachment.resumed,
             why: why.or(attachment.why),
             first: attachment.first,
@@ -949,7 +962,8 @@ impl<R: RngCore> Server<R> {
             self.ask(link, &key, channel);
         }
         if let Some(range) = &hello.outbox {
-            self.deliver(&range.id);
+            // What HELLO gave up may move the mark.
+            self.settled(now, &range.id, 0);
         }
         self.wake(&key);
     }

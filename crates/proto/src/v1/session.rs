@@ -242,14 +242,18 @@ impl Session {
         }
     }
 
-    /// A connection takes the session; `resume` was checked, `None`: the session is new. `token` is for
-    /// WELCOME, which goes out by [`Session::welcome`]; `handled` is what WELCOME says of the outbox.
+    /// A connection takes the session; `resume` was checked, `None`: the session is new. `token` is the next
+    /// one; WELCOME, which goes out by [`Session::welcome`], says [`Session::token`]. `handled` is what WELCOME says of the outbox.
     pub fn attach(&mut self, now: Time, token: Token, resume: Option<&Resume>, handled: u64) -> Attachment {
         let superseded = self.link.is_some().then_some(self.generation);
         self.generation += 1;
-        // The client has what it showed; the answer to it may be lost.
-        self.previous = resume.map(|resume| resume.token.clone());
-        self.token = token;
+        // The client has what it showed; the answer to it may be lost. Or it has come, and this HELLO was
+        // under way for long: who shows the one before is told the present one again, so that both hold.
+        let again = resume.is_some_and(|resume| self.token != resume.token && self.previous.is_some());
+        if !again {
+            self.previous = resume.map(|resume| resume.token.clone());
+            self.token = token;
+        }
         self.ring.detach(now);
         let delivered = resume.map_or(0, |resume| resume.sequence);
         // Checked to be less than what is next.
@@ -525,6 +529,12 @@ impl Session {
     #[must_use]
     pub fn id(&self) -> &Key {
         &self.id
+    }
+
+    /// What WELCOME says.
+    #[must_use]
+    pub fn token(&self) -> &Token {
+        &self.token
     }
 
     /// Which connection has the session, if one has.

@@ -216,17 +216,14 @@ impl Check {
         let truth = self.sessions.entry(session.clone()).or_default();
         assert_eq!(gap.from, stream.seen + 1, "client {client}: {gap:?} behind {}", stream.seen);
         assert!(!stream.broken, "client {client}: {gap:?} twice");
-        match gap.to {
-            Some(to) => {
-                assert!(to >= gap.from && gap.why == Why::Overflow, "{gap:?}");
-                let allowed = truth.rolled_back || truth.droppable(to, now, retention, Duration::ZERO);
-                assert!(allowed, "client {client}: {gap:?}, {to} should be there");
-                stream.seen = to;
-            }
-            None => {
-                assert!(self.lost_sessions.contains(session), "client {client}: {session} is lost, {gap:?}");
-                stream.broken = true;
-            }
+        if let Some(to) = gap.to {
+            assert!(to >= gap.from && gap.why == Why::Overflow, "{gap:?}");
+            let allowed = truth.rolled_back || truth.droppable(to, now, retention, Duration::ZERO);
+            assert!(allowed, "client {client}: {gap:?}, {to} should be there");
+            stream.seen = to;
+        } else {
+            assert!(self.lost_sessions.contains(session), "client {client}: {session} is lost, {gap:?}");
+            stream.broken = true;
         }
     }
 
@@ -237,6 +234,10 @@ impl Check {
     /// `position` is where the client is now.
     pub fn subscription(&mut self, client: usize, channel: usize, status: Status, position: Option<Position>) {
         let reader = self.reader(client, channel);
+        if reader.anew {
+            // One that the server made begins where it began.
+            reader.came.clear();
+        }
         if reader.anew && position.is_none() {
             reader.position = None;
         }
@@ -345,7 +346,7 @@ impl Check {
         match saved {
             Some((session, sequence)) => {
                 let stream = &mut self.streams[client];
-                assert!(stream.session.as_ref() != Some(&session) || sequence <= stream.handled.max(0));
+                assert!(stream.session.as_ref() != Some(&session) || sequence <= stream.handled);
                 *stream = Stream { session: Some(session), seen: sequence, handled: sequence, broken: false };
             }
             None => self.streams[client] = Stream::default(),

@@ -82,6 +82,8 @@ pub enum Op {
     Down(usize, usize),
     /// All of them, until nothing moves.
     Flow(usize),
+    /// A connection, and all that both applications have to do.
+    Round(usize),
     /// What old connections have on their way to the server arrives.
     Late(usize),
     /// A proxy plays the bytes of an ended connection again.
@@ -163,7 +165,7 @@ impl Setup {
                 redelivery_limit: random.one_of(&[2, 3]),
                 window: random.one_of(&[100, 300, 3000]),
                 send_limit: random.one_of(&[150, 1000, 10_000]),
-                max_sessions: random.one_of(&[4, 1000, 1000]),
+                max_sessions: random.one_of(&[6, 1000, 1000, 1000]),
                 max_inboxes: random.one_of(&[2, 1000]),
                 max_subscriptions: random.one_of(&[1, 10, 10]),
                 authenticate: random.chance(40),
@@ -197,6 +199,7 @@ fn some_channel(random: &mut Numbers) -> usize {
 
 const KINDS: &[Kind] = &[
     (60, |r| Op::Connect(client(r))),
+    (25, |r| Op::Round(client(r))),
     (14, |r| Op::Cut(client(r))),
     (8, |r| Op::Reset(client(r))),
     (8, |r| Op::HalfOpen(client(r))),
@@ -205,9 +208,9 @@ const KINDS: &[Kind] = &[
     (45, |r| Op::Up(client(r), few(r))),
     (40, |r| Op::Write(client(r), few(r))),
     (40, |r| Op::Down(client(r), few(r))),
-    (60, |r| Op::Flow(client(r))),
+    (70, |r| Op::Flow(client(r))),
     (6, |r| Op::Late(client(r))),
-    (3, |r| Op::Again(client(r))),
+    (2, |r| Op::Again(client(r))),
     (40, |r| Op::Send(client(r), r.one_of(&[10, 10, 10, 90, 400]))),
     (10, |r| Op::SendMany(client(r), r.one_of(&[2, 3, 40]))),
     (12, |r| Op::Synced(client(r))),
@@ -218,7 +221,7 @@ const KINDS: &[Kind] = &[
     (3, |r| Op::Refresh(client(r))),
     (40, |r| Op::Take(client(r), few(r) * few(r))),
     (15, |r| Op::ClientBatch(client(r))),
-    (7, |r| Op::KillClient(client(r))),
+    (5, |r| Op::KillClient(client(r))),
     (30, |r| Op::ServerSend(client(r), r.one_of(&[10, 10, 60, 400]))),
     (5, |_| Op::Broadcast),
     (35, |r| Op::Publish(some_channel(r), few(r))),
@@ -229,25 +232,25 @@ const KINDS: &[Kind] = &[
     (3, |r| Op::TokenExpires(client(r))),
     (1, |r| Op::Ban(client(r))),
     (20, |_| Op::Answer),
-    (50, |_| Op::Begin),
-    (45, |r| Op::Finish(r.below(3) as usize)),
-    (6, |r| Op::Fail(r.below(3) as usize)),
-    (9, |r| Op::Reject(r.below(3) as usize, r.chance(40))),
+    (70, |_| Op::Begin),
+    (55, |r| Op::Finish(r.below(3) as usize)),
+    (12, |r| Op::Fail(r.below(3) as usize)),
+    (14, |r| Op::Reject(r.below(3) as usize, r.chance(40))),
     (15, |_| Op::ServerBatch),
     (25, |_| Op::Stored),
     (4, |_| Op::Records),
     (3, |_| Op::Checkpoint),
     (2, |_| Op::RestartServer(Restart::Clean)),
-    (6, |_| Op::RestartServer(Restart::Killed)),
-    (2, |_| Op::RestartServer(Restart::RolledBack)),
+    (5, |_| Op::RestartServer(Restart::Killed)),
+    (1, |_| Op::RestartServer(Restart::RolledBack)),
     (1, |_| Op::RestartServer(Restart::Empty)),
-    (2, |r| Op::Drain(r.one_of(&[0, 4000]))),
+    (1, |r| Op::Drain(r.one_of(&[0, 4000]))),
     (3, |r| Op::Shed(r.one_of(&[1, 200, 100_000]))),
     (20, |r| Op::Sleep(r.below(1500))),
-    (10, |r| Op::Sleep(10_000 + r.below(2000))),
-    (4, |r| Op::Sleep(r.one_of(&[31_000, 125_000]))),
-    (2, |r| Op::ServerJump(r.one_of(&[5000, 40_000, 200_000]))),
-    (2, |r| Op::ClientJump(client(r), r.one_of(&[5000, 200_000]))),
+    (6, |r| Op::Sleep(10_000 + r.below(2000))),
+    (2, |r| Op::Sleep(r.one_of(&[31_000, 125_000]))),
+    (1, |r| Op::ServerJump(r.one_of(&[5000, 40_000, 200_000]))),
+    (1, |r| Op::ClientJump(client(r), r.one_of(&[5000, 200_000]))),
 ];
 
 /// The schedule of a seed.
@@ -255,7 +258,7 @@ pub fn schedule(seed: u64) -> (Setup, Vec<Op>) {
     let mut random = Numbers(seed.wrapping_mul(0xA076_1D64_78BD_642F));
     let setup = Setup::random(&mut random);
     let total: u64 = KINDS.iter().map(|(weight, _)| weight).sum();
-    let length = random.one_of(&[20, 60, 120, 200]);
+    let length = random.one_of(&[40, 100, 200, 300]);
     let mut ops = vec![Op::Connect(0), Op::Flow(0)];
     for _ in 0..length {
         let mut pick = random.below(total);
@@ -268,4 +271,218 @@ pub fn schedule(seed: u64) -> (Setup, Vec<Op>) {
         }
     }
     (setup, ops)
+}
+
+/// Each dialogue of `docs/protocol.md`, with what leads to it.
+pub const DIALOGUES: &[(&str, &[Op])] = &[
+    ("hello", &[Op::Connect(0), Op::Flow(0)]),
+    (
+        "items",
+        &[Op::Connect(0), Op::SendMany(0, 4), Op::Synced(0), Op::Flow(0), Op::Begin, Op::Finish(0), Op::Round(0)],
+    ),
+    ("resume", &[Op::Round(0), Op::Send(0, 10), Op::ServerSend(0, 10), Op::Cut(0), Op::Send(0, 10), Op::Round(0)]),
+    (
+        "replay",
+        &[
+            Op::Subscribe(0, 0),
+            Op::Round(0),
+            Op::Cut(0),
+            Op::ServerSend(0, 10),
+            Op::Publish(0, 2),
+            Op::ServerSend(0, 10),
+            Op::Connect(0),
+            Op::Flow(0),
+            Op::Publish(0, 1),
+            Op::Round(0),
+        ],
+    ),
+    (
+        "acknowledgement",
+        &[
+            Op::Round(0),
+            Op::SendMany(0, 3),
+            Op::Synced(0),
+            Op::ServerSend(0, 10),
+            Op::Round(0),
+            Op::Send(0, 10),
+            Op::Flow(0),
+            Op::Begin,
+            Op::Finish(0),
+            Op::ServerSend(0, 10),
+            Op::Round(0),
+        ],
+    ),
+    (
+        "take-over",
+        &[
+            Op::Round(0),
+            Op::SendMany(0, 3),
+            Op::Synced(0),
+            Op::Flow(0),
+            Op::Begin,
+            Op::HalfOpen(0),
+            Op::Connect(0),
+            Op::Flow(0),
+            Op::Late(0),
+            Op::Finish(0),
+            Op::Round(0),
+        ],
+    ),
+    ("drain", &[Op::Round(0), Op::Send(0, 10), Op::Drain(4000), Op::Flow(0), Op::Sleep(3001), Op::Round(0)]),
+    (
+        "refused for good",
+        &[
+            Op::Round(0),
+            Op::SendMany(0, 2),
+            Op::Synced(0),
+            Op::Flow(0),
+            Op::Begin,
+            Op::Reject(0, true),
+            Op::Flow(0),
+            Op::Round(0),
+        ],
+    ),
+    (
+        "refused for now",
+        &[
+            Op::Round(0),
+            Op::SendMany(0, 3),
+            Op::Synced(0),
+            Op::Flow(0),
+            Op::Begin,
+            Op::Reject(0, false),
+            Op::Flow(0),
+            Op::Expire(0),
+            Op::Sleep(1000),
+            Op::Round(0),
+        ],
+    ),
+    (
+        "poison",
+        &[
+            Op::Round(0),
+            Op::SendMany(0, 2),
+            Op::Synced(0),
+            Op::Flow(0),
+            Op::Begin,
+            Op::Fail(0),
+            Op::Flow(0),
+            Op::Connect(0),
+            Op::Flow(0),
+            Op::Begin,
+            Op::Fail(0),
+            Op::Round(0),
+        ],
+    ),
+    ("given up", &[Op::SendMany(0, 3), Op::Synced(0), Op::Expire(0), Op::Send(0, 10), Op::Round(0)]),
+    (
+        "subscribe",
+        &[
+            Op::Round(0),
+            Op::Subscribe(0, 0),
+            Op::Flow(0),
+            Op::Publish(0, 2),
+            Op::Flow(0),
+            Op::ServerSubscribe(0, 1),
+            Op::Publish(1, 2),
+            Op::Flow(0),
+            Op::Unsubscribe(0, 0),
+            Op::Publish(0, 1),
+            Op::Flow(0),
+            Op::Subscribe(0, 0),
+            Op::Flow(0),
+            Op::Deny(0, true),
+            Op::Cut(0),
+            Op::Round(0),
+        ],
+    ),
+    (
+        "gap, and snapshot where there is one",
+        &[
+            Op::Subscribe(0, 0),
+            Op::ServerSubscribe(0, 1),
+            Op::Round(0),
+            Op::Cut(0),
+            Op::Publish(0, 5),
+            Op::Publish(1, 5),
+            Op::ServerSend(0, 10),
+            Op::ServerSend(0, 10),
+            Op::ServerSend(0, 10),
+            Op::ServerSend(0, 10),
+            Op::Sleep(11_000),
+            Op::Connect(0),
+            Op::Flow(0),
+            Op::Publish(0, 1),
+            Op::Round(0),
+            Op::Publish(0, 5),
+            Op::Sleep(11_000),
+            Op::Publish(0, 1),
+            Op::Round(0),
+        ],
+    ),
+    (
+        "fresh token",
+        &[
+            Op::Round(0),
+            Op::Refresh(0),
+            Op::Flow(0),
+            Op::TokenExpires(0),
+            Op::Refresh(0),
+            Op::Flow(0),
+            Op::Connect(0),
+            Op::Flow(0),
+            Op::Send(0, 10),
+            Op::Round(0),
+        ],
+    ),
+    ("beats", &[Op::Round(0), Op::ServerBeat(0), Op::ClientBeat(0), Op::Round(0)]),
+    (
+        "restart with a store",
+        &[
+            Op::Subscribe(0, 0),
+            Op::Round(0),
+            Op::Send(0, 10),
+            Op::ServerSend(0, 10),
+            Op::Publish(0, 1),
+            Op::Flow(0),
+            Op::Begin,
+            Op::Finish(0),
+            Op::RestartServer(Restart::Killed),
+            Op::Round(0),
+        ],
+    ),
+    (
+        "restart without a store",
+        &[
+            Op::Subscribe(0, 0),
+            Op::Round(0),
+            Op::Send(0, 10),
+            Op::ServerSend(0, 10),
+            Op::Publish(0, 1),
+            Op::Flow(0),
+            Op::RestartServer(Restart::Empty),
+            Op::Round(0),
+        ],
+    ),
+];
+
+impl Setup {
+    /// For a dialogue: all that can be asked is asked.
+    pub fn strict(snapshots: bool, store: bool, slow: bool) -> Self {
+        Self {
+            config: ServerConfig {
+                retention: Retention { count: 2, ..Retention::default() },
+                redelivery_limit: 2,
+                window: 300,
+                authenticate: true,
+                authorise: true,
+                snapshots,
+                store,
+                ..ServerConfig::default()
+            },
+            slow,
+            handlers: 1,
+            durable: [true; CLIENTS],
+        }
+    }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lifeline_proto::v1::client::{Client, ClientConfig, Delivered, Event, Saved};
-use lifeline_proto::v1::inbox::{Delivery, Start};
+use lifeline_proto::v1::inbox::{Delivery, Inbox, Start};
+use lifeline_proto::v1::log::ChannelLog;
 use lifeline_proto::v1::server::{LinkId, Output, Server, Stored};
 use lifeline_proto::v1::session::SessionRecord;
 use lifeline_proto::v1::wire::{ClientFrame, Encoded, ITEM_COST, OutboxRange, Reject, ServerFrame, channel_header};
@@ -134,6 +135,12 @@ pub struct World {
     boxes: u64,
     check: Check,
     pub reached: BTreeMap<String, u64>,
+    /// Frames that the first client's connections have moved: to the server, to the client.
+    pub moved: [u32; 2],
+    /// Tell what moves.
+    trace: bool,
+    /// In which direction, after how many frames, and how its link ends.
+    pub cut: Option<(usize, u32, Op)>,
 }
 
 fn name(channel: usize) -> ChannelName {
@@ -174,6 +181,9 @@ impl World {
             boxes: 0,
             check: Check::default(),
             reached: BTreeMap::new(),
+            moved: [0; 2],
+            trace: std::env::var_os("MODEL_TRACE").is_some(),
+            cut: None,
             setup,
         };
         for index in 0..CLIENTS {
@@ -230,6 +240,9 @@ impl World {
     }
 
     pub fn step(&mut self, op: Op) {
+        if self.trace {
+            eprintln!("-- {op:?}");
+        }
         match op {
             Op::Connect(client) => self.connect(client),
             Op::Cut(client) => self.cut(client, true, false),
@@ -241,6 +254,7 @@ impl World {
             Op::Write(client, count) => self.each_conn(client, count, Self::write),
             Op::Down(client, count) => self.each_conn(client, count, Self::down),
             Op::Flow(client) => while self.flow(client) {},
+            Op::Round(client) => self.round(client),
             Op::Late(client) => self.late(client),
             Op::Again(client) => self.again(client),
             Op::Send(client, size) => {
@@ -460,6 +474,25 @@ impl World {
         moved
     }
 
+    fn round(&mut self, client: usize) {
+        self.connect(client);
+        self.settle();
+        for _ in 0..3 {
+            while self.flow(client) {}
+            while self.answer() | self.stored() {
+                self.settle();
+            }
+            while self.begin() {
+                self.finish(self.running.len() - 1);
+                self.settle();
+            }
+            self.take(client, usize::MAX);
+            self.server.handle_batch_end();
+            self.peers[client].client.handle_batch_end();
+            self.settle();
+        }
+    }
+
     fn late(&mut self, client: usize) {
         for conn in 0..self.conns.len() {
             let Conn { client: owner, client_open, .. } = self.conns[conn];
@@ -496,8 +529,12 @@ impl World {
             }
             return false;
         };
+        if self.trace {
+            eprintln!("{link:?} > {}", String::from_utf8_lossy(&data));
+        }
         let before = self.server.counters();
         self.server.handle_message(self.server_now(), link, &data, binary);
+        self.count(conn, 0);
         if self.server.counters().duplicates > before.duplicates {
             self.reach("item that came twice");
         }
@@ -525,10 +562,14 @@ impl World {
             return false;
         }
         if let Some(Encoded { data, binary }) = self.conns[conn].down.pop_front() {
+            if self.trace {
+                eprintln!("client {client} < {}", String::from_utf8_lossy(&data));
+            }
             let now = self.client_now(client);
             if let Err(violation) = self.peers[client].client.handle_message(now, &data, binary) {
                 panic!("client {client}: {violation}");
             }
+            self.count(conn, 1);
             return true;
         }
         let Some(code) = self.conns[conn].closed else { return false };
@@ -539,6 +580,22 @@ impl World {
             peer.credentials = self.good[client];
         }
         true
+    }
+
+    /// A frame has moved; the link may end here.
+    fn count(&mut self, conn: usize, direction: usize) {
+        if self.conns[conn].client > 0 {
+            return;
+        }
+        self.moved[direction] += 1;
+        if let Some((cut, after, how)) = self.cut
+            && cut == direction
+            && self.moved[cut] == after
+        {
+            self.cut = None;
+            self.step(how);
+            self.step(Op::Connect(0));
+        }
     }
 
     /// What the server says is allowed.
@@ -849,7 +906,7 @@ impl World {
     }
 
     fn log_truth(&mut self, channel: usize) {
-        if let Some(top) = self.server.channel_log(&name(channel)).map(|log| log.top()) {
+        if let Some(top) = self.server.channel_log(&name(channel)).map(ChannelLog::top) {
             self.check.logs.entry((channel, top.epoch)).or_default();
         }
     }
@@ -980,7 +1037,7 @@ impl World {
             Output::Snapshot { link, channel, position } => {
                 let state = self.states[channel_index(&channel)];
                 // Every fifth time the application has none.
-                let state = (state % 5 > 0).then(|| (Bytes::from(state.to_string()), false));
+                let state = (!state.is_multiple_of(5)).then(|| (Bytes::from(state.to_string()), false));
                 self.server.handle_snapshot(link, &channel, &position, state);
             }
             _ => {}
@@ -1015,16 +1072,22 @@ impl World {
         for session in self.live_sessions() {
             self.write_session(&session);
         }
-        for channel in 0..CHANNELS.len() {
-            match self.server.channel_log(&name(channel)) {
-                Some(log) => self.disk.channels.insert(CHANNELS[channel].into(), (name(channel), log.top())),
-                None => self.disk.channels.remove(CHANNELS[channel]),
+        for text in CHANNELS {
+            let name = ChannelName::new(text).unwrap();
+            match self.server.channel_log(&name).map(ChannelLog::top) {
+                Some(top) => self.disk.channels.insert(text.into(), (name, top)),
+                None => self.disk.channels.remove(text),
             };
         }
     }
 
     fn restart_server(&mut self, how: Restart) {
-        let how = if self.setup.config.store { how } else { Restart::Empty };
+        let how = match how {
+            Restart::Killed if !self.setup.config.store => Restart::Empty,
+            // Only a store can be.
+            Restart::RolledBack if !self.setup.config.store => return,
+            _ => how,
+        };
         self.reach(format!("restart {how:?}"));
         let stored = match how {
             Restart::Clean => Some(self.server.stored()),
@@ -1125,8 +1188,7 @@ impl World {
             .filter_map(|channel| Some((channel, self.server.channel_log(&name(channel))?.top())))
             .collect();
         let total: usize = self.server.held_bytes();
-        let items: u64 =
-            self.known.keys().filter_map(|key| self.server.inbox(key)).map(|inbox| inbox.outstanding()).sum();
+        let items: u64 = self.known.keys().filter_map(|key| self.server.inbox(key)).map(Inbox::outstanding).sum();
         let freed = self.server.shed(bytes);
         assert!(freed >= bytes.min(total - items as usize), "{freed} of {total}");
         for (bytes, top, session) in held {
@@ -1173,7 +1235,9 @@ impl World {
             Output::Close { link, code, reason } => {
                 self.reach(format!("close {code}"));
                 let conn = &mut self.conns[link.0 as usize];
-                assert!(conn.server_open, "{link:?} is closed twice");
+                if !conn.server_open {
+                    return;
+                }
                 conn.server_open = false;
                 conn.closed = Some(code);
                 assert!(self.server.session_of(link).is_none());
@@ -1278,7 +1342,7 @@ impl World {
         self.notice();
         self.denied.clear();
         let mut rounds = 0;
-        while !self.quiet() {
+        while rounds < 2 || !self.quiet() {
             rounds += 1;
             assert!(rounds < 150, "not quiet after {rounds} s: {}", self.unrest());
             if self.server.is_draining() {
@@ -1373,7 +1437,7 @@ impl World {
                 let subscribed = state.is_subscribed(&name(channel));
                 assert_eq!(ours.is_some(), subscribed, "client {client} {channel}: subscribed?");
                 if subscribed {
-                    let top = self.server.channel_log(&name(channel)).map(|log| log.top());
+                    let top = self.server.channel_log(&name(channel)).map(ChannelLog::top);
                     assert_eq!(*reader, top, "client {client} {channel}: has not come to the end");
                 }
             }
@@ -1384,7 +1448,7 @@ impl World {
 /// The disk's memory of acknowledgements is a little behind.
 fn entry_is_third(outbox: &mut Outbox) -> bool {
     outbox.forgotten += 1;
-    outbox.forgotten % 3 == 0
+    outbox.forgotten.is_multiple_of(3)
 }
 
 fn stored_of(disk: &Disk) -> Stored {

@@ -316,6 +316,91 @@ fn the_token_before_is_good_until_a_frame_comes_under_the_present_one() {
 }
 
 #[test]
+fn a_hello_that_was_under_way_for_long_takes_nothing_from_who_came_later() {
+    let mut world = connected();
+    world.cut(0);
+    world.connect(0);
+    let late = world.peers[0].to_server.front().unwrap().clone();
+    world.cut(0);
+    reconnect(&mut world);
+    // It shows the token before, and no frame has come under the present one: the session is its.
+    world.server.handle_connected(world.now, LinkId(50));
+    world.server.handle_message(world.now, LinkId(50), &late.data, false);
+    world.settle();
+    assert_eq!(world.peers[0].ends.last(), Some(&close::SUPERSEDED));
+    // Whose token holds all the same.
+    let (welcomed, _) = reconnect(&mut world);
+    assert!(welcomed.resumed);
+    world.client_send(0, "1");
+    assert_eq!(world.run(), ["1"]);
+    // Proven: what is later still is sent away, and neither session nor outbox are taken.
+    world.server.handle_connected(world.now, LinkId(51));
+    world.server.handle_message(world.now, LinkId(51), &late.data, false);
+    world.settle();
+    let closed = Output::Close {
+        link: LinkId(51),
+        code: close::SUPERSEDED,
+        reason: close::default_reason(close::SUPERSEDED).into(),
+    };
+    assert!(world.outputs.contains(&closed));
+    world.client_send(0, "2");
+    assert_eq!(world.run(), ["2"]);
+    // Another process with the same outbox is not held up by a connection that is dead.
+    world.half_cut(0);
+    world.peers[0].generation += 1;
+    world.server.handle_connected(world.now, LinkId(52));
+    let next = String::from_utf8(late.data.to_vec()).unwrap().replace(r#""gen":1"#, r#""gen":2"#);
+    world.server.handle_message(world.now, LinkId(52), &next.into(), false);
+    world.settle();
+    assert!(world.server.session_of(LinkId(52)).is_some());
+}
+
+#[test]
+fn a_delivery_from_before_an_outbox_was_forgotten_is_stale() {
+    let mut world = connected_with(ServerConfig { max_inboxes: 1, ..config() });
+    for n in 1..=2 {
+        world.client_send(0, &n.to_string());
+    }
+    world.flow();
+    world.begin();
+    world.reject(false);
+    world.connect(1);
+    world.client_send(1, "other");
+    world.flow();
+    world.cut(0);
+    assert!(world.server.inbox(&world.peers[0].outbox_id).is_none());
+    // What waits for the application since then is not the item that comes again under the same number.
+    let waiting: Vec<_> = world.given.iter().map(|given| given.delivery.id.sequence).collect();
+    assert_eq!(waiting, [2, 1]);
+    world.connect(0);
+    world.sleep(Duration::from_secs(1));
+    assert_eq!(world.run(), ["other", "1", "2"]);
+}
+
+#[test]
+fn what_hello_gives_up_is_acknowledged_when_it_is_stored() {
+    let mut world = connected_with(ServerConfig { store: true, ..config() });
+    world.client_send(0, "1");
+    world.run();
+    while world.store() {}
+    world.batch_end();
+    world.flow();
+    // The server has lost its marks; then the client falls back to what its disk knew.
+    world.restart_server(None);
+    world.connect(0);
+    world.flow();
+    let copy = world.add_client("outbox1");
+    world.peers[copy].generation = 2;
+    world.client_send(copy, "1");
+    world.connect(copy);
+    world.flow();
+    while world.store() {}
+    world.batch_end();
+    world.flow();
+    assert!(world.peers[copy].outbox.is_empty());
+}
+
+#[test]
 fn a_link_cut_in_the_middle_of_the_replay_goes_on_from_what_was_delivered() {
     let mut world = connected();
     world.cut(0);

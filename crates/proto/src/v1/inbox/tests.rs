@@ -278,3 +278,21 @@ fn after_the_link_is_lost_what_waits_is_still_handled() {
     inbox.detach(now, 1);
     assert_eq!(inbox.idle_since(), None);
 }
+
+#[test]
+fn what_was_acknowledged_before_it_came_again_need_not_come() {
+    let (mut inbox, link) = inbox();
+    receive(&mut inbox, link, [1, 2]);
+    let ids = deliveries(&mut inbox);
+    handle(&mut inbox, ids[0]);
+    assert_eq!(inbox.handle_start(ids[1]), Start::Attempt(1));
+    // Another connection, while the handler runs; the client's window has no room for 2 yet.
+    let link = inbox.attach(&range(1, 1, 4)).unwrap().attachment;
+    assert_eq!(receive(&mut inbox, link, [1]), [Receipt::Duplicate]);
+    inbox.handle_done(ids[1]);
+    assert!(inbox.handle_item(link, 3, Bytes::new(), false).is_err());
+    inbox.handle_stored(2);
+    assert_eq!(receive(&mut inbox, link, [3]), [Receipt::Accepted]);
+    // Nor must it be given up.
+    assert!(inbox.handle_give_up(link, Some(2), 3).is_ok());
+}
