@@ -544,7 +544,7 @@ impl Connection {
     /// RFC 6455 section 7.1.1: the server closes first. Behind a peer's close frame nothing may come, so a
     /// plain socket need not be drained; TLS still says goodbye.
     fn may_leave(&self) -> bool {
-        self.outlet.context.role == Role::Server && matches!(self.stream, Stream::Shared(_))
+        self.outlet.context.role == Role::Server && matches!(self.stream, Stream::Plain(_))
     }
 
     /// The peer broke the protocol or a limit: tell it why and end (RFC 6455 section 7.1.7), but first

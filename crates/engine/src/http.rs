@@ -535,6 +535,7 @@ fn scan(bytes: &[u8], from: usize) -> Scan {
 }
 
 /// Line ends aside. A sum over all, because a loop without a way out does many bytes at a time.
+#[expect(clippy::needless_bitwise_bool, reason = "a branch would be taken a byte at a time")]
 fn has_forbidden(bytes: &[u8]) -> bool {
     bytes.iter().fold(0, |found, byte| found | u8::from(is_forbidden(*byte) & (*byte != b'\n'))) != 0
 }
@@ -563,8 +564,8 @@ fn scan_lines(bytes: &[u8], from: usize) -> Scan {
 }
 
 /// Control characters but for tabs and the CR of a line's end.
+#[expect(clippy::needless_bitwise_bool, reason = "without branches many can be looked at together")]
 const fn is_forbidden(byte: u8) -> bool {
-    // Without branches, so that many can be looked at together.
     ((byte < b' ') & (byte != b'\t') & (byte != b'\r')) | (byte == 0x7F)
 }
 

@@ -22,6 +22,7 @@ pub mod local;
 mod memory;
 pub mod options;
 mod outlet;
+mod poller;
 pub mod proxy_protocol;
 mod seat;
 mod server;

@@ -616,7 +616,11 @@ impl Server {
     ) -> Option<Connection> {
         let over = self.admitted.load(Ordering::Acquire) > self.max_connections && !self.evict();
         let refuse = over || self.context.memory.is_over() || self.is_unready();
-        let stream = match socket.into_stream() {
+        let stream = match if tls {
+            socket.into_stream()
+        } else {
+            admission.shard.poller().and_then(|poller| socket.into_plain(&poller))
+        } {
             Ok(stream) => stream,
             Err(error) => {
                 self.log_handshake("socket", &error.to_string());

@@ -8,7 +8,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use crate::bridge::ConnId;
 use crate::clock;
 use crate::core::{Core, IdMap};
 use crate::outlet::Outlet;
+use crate::poller::Poller;
 use crate::seat::{PATIENCE, Seat};
 
 /// The pump wakes at least this often, to see clock jumps.
@@ -49,6 +50,8 @@ pub struct Shard {
     pump: AtomicWaker,
     /// Of the shard that the application's thread may drive.
     pub seat: Option<Arc<Seat>>,
+    /// Watches accepted sockets, since there is one.
+    poller: OnceLock<Arc<Poller>>,
     stopping: AtomicBool,
     #[cfg(test)]
     broken: AtomicBool,
@@ -66,6 +69,7 @@ impl Shard {
             sleeping_until: AtomicU64::new(u64::MAX),
             pump: AtomicWaker::new(),
             seat,
+            poller: OnceLock::new(),
             stopping: AtomicBool::new(false),
             #[cfg(test)]
             broken: AtomicBool::new(false),
@@ -81,6 +85,19 @@ impl Shard {
         if !self.is_away() {
             self.pump.wake();
         }
+    }
+
+    /// What watches accepted sockets. Only on this shard's runtime.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn poller(&self) -> std::io::Result<Arc<Poller>> {
+        if let Some(poller) = self.poller.get() {
+            return Ok(poller.clone());
+        }
+        let poller = Poller::start()?;
+        // Nobody else is on this runtime.
+        Ok(self.poller.get_or_init(|| poller).clone())
     }
 
     /// Nobody does this shard's work, because the application does it and is busy.

@@ -6,18 +6,21 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::SendFlags;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
+
+use crate::poller::{Socket, Writer};
 
 /// A connected byte stream; boxed but for the kind that most connections keep. Registered with the tokio
 /// runtime of the thread that made it.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(Box<TcpStream>),
+    /// TCP that was accepted.
+    Plain(Socket),
     /// TCP whose writing side is elsewhere, see [`Stream::share`].
     Shared(OwnedReadHalf),
     Unix(Box<UnixStream>),
@@ -29,6 +32,7 @@ impl Stream {
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => AsyncRead::poll_read(Pin::new(&mut **stream), cx, buffer),
+            Self::Plain(socket) => socket.poll_read(cx, buffer),
             Self::Shared(reader) => AsyncRead::poll_read(Pin::new(reader), cx, buffer),
             Self::Unix(stream) => AsyncRead::poll_read(Pin::new(&mut **stream), cx, buffer),
             Self::Tls(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buffer),
@@ -39,6 +43,7 @@ impl Stream {
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_write(Pin::new(&mut **stream), cx, bytes),
+            Self::Plain(socket) => socket.poll_write(cx, &[IoSlice::new(bytes)], false),
             Self::Shared(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
             Self::Unix(stream) => AsyncWrite::poll_write(Pin::new(&mut **stream), cx, bytes),
             Self::Tls(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, bytes),
@@ -53,6 +58,7 @@ impl Stream {
         }
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_write_vectored(Pin::new(&mut **stream), cx, slices),
+            Self::Plain(socket) => socket.poll_write(cx, slices, false),
             Self::Shared(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
             Self::Unix(stream) => AsyncWrite::poll_write_vectored(Pin::new(&mut **stream), cx, slices),
             Self::Tls(stream) => AsyncWrite::poll_write_vectored(Pin::new(stream), cx, slices),
@@ -64,7 +70,7 @@ impl Stream {
     pub fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(stream) => AsyncWrite::is_write_vectored(&**stream),
-            Self::Shared(_) => true,
+            Self::Plain(_) | Self::Shared(_) => true,
             Self::Unix(stream) => AsyncWrite::is_write_vectored(&**stream),
             Self::Tls(stream) => AsyncWrite::is_write_vectored(stream),
         }
@@ -74,7 +80,7 @@ impl Stream {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_flush(Pin::new(&mut **stream), cx),
-            Self::Shared(_) => Poll::Ready(Ok(())),
+            Self::Plain(_) | Self::Shared(_) => Poll::Ready(Ok(())),
             Self::Unix(stream) => AsyncWrite::poll_flush(Pin::new(&mut **stream), cx),
             Self::Tls(stream) => AsyncWrite::poll_flush(Pin::new(stream), cx),
         }
@@ -84,6 +90,7 @@ impl Stream {
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_shutdown(Pin::new(&mut **stream), cx),
+            Self::Plain(socket) => Poll::Ready(SockRef::from(&*socket).shutdown(Shutdown::Write)),
             Self::Shared(reader) => {
                 let stream: &TcpStream = reader.as_ref();
                 Poll::Ready(SockRef::from(stream).shutdown(Shutdown::Write))
@@ -103,7 +110,11 @@ impl Stream {
                 // tokio's halves, because only its own reading knows that a short read has emptied the
                 // socket: anything else asks the kernel once more for each message.
                 let (reader, writer) = stream.into_split();
-                (Self::Shared(reader), Some(SharedWriter(Some(writer))))
+                (Self::Shared(reader), Some(SharedWriter(Some(Half::Tokio(writer)))))
+            }
+            Self::Plain(socket) => {
+                let writer = SharedWriter(Some(Half::Plain(socket.writer())));
+                (Self::Plain(socket), Some(writer))
             }
             other => (other, None),
         }
@@ -114,7 +125,7 @@ impl Stream {
     /// # Errors
     /// That of `setsockopt`: the socket is gone.
     pub fn set_nodelay(&self, on: bool) -> io::Result<()> {
-        self.tcp().map_or(Ok(()), |stream| stream.set_nodelay(on))
+        self.tcp().map_or(Ok(()), |stream| stream.set_tcp_nodelay(on))
     }
 
     /// Makes the coming drop cut the link with a reset, so that the kernel keeps nothing of a dead
@@ -122,7 +133,7 @@ impl Stream {
     pub fn abort(&self) {
         if let Some(stream) = self.tcp() {
             // Fails only when the socket is already gone, and then there is nothing to cut.
-            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            let _ = stream.set_linger(Some(Duration::ZERO));
         }
     }
 
@@ -132,19 +143,26 @@ impl Stream {
         matches!(self, Self::Tls(_))
     }
 
-    fn tcp(&self) -> Option<&TcpStream> {
+    fn tcp(&self) -> Option<SockRef<'_>> {
         match self {
-            Self::Tcp(stream) => Some(stream),
-            Self::Shared(reader) => Some(reader.as_ref()),
+            Self::Tcp(stream) => Some(SockRef::from(&**stream)),
+            Self::Plain(socket) => Some(SockRef::from(socket)),
+            Self::Shared(reader) => Some(SockRef::from(AsRef::<TcpStream>::as_ref(reader))),
             Self::Unix(_) => None,
-            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Tls(stream) => Some(SockRef::from(stream.get_ref().0)),
         }
     }
 }
 
 /// The writing side of a TCP socket, for two threads.
 #[derive(Debug)]
-pub struct SharedWriter(Option<OwnedWriteHalf>);
+pub struct SharedWriter(Option<Half>);
+
+#[derive(Debug)]
+enum Half {
+    Tokio(OwnedWriteHalf),
+    Plain(Writer),
+}
 
 impl SharedWriter {
     /// Writes what the socket takes at once.
@@ -152,9 +170,10 @@ impl SharedWriter {
     /// # Errors
     /// `WouldBlock` when it takes nothing; else what the socket says.
     pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match slices {
-            [slice] => self.half()?.try_write(slice),
-            _ => self.half()?.try_write_vectored(slices),
+        match (self.half()?, slices) {
+            (Half::Plain(writer), _) => writer.try_write(slices),
+            (Half::Tokio(half), [slice]) => half.try_write(slice),
+            (Half::Tokio(half), _) => half.try_write_vectored(slices),
         }
     }
 
@@ -169,15 +188,12 @@ impl SharedWriter {
         slices: &[IoSlice<'_>],
         last: bool,
     ) -> Poll<io::Result<usize>> {
-        let stream: &TcpStream = self.half()?.as_ref();
+        let stream: &TcpStream = match self.half()? {
+            Half::Plain(writer) => return writer.poll_write(cx, slices, last),
+            Half::Tokio(half) => half.as_ref(),
+        };
         loop {
-            let written = match slices {
-                [slice] if last => stream.try_io(Interest::WRITABLE, || {
-                    Ok(rustix::net::send(stream, slice, SendFlags::NOSIGNAL | SendFlags::MORE)?)
-                }),
-                _ => self.try_write_vectored(slices),
-            };
-            match written {
+            match self.try_write_vectored(slices) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(stream.poll_write_ready(cx))?,
                 result => return Poll::Ready(result),
             }
@@ -185,7 +201,7 @@ impl SharedWriter {
     }
 
     /// Empty only while it is dropped.
-    fn half(&self) -> io::Result<&OwnedWriteHalf> {
+    fn half(&self) -> io::Result<&Half> {
         self.0.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
@@ -193,7 +209,7 @@ impl SharedWriter {
 impl Drop for SharedWriter {
     fn drop(&mut self) {
         // tokio's half says goodbye when it is dropped, also where the link is to be cut.
-        if let Some(half) = self.0.take() {
+        if let Some(Half::Tokio(half)) = self.0.take() {
             half.forget();
         }
     }
@@ -237,6 +253,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::poller::Poller;
 
     async fn pair() -> (Stream, Stream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -273,12 +290,15 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_bytes_leave_with_the_end() {
-        let (near, mut far) = pair().await;
-        let (near, direct) = near.share();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let near = listener.accept().await.unwrap().0.into_std().unwrap();
+        let (near, mut far) = (Poller::start().unwrap().add(near.into()).unwrap(), Stream::Tcp(far.into()));
+        let (near, direct) = Stream::Plain(near).share();
         let direct = direct.unwrap();
         let slices = [IoSlice::new(b"last")];
         assert_eq!(std::future::poll_fn(|cx| direct.poll_write_vectored(cx, &slices, true)).await.unwrap(), 4);
-        let socket = far.tcp().unwrap();
+        let Stream::Tcp(socket) = &far else { unreachable!() };
         let early = socket.try_read(&mut [0; 8]);
         assert_eq!(early.unwrap_err().kind(), io::ErrorKind::WouldBlock, "kept back, for a while");
         drop((near, direct));
