@@ -427,7 +427,7 @@ impl Client {
         let plain = inner.outlet.as_ref().is_some_and(|outlet| !outlet.is_lifeline());
         if plain || !self.offers_session(&inner) {
             let why = if plain { "the server does not speak it" } else { "it is not in the option 'protocols'" };
-            return Err(CommandError::Invalid(format!("channels need the subprotocol lifeline.v1, and {why}")));
+            return Err(CommandError::Limit(format!("channels need the subprotocol lifeline.v1, and {why}")));
         }
         if on {
             inner.session.rules.subscribe(channel);
