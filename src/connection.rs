@@ -23,7 +23,7 @@ use crate::lifecycle::{generation, inherited, query, send_now, submit, with_brid
 use crate::request;
 
 /// Index of `$user` among the declared properties.
-const USER: usize = 5;
+const USER: usize = 6;
 /// Messages from this length on are not worth a copy to be sent together with others.
 const LONG: usize = 32 * 1024;
 
@@ -39,8 +39,8 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    /// A connection with its object.
-    pub(crate) fn new(id: ConnId, info: &OpenInfo) -> (Rc<Self>, Zval) {
+    /// A connection with its object; `session` is its WsSession or null.
+    pub(crate) fn new(id: ConnId, info: &OpenInfo, session: Zval) -> (Rc<Self>, Zval) {
         let conn = Rc::new(Self {
             id,
             serial: Rc::default(),
@@ -54,8 +54,9 @@ impl Conn {
             text(info.remote()),
             text(info.request.as_ref().map_or("", |request| request.path())),
             text(&info.protocol),
-            boolean(false),
-            null(),
+            boolean(info.resumed),
+            session,
+            info.session.as_ref().and_then(|session| session.user.as_deref()).map_or_else(null, text),
         ];
         for (index, value) in values.into_iter().enumerate() {
             classes::init_property(&mut object.std, index, value);
@@ -240,6 +241,7 @@ pub(crate) fn register() -> ext_php_rs::error::Result<()> {
     classes::readonly(class, c"path", mask::STRING);
     classes::readonly(class, c"protocol", mask::STRING);
     classes::readonly(class, c"resumed", mask::BOOL);
+    classes::readonly_object(class, c"session", c"WsSession", mask::NULL);
     classes::readonly(class, c"user", mask::STRING | mask::NULL);
     classes::mixed(class, c"data");
     Ok(())

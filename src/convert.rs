@@ -118,6 +118,10 @@ returned_as!(
     IterableZval, DataType::Iterable, false
 );
 returned_as!(
+    /// Returned as `?WsSession`.
+    SessionZval, DataType::object("WsSession"), true
+);
+returned_as!(
     /// Returned as `?WsConnection`.
     ConnectionZval, DataType::object("WsConnection"), true
 );

@@ -134,7 +134,12 @@ pub(crate) fn register() -> ext_php_rs::error::Result<()> {
             .registration(store)
             .register()?;
     }
-    Ok(())
+    // SAFETY: in MINIT, with a registered parent.
+    if unsafe { shim::lifeline_register_reject(ptr::from_ref(Class::Base.entry()).cast_mut()) } {
+        Ok(())
+    } else {
+        Err(ext_php_rs::error::Error::InvalidPointer)
+    }
 }
 
 /// Marks that an exception is pending in the engine: return at once, to let it travel.

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 
 use ext_php_rs::types::{ZendObject, Zval};
+use lifeline_engine::bridge::Verdict;
 
 use crate::exceptions::{Pending, pending};
 use crate::shim;
@@ -23,6 +24,46 @@ pub(crate) fn take() -> Result<Caught, Pending> {
     }
     Ok(Caught(exception))
 }
+
+/// What a `WsReject` says.
+#[derive(Debug)]
+pub(crate) struct Rejection {
+    pub(crate) code: i64,
+    pub(crate) reason: String,
+    pub(crate) permanent: bool,
+}
+
+/// Takes the pending exception if it is a `WsReject`.
+pub(crate) fn take_rejection() -> Option<Rejection> {
+    let (mut reason, mut code, mut permanent) = (Zval::new(), 0, true);
+    // SAFETY: reads and clears the executor's exception; the reason's reference goes to `reason`.
+    if !unsafe { shim::lifeline_take_reject(&raw mut reason, &raw mut code, &raw mut permanent) } {
+        return None;
+    }
+    let reason = reason.zend_str().map_or_else(String::new, |text| String::from_utf8_lossy(text.as_bytes()).into());
+    Some(Rejection { code, reason, permanent })
+}
+
+impl Rejection {
+    /// For the client whose message it was.
+    pub(crate) fn verdict(self) -> Verdict {
+        let code = i32::try_from(self.code).unwrap_or(if self.code < 0 { i32::MIN } else { i32::MAX });
+        Verdict::Rejected { code, reason: shortened(self.reason), permanent: self.permanent }
+    }
+}
+
+/// At most 1000 bytes of it: what is told goes into a control frame.
+fn shortened(mut reason: String) -> String {
+    let mut end = reason.len().min(REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason.truncate(end);
+    reason
+}
+
+/// Bytes of a refusal's reason.
+pub(crate) const REASON: usize = 1000;
 
 impl Caught {
     /// As an argument.

@@ -19,6 +19,7 @@ mod message;
 mod options;
 mod request;
 mod server;
+mod session;
 mod shim;
 mod stream;
 mod timers;
@@ -68,6 +69,7 @@ fn register_classes() -> ext_php_rs::error::Result<()> {
     values::register()?;
     request::register()?;
     message::register()?;
+    session::register()?;
     connection::register()?;
     server::register()?;
     client::register()

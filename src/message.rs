@@ -10,10 +10,13 @@ use ext_php_rs::prelude::*;
 use ext_php_rs::types::{ZendClassObject, Zval};
 use lifeline_engine::bridge::{ConnId, Delivery, EndpointId, MessageInfo, Verdict};
 
+use crate::argument::{PhpBool, PhpBytes, PhpInt};
 use crate::classes::{self, mask};
+use crate::connection::utf8;
 use crate::convert::{StringZval, boolean, int, null, text};
 use crate::dispatcher::{Serial, dispatcher};
-use crate::exceptions::error;
+use crate::exceptions::{argument_value_error, error};
+use crate::failure::REASON;
 
 /// One handling of one message: when it ends, its bytes are credited to the peer and the
 /// connection's next event comes.
@@ -24,6 +27,8 @@ pub(crate) struct Turn {
     bytes: usize,
     /// What `lifeline.v1` wants to be told of the end.
     delivery: Option<(EndpointId, Delivery)>,
+    /// It ends by ack() or reject() alone (option `ack`).
+    manual: bool,
     deferred: Cell<bool>,
     over: Cell<bool>,
 }
@@ -36,14 +41,32 @@ impl Turn {
         delivery: Option<(EndpointId, Delivery)>,
     ) -> Rc<Self> {
         let serial = Rc::clone(serial);
-        Rc::new(Self { serial, conn, bytes, delivery, deferred: Cell::new(false), over: Cell::new(false) })
+        let (deferred, over) = (Cell::new(false), Cell::new(false));
+        Rc::new(Self { serial, conn, bytes, delivery, manual: false, deferred, over })
     }
 
-    /// The handler has returned. Does not end a turn that was deferred.
+    /// An item's, which ends only when the handler says so.
+    pub(crate) fn manual(
+        serial: &Rc<Serial>,
+        conn: ConnId,
+        bytes: usize,
+        delivery: Option<(EndpointId, Delivery)>,
+    ) -> Rc<Self> {
+        let serial = Rc::clone(serial);
+        let (deferred, over) = (Cell::new(false), Cell::new(false));
+        Rc::new(Self { serial, conn, bytes, delivery, manual: true, deferred, over })
+    }
+
+    /// The handler has returned. Does not end a turn that was deferred, or is ended by hand.
     pub(crate) fn returned(&self) {
-        if !self.deferred.get() {
+        if !self.deferred.get() && !self.manual {
             self.end();
         }
+    }
+
+    /// It is an item of a client's outbox.
+    fn is_item(&self) -> bool {
+        matches!(self.delivery, Some((_, Delivery::Item { .. })))
     }
 
     /// Ends the turn: all is well.
@@ -84,11 +107,12 @@ pub(crate) struct WsMessage {
 
 impl Drop for WsMessage {
     fn drop(&mut self) {
-        // A deferral that nobody can end any more would hold up the connection for ever.
+        // A deferral that nobody can end any more would hold up the connection for ever. Nobody knows whether an
+        // item was handled: it comes again.
         if let Some(turn) = &self.turn
-            && turn.deferred.get()
+            && (turn.deferred.get() || turn.manual)
         {
-            turn.end();
+            turn.end_with(if turn.is_item() { Verdict::Failed } else { Verdict::Done });
         }
     }
 }
@@ -108,13 +132,34 @@ impl WsMessage {
         }
     }
 
-    /// Ends what defer() began. Does nothing otherwise.
+    /// Ends what defer() began, and acknowledges the message to a client that waits for it.
     pub fn ack(&self) {
         if let Some(turn) = &self.turn
-            && turn.deferred.get()
+            && (turn.deferred.get() || turn.is_item())
         {
             turn.end();
         }
+    }
+
+    /// Refuses the message. The client is told for good, or unless $permanent sends it again later.
+    #[php(defaults(reason = PhpBytes::EMPTY, code = 0, permanent = true))]
+    pub fn reject(&self, reason: PhpBytes, code: PhpInt, permanent: PhpBool) -> PhpResult<()> {
+        let reason = utf8(1, reason)?;
+        if reason.len() > REASON {
+            return Err(argument_value_error(1, &format!("must be at most {REASON} bytes, {} given", reason.len())));
+        }
+        let Ok(code) = i32::try_from(code.0) else {
+            return Err(argument_value_error(
+                2,
+                &format!("must be between -2147483648 and 2147483647, {} given", code.0),
+            ));
+        };
+        if let Some(turn) = &self.turn
+            && (turn.deferred.get() || turn.is_item())
+        {
+            turn.end_with(Verdict::Rejected { code, reason: reason.to_owned(), permanent: permanent.0 });
+        }
+        Ok(())
     }
 
     /// The data.
@@ -138,10 +183,15 @@ pub(crate) fn register() -> ext_php_rs::error::Result<()> {
 pub(crate) fn build(data: &Zval, binary: bool, info: Option<&MessageInfo>, turn: Option<Rc<Turn>>) -> Zval {
     let mut object = ZendClassObject::new(WsMessage { turn, data: data.shallow_clone() });
     let optional = |value: Option<&str>| value.map_or_else(null, text);
+    // An item is told by its outbox and its number there.
+    let key = match info.and_then(|info| info.delivery.as_ref()) {
+        Some(Delivery::Item { outbox, id }) => Some(format!("{outbox}:{}", id.sequence)),
+        _ => None,
+    };
     let values = [
         data.shallow_clone(),
         boolean(binary),
-        optional(info.and_then(|info| info.id.as_deref())),
+        optional(key.as_deref().or_else(|| info.and_then(|info| info.id.as_deref()))),
         optional(info.and_then(|info| info.channel.as_deref())),
         info.map_or_else(null, |info| int(info.sequence.cast_signed())),
     ];

@@ -1,7 +1,7 @@
 //! `WsServer`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,10 @@ use ext_php_rs::prelude::*;
 use ext_php_rs::types::{ZendClassObject, ZendHashTable, ZendObject, ZendStr, Zval};
 use ext_php_rs::zend::ce;
 use lifeline_engine::IdMap;
-use lifeline_engine::bridge::{Command, ConnId, EndpointId, Event, HandshakeAnswer, Reply, Verdict};
+use lifeline_engine::bridge::{
+    Authentication, Command, ConnId, Credentials, EndpointId, Event, HandshakeAnswer, MessageInfo, Reply, SessionInfo,
+    Verdict,
+};
 use lifeline_engine::close;
 use lifeline_engine::config::ServerConfig;
 use lifeline_engine::http::RequestHead;
@@ -23,7 +26,9 @@ use crate::argument::{PhpArray, PhpBool, PhpBytes, PhpFloat, PhpInt};
 use crate::callable::{Callback, Callbacks};
 use crate::classes::{self, mask};
 use crate::connection::{Conn, channel_name, close_code, close_quietly, close_reason, id_of, payload, utf8};
-use crate::convert::{ArrayZval, ConnectionZval, IterableZval, MixedZval, This, boolean, bytes, int, list, null, text};
+use crate::convert::{
+    ArrayZval, ConnectionZval, IterableZval, MixedZval, SessionZval, This, boolean, bytes, int, list, null, text,
+};
 use crate::dispatcher::{Endpoint, dispatcher};
 use crate::exceptions::{
     Pending, argument_type_error, argument_value_error, error, exception, from_failure, type_error,
@@ -34,6 +39,7 @@ use crate::lifecycle::{self, generation, inherited, query, submit};
 use crate::logger::{self, Logger};
 use crate::message::{self, Turn};
 use crate::request;
+use crate::session;
 use crate::shim;
 use crate::timers::Timers;
 
@@ -48,11 +54,27 @@ enum On {
     Drain,
     Join,
     Leave,
+    Auth,
+    Subscribe,
+    Snapshot,
+    SessionEnd,
 }
 
 impl On {
-    const ALL: [Self; 8] =
-        [Self::Handshake, Self::Open, Self::Message, Self::Close, Self::Error, Self::Drain, Self::Join, Self::Leave];
+    const ALL: [Self; 12] = [
+        Self::Handshake,
+        Self::Open,
+        Self::Message,
+        Self::Close,
+        Self::Error,
+        Self::Drain,
+        Self::Join,
+        Self::Leave,
+        Self::Auth,
+        Self::Subscribe,
+        Self::Snapshot,
+        Self::SessionEnd,
+    ];
 
     /// For `on()`.
     fn event(self) -> &'static str {
@@ -65,6 +87,10 @@ impl On {
             Self::Drain => "drain",
             Self::Join => "join",
             Self::Leave => "leave",
+            Self::Auth => "auth",
+            Self::Subscribe => "subscribe",
+            Self::Snapshot => "snapshot",
+            Self::SessionEnd => "sessionEnd",
         }
     }
 
@@ -78,13 +104,18 @@ impl On {
             Self::Drain => "onDrain",
             Self::Join => "onJoin",
             Self::Leave => "onLeave",
+            Self::Auth => "onAuth",
+            Self::Subscribe => "onSubscribe",
+            Self::Snapshot => "onSnapshot",
+            Self::SessionEnd => "onSessionEnd",
         }
     }
 
     fn offered(self) -> usize {
         match self {
-            Self::Handshake | Self::Drain => 1,
-            Self::Open | Self::Error | Self::Join | Self::Leave => 2,
+            Self::Handshake | Self::Drain | Self::Snapshot | Self::SessionEnd => 1,
+            Self::Open | Self::Error | Self::Join | Self::Leave | Self::Subscribe => 2,
+            Self::Auth => 3,
             Self::Message | Self::Close => 4,
         }
     }
@@ -103,7 +134,7 @@ pub(crate) struct Core {
     this: Weak<Self>,
     config: ServerConfig,
     logger: Option<Logger>,
-    callbacks: Callbacks<8>,
+    callbacks: Callbacks<12>,
     timers: Timers,
     life: Cell<Life>,
     id: Cell<Option<EndpointId>>,
@@ -111,6 +142,8 @@ pub(crate) struct Core {
     generation: Cell<u32>,
     addresses: RefCell<Vec<Arc<str>>>,
     connections: RefCell<IdMap<ConnId, (Rc<Conn>, Zval)>>,
+    /// Sessions that PHP has seen, until they end.
+    sessions: RefCell<HashMap<Arc<str>, (Rc<session::Shared>, Zval)>>,
 }
 
 impl std::fmt::Debug for Core {
@@ -148,6 +181,9 @@ impl Core {
         }
         let mut config = self.config.clone();
         config.ask_handshake = self.callbacks.is_set(On::Handshake as usize);
+        config.authenticate = self.callbacks.is_set(On::Auth as usize);
+        config.authorise = self.callbacks.is_set(On::Subscribe as usize);
+        config.snapshots = self.callbacks.is_set(On::Snapshot as usize);
         config.announce_members = self.callbacks.is_set(On::Join as usize) || self.callbacks.is_set(On::Leave as usize);
         lifecycle::start(config.io_threads)?;
         let Reply::Endpoint(id) = submit(Command::StartServer(Box::new(config)))? else {
@@ -182,6 +218,8 @@ impl Core {
             conn.serial.discard();
         }
         drop(connections);
+        let sessions = std::mem::take(&mut *self.sessions.borrow_mut());
+        drop(sessions);
     }
 
     /// The object is being freed.
@@ -195,6 +233,19 @@ impl Core {
         }
         self.stopped();
         self.callbacks.clear();
+    }
+
+    /// The object of a session, brought up to date.
+    fn session(&self, info: &SessionInfo) -> Zval {
+        let known = self.sessions.borrow().get(&info.id).map(|(_, object)| object.shallow_clone());
+        if let Some(mut object) = known {
+            session::refresh(&mut object, info);
+            return object;
+        }
+        let Some(server) = self.id.get() else { return null() };
+        let (shared, object) = session::Shared::new(server, info);
+        self.sessions.borrow_mut().insert(info.id.clone(), (shared, object.shallow_clone()));
+        object
     }
 
     /// A connection and its object.
@@ -226,10 +277,15 @@ impl Core {
 
     /// Deals with the exception that a callback has thrown: onError, else a warning. `conn` is closed.
     fn report(&self, context: &str, conn: Option<(ConnId, &Zval)>) -> Result<(), Pending> {
-        let caught = failure::take()?;
         if let Some((conn, _)) = conn {
             close_quietly(conn, close::INTERNAL_ERROR, "");
         }
+        self.tell(context, conn)
+    }
+
+    /// As [`Core::report`], and leaves the connection as it is.
+    fn tell(&self, context: &str, conn: Option<(ConnId, &Zval)>) -> Result<(), Pending> {
+        let caught = failure::take()?;
         if context == On::Error.method() {
             return caught.warn("WsServer: onError");
         }
@@ -270,7 +326,10 @@ impl Core {
     fn serve(&self, conn: &Rc<Conn>, object: &Zval, event: Event) -> Result<usize, Pending> {
         let id = conn.id;
         match event {
-            Event::Message { data, binary, .. } => self.message(conn, object, data, binary),
+            Event::Message { endpoint, data, binary, info, .. } => {
+                self.message(endpoint, conn, object, data, binary, info.as_deref())
+            }
+            Event::Authorise { channel, .. } => self.authorise(id, object, channel),
             Event::Close { code, reason, clean, .. } => {
                 conn.closed();
                 // Kept until the callback has returned, then released if nobody else holds it.
@@ -296,12 +355,31 @@ impl Core {
         }
     }
 
-    fn message(&self, conn: &Rc<Conn>, object: &Zval, data: Bytes, binary: bool) -> Result<usize, Pending> {
+    fn message(
+        &self,
+        endpoint: EndpointId,
+        conn: &Rc<Conn>,
+        object: &Zval,
+        data: Bytes,
+        binary: bool,
+        info: Option<&MessageInfo>,
+    ) -> Result<usize, Pending> {
+        let length = data.len();
+        let delivery = info.and_then(|info| info.delivery.clone());
+        if let Some(delivery) = &delivery {
+            let begin = Command::Begin { endpoint, delivery: delivery.clone() };
+            if !matches!(query(begin), Ok(Reply::Flag(true))) {
+                // It was settled meanwhile, or comes again on another connection.
+                dispatcher().consume(conn.id, length);
+                return Ok(0);
+            }
+        }
+        let delivery = delivery.map(|delivery| (endpoint, delivery));
         let Some(callback) = self.callbacks.get(On::Message as usize) else {
-            dispatcher().consume(conn.id, data.len());
+            Turn::new(&conn.serial, conn.id, length, delivery).end_with(Verdict::Done);
             return Ok(0);
         };
-        let length = data.len();
+        let manual = self.config.sessions.manual_ack && delivery.is_some();
         let wanted = callback.wanted();
         let mut arguments = [object.shallow_clone(), Zval::new(), Zval::new(), Zval::new()];
         if wanted > 1 {
@@ -311,20 +389,109 @@ impl Core {
         if wanted > 2 {
             arguments[2] = boolean(binary);
         }
-        let turn = (wanted > 3).then(|| Turn::new(&conn.serial, conn.id, length, None));
-        if let Some(turn) = &turn {
-            arguments[3] = message::build(&arguments[1], binary, None, Some(Rc::clone(turn)));
+        let wants_turn = wanted > 3 || delivery.is_some();
+        let is_item = delivery.is_some();
+        let turn = wants_turn.then(|| {
+            let make = if manual { Turn::manual } else { Turn::new };
+            make(&conn.serial, conn.id, length, delivery)
+        });
+        if let Some(turn) = turn.as_ref().filter(|_| wanted > 3) {
+            arguments[3] = message::build(&arguments[1], binary, info, Some(Rc::clone(turn)));
         }
         let result = callback.call(&mut arguments[..wanted.min(4)]);
-        match (&turn, &result) {
-            (Some(turn), Ok(_)) => turn.returned(),
-            (Some(turn), Err(_)) => turn.end_with(Verdict::Failed),
+        let rejection = if result.is_err() { failure::take_rejection() } else { None };
+        let refused = rejection.is_some();
+        match (&turn, rejection) {
+            (Some(turn), Some(rejection)) => turn.end_with(rejection.verdict()),
+            (Some(turn), None) if result.is_err() => turn.end_with(Verdict::Failed),
+            // Nobody else could ever end it.
+            (Some(turn), None) if manual && wanted <= 3 => turn.end_with(Verdict::Failed),
+            (Some(turn), None) => turn.returned(),
             (None, _) => dispatcher().consume(conn.id, length),
         }
-        if result.is_err() {
-            self.report("onMessage", Some((conn.id, object)))?;
+        if result.is_err() && !refused {
+            // The engine closes for an item, unless it has failed too often.
+            if is_item {
+                self.tell("onMessage", Some((conn.id, object)))?;
+            } else {
+                self.report("onMessage", Some((conn.id, object)))?;
+            }
         }
         Ok(1)
+    }
+
+    /// `onSubscribe`.
+    fn authorise(&self, conn: ConnId, object: &Zval, channel: Arc<str>) -> Result<usize, Pending> {
+        let result = self.call(On::Subscribe, &mut [object.shallow_clone(), text(&channel)]);
+        let allowed = match &result {
+            Some(Ok(decision)) => decision.dereference().bool(),
+            None | Some(Err(_)) => Some(false),
+        };
+        let answer = Command::AnswerAuthorisation { conn, channel, allowed: allowed == Some(true) };
+        let outcome = match result {
+            Some(Err(_)) if failure::take_rejection().is_none() => self.report("onSubscribe", Some((conn, object))),
+            Some(Ok(decision)) if allowed.is_none() => {
+                let kind = crate::options::kind(decision.dereference());
+                type_error(format!("onSubscribe must return bool, {kind} returned")).throw();
+                self.report("onSubscribe", Some((conn, object)))
+            }
+            _ => Ok(()),
+        };
+        // A connection that has gone meanwhile is no error.
+        let _ = submit(answer);
+        outcome.map(|()| 1)
+    }
+
+    /// `onAuth`.
+    fn authenticate(&self, credentials: &Credentials) -> Result<(usize, Authentication), Pending> {
+        let session = credentials.session.as_ref().and_then(|session| self.living_session(session));
+        let token = credentials.token.as_ref().map_or_else(null, |token| text(&token.0));
+        let request = request::build(&credentials.request);
+        let Some(result) = self.call(On::Auth, &mut [request, token, session.unwrap_or_else(null)]) else {
+            return Ok((0, Authentication::Accepted { user: None, claims: Bytes::new() }));
+        };
+        let answer = match result {
+            Ok(decision) => claims(&decision).map_err(Pending::from),
+            Err(pending) => Err(pending),
+        };
+        match answer {
+            Ok(answer) => Ok((1, answer)),
+            Err(_) => {
+                if let Some(rejection) = failure::take_rejection() {
+                    let code = u16::try_from(rejection.code).ok().filter(|code| (4000..=4999).contains(code));
+                    return Ok((1, Authentication::Refused { code, reason: rejection.reason }));
+                }
+                self.report("onAuth", None)?;
+                let reason = close::default_reason(close::INTERNAL_ERROR).to_owned();
+                Ok((1, Authentication::Refused { code: Some(close::INTERNAL_ERROR), reason }))
+            }
+        }
+    }
+
+    /// `onSnapshot`.
+    fn snapshot(&self, channel: &str) -> Result<(usize, Option<(Bytes, bool)>), Pending> {
+        let Some(result) = self.call(On::Snapshot, &mut [text(channel)]) else { return Ok((0, None)) };
+        let state = match result {
+            Ok(state) => match state.dereference().zend_str() {
+                Some(state) => {
+                    let binary = simdutf8::basic::from_utf8(state.as_bytes()).is_err();
+                    return Ok((1, Some((Bytes::copy_from_slice(state.as_bytes()), binary))));
+                }
+                None => crate::options::kind(state.dereference()),
+            },
+            Err(_) => return self.report("onSnapshot", None).map(|()| (1, None)),
+        };
+        type_error(format!("onSnapshot must return a string, {state} returned")).throw();
+        self.report("onSnapshot", None).map(|()| (1, None))
+    }
+
+    /// The object of a session, unless it has ended.
+    fn living_session(&self, session: &str) -> Option<Zval> {
+        let server = self.id.get()?;
+        match query(Command::Session { server, session: session.into() }) {
+            Ok(Reply::Session(Some(info))) => Some(self.session(&info)),
+            _ => None,
+        }
     }
 }
 
@@ -338,7 +505,8 @@ impl Endpoint for Core {
                 Ok(ran)
             }
             Event::Open { conn: id, info, .. } => {
-                let (conn, object) = Conn::new(id, &info);
+                let session = info.session.as_ref().map_or_else(null, |session| self.session(session));
+                let (conn, object) = Conn::new(id, &info, session);
                 self.connections.borrow_mut().insert(id, (Rc::clone(&conn), object.shallow_clone()));
                 let Some(callback) = self.callbacks.get(On::Open as usize) else { return Ok(0) };
                 conn.serial.enter();
@@ -361,6 +529,7 @@ impl Endpoint for Core {
             | Event::Drain { conn: id, .. }
             | Event::Join { conn: id, .. }
             | Event::Leave { conn: id, .. }
+            | Event::Authorise { conn: id, .. }
             | Event::Failure { conn: Some(id), .. } => {
                 let Some((conn, object)) = self.connection(id) else {
                     if let Event::Message { data, .. } = &event {
@@ -405,11 +574,32 @@ impl Endpoint for Core {
                 }
                 Ok(0)
             }
-            Event::Authenticate { .. }
-            | Event::Authorise { .. }
-            | Event::SnapshotWanted { .. }
-            | Event::SessionEnded { .. }
-            | Event::Transition { .. }
+            Event::Authenticate { ticket, credentials, .. } => {
+                let (ran, answer) = self.authenticate(&credentials)?;
+                let _ = submit(Command::AnswerAuthentication { ticket, answer });
+                Ok(ran)
+            }
+            Event::SnapshotWanted { ticket, channel, .. } => {
+                let (ran, state) = self.snapshot(&channel)?;
+                let _ = submit(Command::AnswerSnapshot { ticket, state });
+                Ok(ran)
+            }
+            Event::SessionEnded { session, .. } => {
+                let known = self.sessions.borrow_mut().remove(&session.id);
+                if known.is_none() && !self.callbacks.is_set(On::SessionEnd as usize) {
+                    return Ok(0);
+                }
+                let Some(server) = self.id.get() else { return Ok(0) };
+                let (shared, mut object) = known.unwrap_or_else(|| session::Shared::new(server, &session));
+                session::refresh(&mut object, &session);
+                shared.end(session.data);
+                match self.call(On::SessionEnd, &mut [object]) {
+                    None => Ok(0),
+                    Some(Ok(_)) => Ok(1),
+                    Some(Err(_)) => self.report(On::SessionEnd.method(), None).map(|()| 1),
+                }
+            }
+            Event::Transition { .. }
             | Event::HeadersWanted { .. }
             | Event::TokenWanted { .. }
             | Event::Gap { .. }
@@ -449,6 +639,30 @@ impl Endpoint for Core {
         }
         drop(connections);
     }
+}
+
+/// What an `onAuth` callback has decided.
+fn claims(decision: &Zval) -> PhpResult<Authentication> {
+    let decision = decision.dereference();
+    if decision.bool() == Some(false) {
+        return Ok(Authentication::Refused { code: None, reason: String::new() });
+    }
+    let Some(claims) = decision.array() else {
+        let kind = crate::options::kind(decision);
+        return Err(type_error(format!("onAuth must return an array or false, {kind} returned")));
+    };
+    let name = ["user", "sub"].into_iter().find_map(|key| claims.get(key).filter(|value| !value.is_null()));
+    let user: Option<Arc<str>> = match name.map(Zval::dereference) {
+        None => None,
+        Some(name) => match (name.zend_str().map(|name| std::str::from_utf8(name.as_bytes())), name.long()) {
+            (Some(Ok(name)), _) if !name.is_empty() => Some(name.into()),
+            (None, Some(number)) => Some(number.to_string().into()),
+            _ => {
+                return Err(type_error("onAuth: 'user' (or 'sub') must be a non-empty string of UTF-8 or an int"));
+            }
+        },
+    };
+    Ok(Authentication::Accepted { user, claims: session::encode(decision, "what onAuth returned")? })
 }
 
 /// What an `onHandshake` callback has decided.
@@ -557,15 +771,21 @@ impl gc::Visit for WsServer {
                 see(object);
             }
         }
+        if let Ok(sessions) = self.core.sessions.try_borrow() {
+            for (_, object) in sessions.values() {
+                see(object);
+            }
+        }
     }
 }
 
 impl WsServer {
     fn set(&self, on: On, callback: Callback) -> PhpResult<()> {
         self.core.own()?;
-        if self.core.life.get() == Life::Running && matches!(on, On::Handshake | On::Join | On::Leave) {
+        let before_start = matches!(on, On::Handshake | On::Join | On::Leave | On::Auth | On::Subscribe | On::Snapshot);
+        if self.core.life.get() == Life::Running && before_start {
             let set = match on {
-                On::Handshake => self.core.callbacks.is_set(on as usize),
+                On::Handshake | On::Auth | On::Subscribe | On::Snapshot => self.core.callbacks.is_set(on as usize),
                 _ => self.core.callbacks.is_set(On::Join as usize) || self.core.callbacks.is_set(On::Leave as usize),
             };
             if !set {
@@ -631,11 +851,12 @@ impl WsServer {
             generation: Cell::new(generation()),
             addresses: RefCell::default(),
             connections: RefCell::default(),
+            sessions: RefCell::default(),
         });
         Ok(Self { core })
     }
 
-    /// Sets a callback by the event's name: handshake, open, message, close, error, drain, join, leave.
+    /// Sets a callback by the event's name: `message` for onMessage().
     pub fn on(&self, event: PhpBytes, callback: Callback) -> PhpResult<This> {
         let Some(on) = On::ALL.into_iter().find(|on| on.event().as_bytes() == event.0) else {
             let known: Vec<_> = On::ALL.into_iter().map(On::event).collect();
@@ -693,6 +914,31 @@ impl WsServer {
     /// fn (string $channel, WsConnection $connection), before start().
     pub fn on_leave(&self, callback: Callback) -> PhpResult<This> {
         self.set(On::Leave, callback)?;
+        Ok(This)
+    }
+
+    /// fn (WsRequest $request, ?string $token, ?WsSession $session): array|false, before start(). What the
+    /// client may claim, or that it may not come in; 'user' or else 'sub' names the session's owner.
+    pub fn on_auth(&self, callback: Callback) -> PhpResult<This> {
+        self.set(On::Auth, callback)?;
+        Ok(This)
+    }
+
+    /// fn (WsConnection $connection, string $channel): bool, before start(). Without it clients may not subscribe.
+    pub fn on_subscribe(&self, callback: Callback) -> PhpResult<This> {
+        self.set(On::Subscribe, callback)?;
+        Ok(This)
+    }
+
+    /// fn (string $channel): string, before start(). The state, for those who lost their place in the channel.
+    pub fn on_snapshot(&self, callback: Callback) -> PhpResult<This> {
+        self.set(On::Snapshot, callback)?;
+        Ok(This)
+    }
+
+    /// fn (WsSession $session)
+    pub fn on_session_end(&self, callback: Callback) -> PhpResult<This> {
+        self.set(On::SessionEnd, callback)?;
         Ok(This)
     }
 
@@ -837,6 +1083,13 @@ impl WsServer {
         Ok(ConnectionZval(connection.map_or_else(null, |(_, object)| object)))
     }
 
+    /// The session of that id; null when it has ended.
+    pub fn session(&self, id: PhpBytes) -> PhpResult<SessionZval> {
+        self.core.running("session")?;
+        let id = utf8(1, id)?;
+        Ok(SessionZval(self.core.living_session(id).unwrap_or_else(null)))
+    }
+
     /// Number of connections.
     pub fn count(&self) -> PhpResult<i64> {
         self.core.own()?;
@@ -915,9 +1168,21 @@ pub(crate) fn register() -> ext_php_rs::error::Result<()> {
     let interface = classes::register_interface::<WsServer>("WsServerInterface", &INTERFACE)?;
     let class = classes::register::<WsServer>(&[(|| INTERFACE.entry(), "WsServerInterface")])?;
     for class in [interface, class] {
-        for method in
-            [c"on", c"onhandshake", c"onopen", c"onmessage", c"onclose", c"onerror", c"ondrain", c"onjoin", c"onleave"]
-        {
+        for method in [
+            c"on",
+            c"onhandshake",
+            c"onopen",
+            c"onmessage",
+            c"onclose",
+            c"onerror",
+            c"ondrain",
+            c"onjoin",
+            c"onleave",
+            c"onauth",
+            c"onsubscribe",
+            c"onsnapshot",
+            c"onsessionend",
+        ] {
             classes::set_type(class, method, 0, mask::STATIC);
         }
     }

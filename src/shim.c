@@ -9,6 +9,8 @@
 #include "SAPI.h"
 #include "php_variables.h"
 #include "ext/spl/spl_exceptions.h"
+#include "ext/json/php_json.h"
+#include "zend_smart_str.h"
 
 bool lifeline_has_exception(void)
 {
@@ -295,6 +297,97 @@ bool lifeline_module_loaded(const char *name)
 zend_class_entry *lifeline_runtime_exception(void)
 {
 	return spl_ce_RuntimeException;
+}
+
+/* WsReject: an exception of another constructor. */
+static zend_class_entry *reject_class;
+
+ZEND_BEGIN_ARG_INFO_EX(arginfo_reject, 0, 0, 1)
+	ZEND_ARG_TYPE_INFO(0, reason, IS_STRING, 0)
+	ZEND_ARG_TYPE_INFO_WITH_DEFAULT_VALUE(0, code, IS_LONG, 0, "0")
+	ZEND_ARG_TYPE_INFO_WITH_DEFAULT_VALUE(0, permanent, _IS_BOOL, 0, "true")
+ZEND_END_ARG_INFO()
+
+static ZEND_NAMED_FUNCTION(reject_construct)
+{
+	zend_string *reason;
+	zend_long code = 0;
+	bool permanent = true;
+	ZEND_PARSE_PARAMETERS_START(1, 3)
+		Z_PARAM_STR(reason)
+		Z_PARAM_OPTIONAL
+		Z_PARAM_LONG(code)
+		Z_PARAM_BOOL(permanent)
+	ZEND_PARSE_PARAMETERS_END();
+	zend_object *self = Z_OBJ_P(ZEND_THIS);
+	zval value;
+	ZVAL_STR(&value, reason);
+	zend_update_property_ex(zend_ce_exception, self, ZSTR_KNOWN(ZEND_STR_MESSAGE), &value);
+	ZVAL_LONG(&value, code);
+	zend_update_property_ex(zend_ce_exception, self, ZSTR_KNOWN(ZEND_STR_CODE), &value);
+	zend_update_property_bool(reject_class, self, "permanent", sizeof("permanent") - 1, permanent);
+}
+
+static const zend_function_entry reject_methods[] = {
+	ZEND_RAW_FENTRY("__construct", reject_construct, arginfo_reject, ZEND_ACC_PUBLIC)
+	ZEND_FE_END
+};
+
+bool lifeline_register_reject(zend_class_entry *parent)
+{
+	zend_class_entry class;
+	INIT_CLASS_ENTRY(class, "WsReject", reject_methods);
+	reject_class = zend_register_internal_class_ex(&class, parent);
+	if (!reject_class) {
+		return false;
+	}
+	zval unset;
+	ZVAL_UNDEF(&unset);
+	zend_string *name = zend_string_init("permanent", sizeof("permanent") - 1, 1);
+	zend_declare_typed_property(reject_class, name, &unset, ZEND_ACC_PUBLIC | ZEND_ACC_READONLY, NULL,
+		(zend_type) ZEND_TYPE_INIT_MASK(MAY_BE_BOOL));
+	zend_string_release(name);
+	return true;
+}
+
+/* Takes the pending exception if it is a WsReject: what it says. `reason` is to be released. */
+bool lifeline_take_reject(zval *reason, zend_long *code, bool *permanent)
+{
+	zend_object *exception = EG(exception);
+	if (!exception || !instanceof_function(exception->ce, reject_class)) {
+		return false;
+	}
+	GC_ADDREF(exception);
+	zend_clear_exception();
+	zval room;
+	ZVAL_COPY(reason, zend_read_property_ex(zend_ce_exception, exception, ZSTR_KNOWN(ZEND_STR_MESSAGE), 1, &room));
+	*code = zval_get_long(zend_read_property_ex(zend_ce_exception, exception, ZSTR_KNOWN(ZEND_STR_CODE), 1, &room));
+	/* A subclass may not have called the constructor. */
+	zval *flag = zend_read_property(reject_class, exception, "permanent", sizeof("permanent") - 1, 1, &room);
+	*permanent = Z_TYPE_P(flag) != IS_FALSE;
+	OBJ_RELEASE(exception);
+	return true;
+}
+
+/* The value as JSON text; false: it has none, or an exception is pending. */
+bool lifeline_json_encode(zval *value, zval *into)
+{
+	smart_str text = {0};
+	int options = PHP_JSON_UNESCAPED_SLASHES | PHP_JSON_UNESCAPED_UNICODE | PHP_JSON_PRESERVE_ZERO_FRACTION;
+	if (php_json_encode(&text, value, options) != SUCCESS || EG(exception) || !text.s) {
+		smart_str_free(&text);
+		return false;
+	}
+	smart_str_0(&text);
+	ZVAL_STR(into, text.s);
+	return true;
+}
+
+/* The value of a JSON text, objects as arrays. */
+bool lifeline_json_decode(const char *text, size_t length, zval *into)
+{
+	return php_json_decode_ex(into, text, length, PHP_JSON_OBJECT_AS_ARRAY | PHP_JSON_BIGINT_AS_STRING,
+		PHP_JSON_PARSER_DEFAULT_DEPTH) == SUCCESS;
 }
 
 zend_object *lifeline_this(void)

@@ -39,6 +39,10 @@ unsafe extern "C" {
     pub(crate) fn lifeline_observe_fibers(switched: unsafe extern "C" fn(*mut c_void, *mut c_void));
     pub(crate) fn lifeline_module_loaded(name: *const c_char) -> bool;
     pub(crate) fn lifeline_runtime_exception() -> *mut ClassEntry;
+    pub(crate) fn lifeline_register_reject(parent: *mut ClassEntry) -> bool;
+    pub(crate) fn lifeline_take_reject(reason: *mut Zval, code: *mut i64, permanent: *mut bool) -> bool;
+    pub(crate) fn lifeline_json_encode(value: *mut Zval, into: *mut Zval) -> bool;
+    pub(crate) fn lifeline_json_decode(text: *const c_char, length: usize, into: *mut Zval) -> bool;
     pub(crate) fn lifeline_this() -> *mut ZendObject;
     pub(crate) fn lifeline_release_callable(resolved: *mut ext_php_rs::ffi::_zend_fcall_info_cache);
     pub(crate) fn lifeline_after_fork(child: extern "C" fn()) -> c_int;

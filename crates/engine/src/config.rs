@@ -110,6 +110,8 @@ pub struct Sessions {
     /// Attempts of one item before it is refused for good.
     pub redelivery_limit: u32,
     pub max_sessions: usize,
+    /// Items are acknowledged by the application, not when their handler has returned.
+    pub manual_ack: bool,
 }
 
 impl Default for Sessions {
@@ -121,6 +123,7 @@ impl Default for Sessions {
             dedupe_ttl: Duration::from_secs(7 * 24 * 3600),
             redelivery_limit: 5,
             max_sessions: 100_000,
+            manual_ack: false,
         }
     }
 }

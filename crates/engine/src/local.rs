@@ -633,6 +633,10 @@ fn of_nothing(command: &Command) -> Option<Reply> {
         | Command::CountConnections { .. }
         | Command::Unacknowledged { .. } => Reply::Count(0),
         Command::Channels { .. } => Reply::Names(Vec::new()),
+        Command::Session { .. } => Reply::Session(None),
+        Command::SessionOnline { .. } => Reply::Flag(false),
+        Command::SessionSend { .. } => Reply::Sequence(0),
+        Command::SessionChange { .. } => Reply::Version(None),
         Command::Members { .. } | Command::ConnectionsOf { .. } | Command::Connections { .. } => {
             Reply::Conns(Vec::new())
         }

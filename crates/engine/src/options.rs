@@ -164,11 +164,19 @@ pub const KEYS: &[Key] = &[
     server_only("limits.handshakeTimeout"),
     server_only("limits.authTimeout"),
     server_only("limits.maxHeaderBytes"),
+    server_only("limits.maxSessions"),
     server_only("limits.messageRate"),
     server_only("limits.byteRate"),
     server_only("limits.rateAction"),
     server_only("send.limit"),
     server_only("send.policy"),
+    server_only("ack"),
+    server_only("redelivery.limit"),
+    server_only("resume.ttl"),
+    server_only("resume.count"),
+    server_only("resume.bytes"),
+    server_only("dedupe.ttl"),
+    server_only("store"),
     server_only("origins"),
     both("protocols"),
     server_only("path"),
@@ -237,12 +245,24 @@ pub fn server(listen: &Value, options: &Value) -> Result<ServerConfig, OptionErr
         &mut watchdog.action,
     )?;
 
+    let mut sessions = default.sessions.clone();
+    fields.choice("ack", &[("auto", false), ("manual", true)], &mut sessions.manual_ack)?;
+    fields.small("redelivery.limit", 1..=1000, &mut sessions.redelivery_limit)?;
+    fields.duration("resume.ttl", 0.0..=LONGEST, &mut sessions.resume_ttl)?;
+    fields.count("resume.count", 1..=i64::from(i32::MAX), &mut sessions.resume_count)?;
+    fields.count("resume.bytes", 1..=BIGGEST, &mut sessions.resume_bytes)?;
+    fields.duration("dedupe.ttl", 0.0..=LONGEST, &mut sessions.dedupe_ttl)?;
+    fields.count("limits.maxSessions", 1..=i64::from(i32::MAX), &mut sessions.max_sessions)?;
+    fields.at_most("resume.bytes", sessions.resume_bytes, "limits.memory", limits.memory)?;
+    fields.choice("store", &[("memory", ())], &mut ())?;
+
     let mut config = ServerConfig {
         listen: url::listen(listen)?,
         heartbeat: read_beats(&fields, limits.max_message)?,
         limits,
         server_limits,
         send,
+        sessions,
         origins: read_origins(&fields)?,
         protocols: read_protocols(&fields)?,
         trusted_proxies: read_networks(&fields)?,

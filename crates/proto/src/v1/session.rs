@@ -490,9 +490,6 @@ impl Session {
             if let Some(frame) = link.control.pop_front() {
                 return Some(Outgoing::Frame(frame));
             }
-            if let Some(sequence) = link.acks.poll(now) {
-                return Some(Outgoing::Frame(ServerFrame::Acknowledge { sequence }));
-            }
             if let Some((from, to)) = self.ring.take_hole() {
                 let gap = Gap { channel: None, from, to: Some(to), why: Why::Overflow };
                 return Some(Outgoing::Frame(ServerFrame::Gap(gap)));
@@ -502,6 +499,10 @@ impl Session {
                 let Message { data, binary, .. } = message;
                 let acknowledged = link.acks.take();
                 return Some(Outgoing::Frame(ServerFrame::Message { sequence, acknowledged, data, binary }));
+            }
+            // What goes out anyway takes it along.
+            if let Some(sequence) = link.acks.poll(now) {
+                return Some(Outgoing::Frame(ServerFrame::Acknowledge { sequence }));
             }
             if let Some(outgoing) = link.poll_channels(&self.id, self.snapshots, logs) {
                 return Some(outgoing);
