@@ -157,3 +157,9 @@ pub(crate) fn init_property(object: &mut ext_php_rs::types::ZendObject, index: u
     // properties; the slot's old value (undefined, null or one of ours) is dropped.
     unsafe { *object.properties_table.as_mut_ptr().add(index) = value };
 }
+
+/// A declared property of an object, in order of declaration.
+pub(crate) fn property(object: &mut ext_php_rs::types::ZendObject, index: usize) -> &mut ext_php_rs::types::Zval {
+    // SAFETY: as above.
+    unsafe { &mut *object.properties_table.as_mut_ptr().add(index) }
+}

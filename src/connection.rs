@@ -21,8 +21,11 @@ use crate::dispatcher::{Serial, dispatcher};
 use crate::exceptions::{argument_value_error, error, exception};
 use crate::lifecycle::{generation, inherited, query, send_now, submit, with_bridge};
 use crate::request;
+use crate::session;
 
-/// Index of `$user` among the declared properties.
+/// Index of `$session` among the declared properties.
+const SESSION: usize = 5;
+/// The same of `$user`.
 const USER: usize = 6;
 /// Messages from this length on are not worth a copy to be sent together with others.
 const LONG: usize = 32 * 1024;
@@ -112,6 +115,7 @@ impl WsConnection {
         }
         self_.conn.tell(Command::Bind { conn: self_.conn.id, user: name.into() })?;
         classes::init_property(&mut self_.std, USER, text(name));
+        session::bind(classes::property(&mut self_.std, SESSION), name);
         Ok(())
     }
 

@@ -577,6 +577,10 @@ impl Endpoint for Core {
             Event::Authenticate { ticket, credentials, .. } => {
                 let (ran, answer) = self.authenticate(&credentials)?;
                 let _ = submit(Command::AnswerAuthentication { ticket, answer });
+                // The object of a session shows what may be claimed now.
+                if let Some(session) = &credentials.session {
+                    self.living_session(session);
+                }
                 Ok(ran)
             }
             Event::SnapshotWanted { ticket, channel, .. } => {

@@ -1,4 +1,5 @@
 //! `WsSession`: what a server keeps of a client over its connections, and the application's values in it.
+#![expect(non_snake_case, reason = "names of parameters in PHP")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -105,6 +106,13 @@ pub(crate) fn refresh(object: &mut Zval, info: &SessionInfo) {
     classes::init_property(object, CLAIMS, if claims.is_array() { claims } else { list([]) });
 }
 
+/// A connection's session, if it has one, has got a user.
+pub(crate) fn bind(session: &mut Zval, user: &str) {
+    if let Some(session) = session.object_mut() {
+        classes::init_property(session, USER, text(user));
+    }
+}
+
 /// A PHP value as JSON text.
 pub(crate) fn encode(value: &Zval, what: &str) -> PhpResult<Bytes> {
     let mut json = Zval::new();
@@ -204,16 +212,11 @@ impl WsSession {
     }
 
     /// Sets a value, any that JSON has. False: $ifVersion is not the session's version, nothing was changed.
-    pub fn set(
-        self_: &mut ZendClassObject<Self>,
-        k: PhpBytes,
-        v: &Zval,
-        if_version: Option<PhpInt>,
-    ) -> PhpResult<bool> {
+    pub fn set(self_: &mut ZendClassObject<Self>, k: PhpBytes, v: &Zval, ifVersion: Option<PhpInt>) -> PhpResult<bool> {
         let name = utf8(1, k)?;
         let json = encode(v.dereference(), "the value")?;
         // A negative one is no version.
-        let if_version = if_version.map(|version| u64::try_from(version.0).unwrap_or(u64::MAX));
+        let if_version = ifVersion.map(|version| u64::try_from(version.0).unwrap_or(u64::MAX));
         apply(self_, Change::Set(name.into(), json), if_version)
     }
 

@@ -369,12 +369,15 @@ bool lifeline_take_reject(zval *reason, zend_long *code, bool *permanent)
 	return true;
 }
 
-/* The value as JSON text; false: it has none, or an exception is pending. */
+/* The value as JSON text; false: it has none, or an exception is pending. json_last_error() stays what it was. */
 bool lifeline_json_encode(zval *value, zval *into)
 {
 	smart_str text = {0};
 	int options = PHP_JSON_UNESCAPED_SLASHES | PHP_JSON_UNESCAPED_UNICODE | PHP_JSON_PRESERVE_ZERO_FRACTION;
-	if (php_json_encode(&text, value, options) != SUCCESS || EG(exception) || !text.s) {
+	php_json_error_code last = JSON_G(error_code);
+	bool done = php_json_encode(&text, value, options) == SUCCESS && JSON_G(error_code) == PHP_JSON_ERROR_NONE;
+	JSON_G(error_code) = last;
+	if (!done || EG(exception) || !text.s) {
 		smart_str_free(&text);
 		return false;
 	}
@@ -383,11 +386,17 @@ bool lifeline_json_encode(zval *value, zval *into)
 	return true;
 }
 
-/* The value of a JSON text, objects as arrays. */
+/* The value of a JSON text, objects as arrays; false: it is none. */
 bool lifeline_json_decode(const char *text, size_t length, zval *into)
 {
-	return php_json_decode_ex(into, text, length, PHP_JSON_OBJECT_AS_ARRAY | PHP_JSON_BIGINT_AS_STRING,
+	/* The parser wants a NUL behind it. */
+	zend_string *copy = zend_string_init(text, length, false);
+	php_json_error_code last = JSON_G(error_code);
+	bool done = php_json_decode_ex(into, ZSTR_VAL(copy), length, PHP_JSON_OBJECT_AS_ARRAY | PHP_JSON_BIGINT_AS_STRING,
 		PHP_JSON_PARSER_DEFAULT_DEPTH) == SUCCESS;
+	JSON_G(error_code) = last;
+	zend_string_release(copy);
+	return done;
 }
 
 zend_object *lifeline_this(void)

@@ -27,7 +27,7 @@ interface WsServerInterface
     /**
      * Sets the callback of that name, as the method `on<Event>` does.
      *
-     * @param 'handshake'|'open'|'message'|'close'|'error'|'drain'|'join'|'leave' $event
+     * @param 'handshake'|'open'|'message'|'close'|'error'|'drain'|'join'|'leave'|'auth'|'subscribe'|'snapshot'|'sessionEnd' $event
      * @throws \ValueError unknown event
      */
     public function on(string $event, callable $callback): static;
@@ -40,10 +40,20 @@ interface WsServerInterface
      */
     public function onHandshake(callable $callback): static;
 
-    /** @param callable(WsConnection $connection, WsRequest $request): mixed $callback */
+    /**
+     * Where lifeline.v1 is spoken: when the session is there, new or again ({@see WsConnection::$resumed}).
+     *
+     * @param callable(WsConnection $connection, WsRequest $request): mixed $callback
+     */
     public function onOpen(callable $callback): static;
 
-    /** @param callable(WsConnection $connection, string $data, bool $binary, WsMessage $message): mixed $callback */
+    /**
+     * On lifeline.v1 the message is acknowledged when the handler has ended: returned, its fiber or coroutine
+     * included, or by {@see WsMessage::ack()} (always with the option `ack` => 'manual'). One that throws is tried again, up to
+     * redelivery.limit times; one that throws {@see WsReject} refuses the message.
+     *
+     * @param callable(WsConnection $connection, string $data, bool $binary, WsMessage $message): mixed $callback
+     */
     public function onMessage(callable $callback): static;
 
     /**
@@ -84,6 +94,39 @@ interface WsServerInterface
     public function onLeave(callable $callback): static;
 
     /**
+     * Before start(). Decides who may have a session (lifeline.v1): asked with each HELLO, also of clients that
+     * come back ($session, where they have shown its token), and when a client shows fresh credentials. An array
+     * is what the client may claim: `user`, or else `sub`, names the owner of the session, {@see WsConnection::$user}, and nobody else can
+     * resume it. false closes with 4500, or with 4003 a client that had been let in before, so that it fetches
+     * fresh credentials; throw {@see WsReject} with a code of 4000 to 4999 for another.
+     *
+     * @param callable(WsRequest $request, ?string $token, ?WsSession $session): (array<string, mixed>|false) $callback
+     */
+    public function onAuth(callable $callback): static;
+
+    /**
+     * Before start(). Whether a client that asks may subscribe (lifeline.v1). Without it none may.
+     *
+     * @param callable(WsConnection $connection, string $channel): bool $callback
+     */
+    public function onSubscribe(callable $callback): static;
+
+    /**
+     * Before start(). The channel's state, for clients that have missed messages which the log no longer has
+     * (lifeline.v1). What is published while it runs may be in it, and is sent behind it again.
+     *
+     * @param callable(string $channel): string $callback
+     */
+    public function onSnapshot(callable $callback): static;
+
+    /**
+     * A session's client has not come back within resume.ttl. Its values can still be read.
+     *
+     * @param callable(WsSession $session): mixed $callback
+     */
+    public function onSessionEnd(callable $callback): static;
+
+    /**
      * Binds and starts the threads.
      *
      * @throws WsConnectException an address cannot be bound; names it
@@ -118,7 +161,10 @@ interface WsServerInterface
      */
     public function stream(): mixed;
 
-    /** Takes no new connections, closes all with 1001 within $drain seconds, drops the rest. */
+    /**
+     * Takes no new connections, closes all with 1001 within $drain seconds, drops the rest. Clients of
+     * lifeline.v1 are asked to leave at a time of their own within it, and closed with 4000 at its end.
+     */
     public function stop(float $drain = 5.0): void;
 
     /**
@@ -129,7 +175,7 @@ interface WsServerInterface
     public function address(): string;
 
     /**
-     * To each open connection.
+     * To each open connection and each session, connected or not.
      *
      * @param list<WsConnection|int> $except
      * @return int number of receivers
@@ -148,7 +194,7 @@ interface WsServerInterface
     public function publish(string $channel, string $data, bool $binary = false, array $except = []): int;
 
     /**
-     * To each connection that is bound to the user.
+     * To each connection that is bound to the user, and each session of the user, connected or not.
      *
      * @return int number of receivers
      * @throws \ValueError
@@ -180,6 +226,9 @@ interface WsServerInterface
 
     /** The open connection of that id. */
     public function connection(int $id): ?WsConnection;
+
+    /** The session of that id, with or without a connection; null: it has ended. */
+    public function session(string $id): ?WsSession;
 
     /** Number of open connections. */
     public function count(): int;
@@ -224,6 +273,8 @@ interface WsConnectionInterface
     public function bind(string $user): void;
 
     /**
+     * On lifeline.v1 into the session's stream: what the client has not acknowledged comes again when it is back.
+     *
      * @return bool false: closed, or dropped by send.policy
      * @throws \ValueError text that is not UTF-8 (RFC 6455 section 5.6)
      */
@@ -535,9 +586,12 @@ interface WsClientInterface
  *     memory?: positive-int, maxMessage?: positive-int, maxFrame?: positive-int, maxFragments?: positive-int,
  *     inbound?: positive-int, maxConnections?: int<0, max>, perIp?: int<0, max>, maxChannels?: positive-int,
  *     maxSubscriptions?: positive-int, handshakeTimeout?: int|float, authTimeout?: int|float,
- *     maxHeaderBytes?: int<256, 1048576>, messageRate?: int|float|null, byteRate?: int|float|null,
- *     rateAction?: 'pause'|'close',
+ *     maxHeaderBytes?: int<256, 1048576>, maxSessions?: positive-int, messageRate?: int|float|null,
+ *     byteRate?: int|float|null, rateAction?: 'pause'|'close',
  *   },
+ *   ack?: 'auto'|'manual', redelivery?: array{limit?: int<1, 1000>},
+ *   resume?: array{ttl?: int|float, count?: positive-int, bytes?: positive-int}, dedupe?: array{ttl?: int|float},
+ *   store?: 'memory',
  *   send?: array{limit?: positive-int, policy?: 'close'|'dropOldest'|'dropNewest'},
  *   origins?: 'same-host'|'any'|non-empty-list<string>,
  *   protocols?: list<string>, path?: string|null, healthPath?: string|null,
@@ -584,6 +638,14 @@ final class WsServer implements WsServerInterface, \Countable
 
     public function onLeave(callable $callback): static {}
 
+    public function onAuth(callable $callback): static {}
+
+    public function onSubscribe(callable $callback): static {}
+
+    public function onSnapshot(callable $callback): static {}
+
+    public function onSessionEnd(callable $callback): static {}
+
     public function start(): void {}
 
     public function run(): void {}
@@ -618,6 +680,8 @@ final class WsServer implements WsServerInterface, \Countable
 
     public function connection(int $id): ?WsConnection {}
 
+    public function session(string $id): ?WsSession {}
+
     public function count(): int {}
 
     public function after(float $s, callable $f): int {}
@@ -642,10 +706,13 @@ final class WsConnection implements WsConnectionInterface
     /** The subprotocol agreed on (RFC 6455 section 1.9); empty when none. */
     public readonly string $protocol;
 
-    /** False on plain WebSocket, which is all there is so far. */
+    /** The session of an earlier connection goes on, its stream without a hole. False on plain WebSocket. */
     public readonly bool $resumed;
 
-    /** Set by bind(). */
+    /** Null on plain WebSocket. */
+    public readonly ?WsSession $session;
+
+    /** What onAuth has claimed, or bind() has set. */
     public readonly ?string $user;
 
     /** Yours. */
@@ -699,14 +766,94 @@ final class WsMessage implements \Stringable
 
     private function __construct() {}
 
-    /** The handler goes on after it has returned (coroutine, promise): the connection's next event comes after ack(). */
+    /**
+     * The handler goes on after it has returned (coroutine, promise): the connection's next event comes after
+     * ack() or reject(). An item that is dropped without either has failed.
+     */
     public function defer(): void {}
 
-    /** Ends what defer() began. Does nothing otherwise. */
+    /** Ends what defer() began, and acknowledges an item of a client's outbox. Does nothing otherwise. */
     public function ack(): void {}
+
+    /**
+     * As ack(), but refuses the item: the client is told for good, or unless $permanent sends it again later, up
+     * to redelivery.limit times.
+     *
+     * @param string $reason UTF-8, at most 1000 bytes
+     * @param int $code yours, -2147483648 to 2147483647
+     * @throws \ValueError
+     */
+    public function reject(string $reason = '', int $code = 0, bool $permanent = true): void {}
 
     /** The data. */
     public function __toString(): string {}
+}
+
+/**
+ * What a server keeps of a client over its connections (lifeline.v1), and values of yours in it: any that JSON
+ * has, objects come back as arrays. They live as long as the session.
+ *
+ * @implements \ArrayAccess<array-key, mixed>
+ */
+final class WsSession implements \ArrayAccess
+{
+    public readonly string $id;
+
+    /** Counts changes of the values. */
+    public readonly int $version;
+
+    /** What onAuth has claimed, or {@see WsConnection::bind()} has set. */
+    public readonly ?string $user;
+
+    /** @var array<string, mixed> what onAuth has returned last */
+    public readonly array $claims;
+
+    private function __construct() {}
+
+    public function get(string $k, mixed $default = null): mixed {}
+
+    /**
+     * @param int|null $ifVersion the version that it must have
+     * @return bool false: it has another, nothing was changed
+     * @throws \ValueError what JSON cannot hold
+     * @throws WsException the session has ended
+     */
+    public function set(string $k, mixed $v, ?int $ifVersion = null): bool {}
+
+    /** @throws WsException the session has ended */
+    public function delete(string $k): void {}
+
+    /** @return array<array-key, mixed> */
+    public function all(): array {}
+
+    /**
+     * Puts what $f makes of the values in their place; called again when they were changed meanwhile.
+     *
+     * @param callable(array<array-key, mixed> $values): array<array-key, mixed> $f
+     * @return array<array-key, mixed> what was set
+     * @throws WsException the session has ended
+     */
+    public function update(callable $f): array {}
+
+    /**
+     * To the client, now or when it comes back.
+     *
+     * @return int the message's number in the session's stream
+     * @throws WsException the session has ended
+     * @throws \ValueError text that is not UTF-8
+     */
+    public function send(string $data, bool $binary = false): int {}
+
+    /** A connection has it. */
+    public function isOnline(): bool {}
+
+    public function offsetExists(mixed $offset): bool {}
+
+    public function offsetGet(mixed $offset): mixed {}
+
+    public function offsetSet(mixed $offset, mixed $value): void {}
+
+    public function offsetUnset(mixed $offset): void {}
 }
 
 /** The request that asked for a connection. */
@@ -980,6 +1127,14 @@ class WsOverflowException extends WsException
 /** Something took longer than allowed: room in the outbox, policy `block`. */
 class WsTimeoutException extends WsException
 {
+}
+
+/** Thrown by a handler of a message: the message is refused, as by {@see WsMessage::reject()}. */
+class WsReject extends WsException
+{
+    public readonly bool $permanent;
+
+    public function __construct(string $reason, int $code = 0, bool $permanent = true) {}
 }
 
 /** For outboxes on disk, which do not exist yet. */

@@ -27,6 +27,7 @@ WsConnection final WsConnectionInterface
   readonly string $path
   readonly string $protocol
   readonly bool $resumed
+  readonly ?WsSession $session
   readonly ?string $user
   mixed $data
   Call to private WsConnection::__construct() from global scope

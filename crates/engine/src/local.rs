@@ -388,7 +388,7 @@ impl Local {
             }
             Command::AnswerSnapshot { ticket, state } => {
                 if let Some(server) = self.server_that_asked(ticket) {
-                    server.sessions.answer_snapshot(ticket, state);
+                    server.sessions.answer_snapshot(ticket, state.as_ref());
                 }
                 Reply::Done
             }
@@ -625,7 +625,7 @@ fn of_nothing(command: &Command) -> Option<Reply> {
         | Command::Connect { .. }
         | Command::Wake { .. }
         | Command::CloseClient { .. } => Reply::Done,
-        Command::Subscribe { .. } | Command::Unsubscribe { .. } => Reply::Flag(false),
+        Command::Subscribe { .. } | Command::Unsubscribe { .. } | Command::SessionOnline { .. } => Reply::Flag(false),
         Command::Broadcast { .. }
         | Command::Publish { .. }
         | Command::SendToUser { .. }
@@ -634,7 +634,6 @@ fn of_nothing(command: &Command) -> Option<Reply> {
         | Command::Unacknowledged { .. } => Reply::Count(0),
         Command::Channels { .. } => Reply::Names(Vec::new()),
         Command::Session { .. } => Reply::Session(None),
-        Command::SessionOnline { .. } => Reply::Flag(false),
         Command::SessionSend { .. } => Reply::Sequence(0),
         Command::SessionChange { .. } => Reply::Version(None),
         Command::Members { .. } | Command::ConnectionsOf { .. } | Command::Connections { .. } => {

@@ -429,13 +429,13 @@ impl Sessions {
         self.carry_out(inner, now, By::Application);
     }
 
-    pub fn answer_snapshot(&self, ticket: Ticket, state: Option<(Bytes, bool)>) {
+    pub fn answer_snapshot(&self, ticket: Ticket, state: Option<&(Bytes, bool)>) {
         let now = clock::now();
         let mut inner = self.inner.lock();
         let Some(Question::Snapshot { channel, position, conns }) = inner.questions.remove(&ticket) else { return };
         inner.snapshots.remove(&(channel.clone(), position.epoch.clone(), position.offset));
         for conn in conns {
-            inner.machine.handle_snapshot(LinkId(conn.0), &channel, &position, state.clone());
+            inner.machine.handle_snapshot(LinkId(conn.0), &channel, &position, state.cloned());
         }
         self.carry_out(inner, now, By::Application);
     }

@@ -19,10 +19,12 @@ final class LifelinePeer
     /** A new session, welcomed, its replay done. */
     public static function open(WsServer $server, string $outbox = 'box', array $hello = []): self
     {
+        $before = count($server);
         $self = new self($server, $outbox);
         $self->hello($hello);
         $self->welcome();
         $self->expect('R 0');
+        pump($server, fn () => count($server) > $before, 'onOpen');
         return $self;
     }
 

@@ -53,6 +53,8 @@ final class Peer
     public string $head = '';
     private string $buffer = '';
     public bool $ended = false;
+    /** For peers that speak lifeline.v1. */
+    public array $welcome = [];
 
     /** Connects and sends the opening handshake; does not wait for the answer. */
     public function __construct(string $address, string $target = '/', array $headers = [], string $method = 'GET')
