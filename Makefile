@@ -2,7 +2,7 @@
 # The extension's own phpize build lives in php/ext, so that its generated Makefile never meets this one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve setup build install lint test test-full test-matrix test-zts conformance bench clean
+.PHONY: help run serve setup build install lint test test-full test-matrix test-zts model fuzz conformance bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -41,6 +41,12 @@ test-matrix: ## phpt with PHP 8.2 (bookworm) and 8.4 (trixie)
 
 test-zts: ## phpt with a thread-safe debug PHP built from Debian's source
 	@scripts/zts.sh
+
+model: ## the model checker of lifeline.v1 (MODEL_SCHEDULES=n, MODEL_FIRST=seed, MODEL_SEED=seed)
+	@scripts/model.sh
+
+fuzz: ## fuzz what reads the network (FUZZ_SECONDS=n for each target)
+	@scripts/fuzz.sh
 
 conformance: ## all of Autobahn's groups 1-7, 9 and 10, both roles
 	@tests/conformance/run full

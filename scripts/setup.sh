@@ -88,6 +88,8 @@ if [ "$tier" = test ]; then
     # Counts the system calls of tests/guard.
     need strace strace
     need shellcheck shellcheck
+    # libFuzzer is C++, see scripts/fuzz.sh.
+    need g++ g++
     # For the source of PHP, see scripts/zts.sh.
     need xz xz-utils
 fi

@@ -88,8 +88,8 @@ part lint 1800 scripts/lint.sh
 part rust 2400 "$CARGO" test --locked --workspace --exclude lifeline --quiet --no-fail-fast
 part js 300 scripts/js.sh
 # With optimisation and every assertion: 10,000 schedules of faults take about a minute.
-part model 1200 env MODEL_SCHEDULES="${MODEL_SCHEDULES:-10000}" \
-    "$CARGO" test --locked --profile checked -p lifeline-proto --test model -- --nocapture
+part model 1200 scripts/model.sh
+part fuzz 1200 scripts/fuzz.sh
 part build 1800 bash -c 'step build scripts/build.sh'
 if [ ! -f "$MODULE" ]; then
     report+=("the rest needs the module")
