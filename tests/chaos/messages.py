@@ -1,0 +1,162 @@
+"""Messages over kill -9: client and server processes die at random, and nothing acknowledged is lost."""
+
+import collections
+import os
+import random
+import shutil
+import statistics
+import tempfile
+import time
+
+import harness
+from harness import Php, check
+
+# What dies and how often: clients, kills of each, kills of the server, messages each 5 ms, seconds between kills.
+SMALL = {"clients": 4, "each": 3, "server": 3, "batch": 4, "pause": 0.15}
+LONG = {"clients": 20, "each": 200, "server": 60, "batch": 8, "pause": 0.02}
+
+FAST = {"reconnect": {"base": 0.05, "max": 0.5, "floor": 0.01}}
+
+
+class Scene:
+    def __init__(self, shape):
+        self.shape = shape
+        self.folder = tempfile.mkdtemp(prefix="lifeline-messages-")
+        self.stop = os.path.join(self.folder, "stop")
+        self.servers = 0
+        self.lives = [0] * shape["clients"]
+        self.server = None
+        self.address = "ws://127.0.0.1:0"
+        self.clients = [None] * shape["clients"]
+
+    def start_server(self):
+        self.servers += 1
+        log = os.path.join(self.folder, f"server-{self.servers}")
+        open(log, "w").close()
+        self.server = Php("messages_server.php", {"listen": self.address, "log": log})
+        # The same port again.
+        self.address = self.server.url()
+
+    def start_client(self, number):
+        self.lives[number] += 1
+        life = self.lives[number]
+        config = {
+            "url": self.address,
+            "client": number,
+            "life": life,
+            "log": os.path.join(self.folder, f"client-{number}-{life}"),
+            "batch": self.shape["batch"],
+            "size": 100,
+            "stop": self.stop,
+            "options": FAST,
+        }
+        open(config["log"], "w").close()
+        self.clients[number] = Php("messages_client.php", config)
+
+    def lines(self, name):
+        with open(os.path.join(self.folder, name)) as file:
+            text = file.read()
+        # Whoever is killed may leave half a line.
+        return [line.split(" ") for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def play(shape):
+    seed = random.SystemRandom().randrange(1 << 32)
+    chance = random.Random(seed)
+    scene = Scene(shape)
+    scene.start_server()
+    for number in range(shape["clients"]):
+        scene.start_client(number)
+    deaths = ["server"] * shape["server"] + [n for n in range(shape["clients"]) for _ in range(shape["each"])]
+    chance.shuffle(deaths)
+    for death in deaths:
+        time.sleep(chance.uniform(0.5, 1.5) * shape["pause"])
+        if death == "server":
+            scene.server.kill()
+            scene.start_server()
+        else:
+            scene.clients[death].kill()
+            scene.start_client(death)
+    time.sleep(1)
+    open(scene.stop, "w").close()
+    for process in scene.clients:
+        process.wait()
+    scene.server.kill()
+    return scene, seed
+
+
+def judge(scene, seed):
+    handled = collections.defaultdict(list)
+    for server in range(1, scene.servers + 1):
+        last = {}
+        for client, life, number, _ in scene.lines(f"server-{server}"):
+            who, number = (int(client), int(life)), int(number)
+            # One server's memory is enough for order, and for once.
+            check(
+                last.get(who, 0) < number,
+                f"seed {seed}: server {server} handled {number} of client {who} behind {last.get(who)}",
+            )
+            last[who] = number
+            handled[who].append(number)
+    sent = doubled = lost = gaps = 0
+    recoveries = []
+    for client, lives in enumerate(scene.lives):
+        for life in range(1, lives + 1):
+            took = acknowledged = 0
+            answers = []
+            closed = None
+            ended = False
+            told = 0
+            for word, *rest in scene.lines(f"client-{client}-{life}"):
+                if word == "s":
+                    took = int(rest[0])
+                elif word == "a":
+                    acknowledged = int(rest[0])
+                elif word == "r":
+                    answers.append(int(rest[0]))
+                elif word == "g":
+                    told += 1
+                elif word == "c":
+                    closed = float(rest[0])
+                elif word == "o" and closed is not None:
+                    recoveries.append(float(rest[0]) - closed)
+                    closed = None
+                elif word == "end":
+                    ended = True
+            mine = handled[(client, life)]
+            known = set(mine)
+            if life == lives:
+                check(ended, f"seed {seed}: client {client} did not come to its end")
+                acknowledged = max(acknowledged, took)
+            missing = [number for number in range(1, acknowledged + 1) if number not in known]
+            check(not missing, f"seed {seed}: client {client}.{life}: acknowledged and not handled: {missing[:10]}")
+            lost += len(missing)
+            sent += took
+            gaps += told
+            doubled += len(mine) - len(known)
+            if life == lives:
+                # Every answer came, or a hole was told.
+                check(
+                    told or set(answers) == known,
+                    f"seed {seed}: client {client}.{life}: no gap, and answers to {sorted(known - set(answers))[:10]} missing",
+                )
+            # What is answered twice was handled twice.
+            counts, doubles = collections.Counter(answers), collections.Counter(mine)
+            more = [number for number, count in counts.items() if count > doubles[number]]
+            check(not more, f"seed {seed}: client {client}.{life}: answers {more[:10]} came more often than they were sent")
+    recoveries.sort()
+    check(recoveries, "nobody has lost its connection")
+    total = sum(len(numbers) for numbers in handled.values())
+    late = recoveries[min(len(recoveries) - 1, int(len(recoveries) * 0.99))]
+    return (
+        f"sent {sent}, handled {total}, doubled {doubled}, lost {lost}, gaps told {gaps}, "
+        f"{sum(scene.lives) - len(scene.lives)} clients and {scene.servers - 1} servers killed, "
+        f"back after {statistics.median(recoveries) * 1000:.0f} ms (median), {late * 1000:.0f} ms (p99)"
+    )
+
+
+def test_kill_9_loses_nothing_that_was_acknowledged(_binary):
+    scene, seed = play(LONG if harness.FULL else SMALL)
+    said = judge(scene, seed)
+    shutil.rmtree(scene.folder)
+    return said

@@ -1,0 +1,48 @@
+<?php
+// Sends numbered messages and writes down what becomes of them, until the file `stop` is there.
+//   config: url, log, client, life, batch (messages each 5 ms), size, stop, options
+// Lines of the log: s (the last that send() took), a (all up to it are acknowledged), r (an answer), g (a gap),
+// c and o (the connection was lost, is open), end (all was acknowledged, and the last was answered).
+
+declare(strict_types=1);
+
+require __DIR__ . '/common.php';
+
+$config = config();
+$log = fopen($config['log'], 'a');
+stream_set_write_buffer($log, 0);
+$client = new WsClient($config['url'], $config['options'] ?? []);
+$client->onOpen(static function (WsClient $c, bool $resumed) use ($log): void {
+    fwrite($log, sprintf("o %.6f %d\n", microtime(true), $resumed));
+});
+$client->onClose(static function (WsClient $c, int $code) use ($log): void {
+    fwrite($log, sprintf("c %.6f %d\n", microtime(true), $code));
+});
+$answered = 0;
+$client->onMessage(static function (WsClient $c, string $data) use ($log, &$answered): void {
+    fwrite($log, "r $data\n");
+    $answered = (int) $data;
+});
+$client->onGap(static function (WsGap $g) use ($log): void {
+    fwrite($log, "g $g->from " . ($g->to ?? '-') . " $g->why\n");
+});
+$last = $acknowledged = 0;
+$padding = str_repeat('.', $config['size']);
+$client->every(0.005, static function () use ($client, $config, $log, $padding, &$last, &$acknowledged, &$answered): void {
+    if (!file_exists($config['stop'])) {
+        for ($n = 0; $n < $config['batch'] && $client->unacknowledged() < 2000; $n++) {
+            $last = $client->send("$config[client] $config[life] " . ($last + 1) . " $padding");
+        }
+        fwrite($log, "s $last\n");
+    } elseif ($client->unacknowledged() === 0 && $answered === $last) {
+        fwrite($log, "a $last\nend\n");
+        exit;
+    }
+    $now = $last - $client->unacknowledged();
+    if ($now !== $acknowledged) {
+        $acknowledged = $now;
+        fwrite($log, "a $acknowledged\n");
+    }
+});
+say('started');
+$client->run();
