@@ -66,7 +66,9 @@ fn subscribe(app: &App, client: EndpointId, channel: &str) {
 /// Takes events until one is heard that `pick` takes; all until then.
 async fn hear(app: &mut App, pick: impl Fn(&Heard) -> bool) -> Vec<Heard> {
     let mut all = Vec::new();
+    let deadline = std::time::Instant::now() + 2 * PATIENCE;
     loop {
+        assert!(std::time::Instant::now() < deadline, "much came, but not what is awaited: {all:?}");
         let next = heard(&app.next().await);
         if next == Heard::Other {
             continue;

@@ -242,11 +242,13 @@ impl App {
 
     /// Takes events until `pick` finds what it looks for.
     pub async fn until<T>(&mut self, mut pick: impl FnMut(&Event) -> Option<T>) -> T {
+        let deadline = Instant::now() + 2 * PATIENCE;
         loop {
             let event = self.next().await;
             if let Some(found) = pick(&event) {
                 return found;
             }
+            assert!(Instant::now() < deadline, "much came, but not what is awaited");
         }
     }
 
