@@ -211,11 +211,20 @@ fn cases() -> Vec<Case> {
         seconds("limits.handshakeTimeout", false, false),
         seconds("limits.authTimeout", false, false),
         int("limits.maxHeaderBytes", 256, 1 << 20),
+        int("limits.maxSessions", 1, i64::from(i32::MAX)),
         rate("limits.messageRate"),
         rate("limits.byteRate"),
         choice("limits.rateAction", &["close"]),
         int("send.limit", 1, 1 << 50),
         choice("send.policy", &["dropOldest", "dropNewest"]),
+        choice("ack", &["manual"]),
+        int("redelivery.limit", 1, 1000),
+        seconds("resume.ttl", true, false),
+        int("resume.count", 1, i64::from(i32::MAX)),
+        int("resume.bytes", 1, 1 << 50),
+        seconds("dedupe.ttl", true, false),
+        // There is nothing but the default.
+        Case { valid: vec![], ..choice("store", &["memory"]) },
         Case {
             path: "origins",
             valid: vec![
@@ -433,9 +442,9 @@ fn unknown_keys_name_themselves_and_their_neighbour() {
     assert!(hint("hearbeat.interval").contains("unknown option 'hearbeat' (array given); did you mean 'heartbeat'?"));
     let far = hint("zzz");
     assert!(!far.contains("did you mean"), "{far}");
-    assert!(far.contains("(1 given). Allowed options: heartbeat, idle, limits, send, origins"), "{far}");
+    assert!(far.contains("(1 given). Allowed options: heartbeat, idle, limits, send, ack"), "{far}");
     // Options of later releases and of other layers are as unknown as any.
-    for path in ["resume.ttl", "dedupe.ttl", "store", "redelivery.limit", "ack", "static", "compression", "workers"] {
+    for path in ["static", "compression", "workers"] {
         assert!(hint(path).starts_with("WsServer: unknown option '"), "{path}: {}", hint(path));
     }
     let error = client(&text("ws://a"), &nested("outbox.path", text("/tmp"))).unwrap_err().to_string();
