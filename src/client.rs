@@ -249,11 +249,26 @@ impl Core {
     }
 
     fn send(self: &Rc<Self>, data: &Bytes, binary: bool, ttl: Option<Duration>) -> PhpResult<u64> {
+        self.offer(|client| Command::ClientSend { client, data: data.clone(), binary, ttl })
+            .map(|(_, sequence)| sequence)
+    }
+
+    fn send_many(self: &Rc<Self>, mut messages: Vec<Bytes>, binary: bool) -> PhpResult<()> {
+        // With `block`, what does not fit yet waits for room.
+        while !messages.is_empty() {
+            let offer = |client| Command::ClientSendMany { client, messages: messages.clone(), binary };
+            let (taken, _) = self.offer(offer)?;
+            messages.drain(..taken);
+        }
+        Ok(())
+    }
+
+    /// Has the engine take messages; waits for room where that is the policy. How many, and the last one's number.
+    fn offer(self: &Rc<Self>, command: impl Fn(EndpointId) -> Command) -> PhpResult<(usize, u64)> {
         let client = self.endpoint()?;
         let mut until = None;
         loop {
-            let command = Command::ClientSend { client, data: data.clone(), binary, ttl };
-            let reply = match submit(command) {
+            let reply = match submit(command(client)) {
                 // It has given up; the event that says so waits.
                 Err(_) if self.engine_state() == State::Closed => return Err(Self::closed()),
                 reply => reply?,
@@ -261,7 +276,11 @@ impl Core {
             match reply {
                 Reply::Sequence(sequence) => {
                     self.last_sequence.set(sequence);
-                    return Ok(sequence);
+                    return Ok((1, sequence));
+                }
+                Reply::Taken { count, sequence } => {
+                    self.last_sequence.set(sequence);
+                    return Ok((count, sequence));
                 }
                 Reply::DispatchFirst => {
                     self.serve(Some(Instant::now()), |_| true)?;
@@ -885,9 +904,7 @@ impl WsClient {
             };
             payloads.push(payload(1, PhpBytes(data.as_bytes()), binary)?);
         }
-        for data in payloads {
-            core.send(&data, binary.0, None)?;
-        }
+        core.send_many(payloads, binary.0)?;
         Ok(core.last_sequence.get().cast_signed())
     }
 

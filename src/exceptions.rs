@@ -95,6 +95,7 @@ pub(crate) fn from_command(error: CommandError) -> PhpException {
         CommandError::Invalid(message) => return value_error(message),
         CommandError::Start(_) => Class::Connect,
         CommandError::Overflow(_) => Class::Overflow,
+        CommandError::Storage(_) => Class::Storage,
         CommandError::Gone(_) | CommandError::Limit(_) => Class::Base,
     };
     class.exception(error.to_string(), 0)
@@ -106,6 +107,7 @@ pub(crate) fn from_failure(failure: &Failure) -> PhpException {
         FailureKind::Connect => Class::Connect,
         FailureKind::Protocol => Class::Protocol,
         FailureKind::Timeout => Class::Timeout,
+        FailureKind::Storage => Class::Storage,
         FailureKind::Limit | FailureKind::Link | FailureKind::Application => Class::Base,
     };
     class.exception(failure.message.clone(), i32::from(failure.code))

@@ -229,6 +229,8 @@ pub enum FailureKind {
     Timeout,
     /// The application gave an answer that cannot be carried out.
     Application,
+    /// The disk, or what is on it. Names the file, and the offset of damage.
+    Storage,
 }
 
 /// A client's change of state.
@@ -371,6 +373,9 @@ pub enum Command {
     /// Into the outbox: `Reply::Sequence`; `Reply::WouldBlock` for policy `block`; error for `error`;
     /// `Reply::DispatchFirst` to who sends and never takes events.
     ClientSend { client: EndpointId, data: Bytes, binary: bool, ttl: Option<Duration> },
+    /// As `ClientSend`, all with one commit to the disk: `Reply::Taken` (fewer than all only where the policy
+    /// is to wait for room), `Reply::WouldBlock` or `Reply::DispatchFirst`: none was taken.
+    ClientSendMany { client: EndpointId, messages: Vec<Bytes>, binary: bool },
     /// Messages not yet acknowledged (plain peer: not yet written to the socket): `Reply::Count`.
     Unacknowledged { client: EndpointId },
     /// `Reply::State`.
@@ -413,6 +418,11 @@ pub enum Reply {
     Flag(bool),
     Count(usize),
     Sequence(u64),
+    /// So many of the messages were taken; the last one's number.
+    Taken {
+        count: usize,
+        sequence: u64,
+    },
     /// The outbox is full and its policy is to wait for room; [`Event::Room`] tells when to try again.
     WouldBlock,
     /// Many messages were given up and wait to be reported ([`Event::Overflow`]): nothing was taken.
@@ -474,6 +484,9 @@ pub enum CommandError {
     /// A limit was hit; the text names the option.
     #[error("{0}")]
     Limit(String),
+    /// The disk did not take what was to be stored; the text names the file.
+    #[error("{0}")]
+    Storage(String),
 }
 
 /// How the application reaches the engine. One thread (the PHP thread) calls it; none of its methods

@@ -5,11 +5,12 @@
 //! in portions, so that the outbox's limits mean something. All inputs meet under one short lock,
 //! whoever brings them, and what follows from them is told to the application before it is released.
 
+mod durable;
 mod outbox;
 mod session;
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use lifeline_proto::frame::Role;
 use lifeline_proto::outbox::Item as Kept;
 use lifeline_proto::v1::Secret;
 use lifeline_proto::v1::wire::PROTOCOL;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -38,8 +39,10 @@ use crate::dial::{ClientTlsConfig, DialError, DialRequest, Dialed, ProxyRules, c
 use crate::outlet::{Ending, Item, Outlet};
 use crate::shard::Shard;
 
+use self::durable::{Durable, Found, Work};
 use self::outbox::{Outbox, Refusal};
 use self::session::Session;
+use crate::keeper::Tend;
 
 /// Bytes of the outbox that are in the connection's queue at a time.
 const WINDOW: usize = 256 * 1024;
@@ -70,6 +73,11 @@ pub struct Client {
     unreported: AtomicUsize,
     unreported_bytes: AtomicUsize,
     created: Time,
+    /// The keeper was asked to come.
+    tending: AtomicBool,
+    /// The disk's failure was told.
+    disk_failed: AtomicBool,
+    myself: Weak<Self>,
 }
 
 /// Sums over all connections that have ended.
@@ -150,6 +158,14 @@ impl Client {
         } else {
             None
         };
+        let (outbox, found): (Box<dyn Outbox>, Found) = match &config.storage {
+            None => (Box::new(outbox::Memory::new(config.outbox.clone())), Found::default()),
+            Some(storage) => {
+                let (outbox, found) = Durable::open(&config.outbox, storage, clock::now())
+                    .map_err(|error| CommandError::Storage(format!("outbox.path: {error}")))?;
+                (Box::new(outbox), found)
+            }
+        };
         let id = core.next_endpoint_id();
         let context = Arc::new(Context {
             endpoint: id,
@@ -173,7 +189,7 @@ impl Client {
             terminal_statuses: config.reconnect.terminal_statuses.clone(),
             urls: config.urls.len(),
         };
-        let client = Arc::new(Self {
+        let client = Arc::new_cyclic(|myself: &Weak<Self>| Self {
             id,
             tls,
             proxy: ProxyRules::new(&config.proxy),
@@ -182,7 +198,7 @@ impl Client {
             shard: core.pick_shard(),
             inner: Mutex::new(Inner {
                 machine: ClientMachine::new(policy, rand::random()),
-                outbox: Box::new(outbox::Memory::new(config.outbox.clone())),
+                outbox,
                 session: Session::new(&config),
                 charged: 0,
                 outlet: None,
@@ -202,15 +218,33 @@ impl Client {
             unreported: AtomicUsize::new(0),
             unreported_bytes: AtomicUsize::new(0),
             created: clock::now(),
+            tending: AtomicBool::new(false),
+            disk_failed: AtomicBool::new(false),
+            myself: myself.clone(),
             config,
         });
         core.add_endpoint(id, Endpoint::Client(client.clone()));
+        for damage in found.damages {
+            client.fail_storage(damage);
+        }
+        for remark in found.remarks {
+            client.context.log(LogLevel::Warning, remark, Vec::new());
+        }
+        if client.config.storage.is_some() {
+            core.keeper.register(client.myself.clone());
+        }
         client.shard.handle.spawn(client.clone().run());
         Ok(id)
     }
 
     pub fn connect(&self) {
-        self.with(|inner, now| inner.machine.handle_connect(now));
+        self.with(|inner, now| {
+            inner.machine.handle_connect(now);
+            // Left by an earlier process.
+            if inner.outbox.len() > 0 {
+                inner.machine.handle_pending(now);
+            }
+        });
     }
 
     pub fn wake(&self) {
@@ -228,9 +262,7 @@ impl Client {
         if inner.machine.state() == State::Closed {
             return Err(CommandError::Gone("the client"));
         }
-        if self.unreported.load(Ordering::Relaxed) >= UNREPORTED
-            || self.unreported_bytes.load(Ordering::Relaxed) >= self.config.outbox.bytes.max(UNREPORTED_BYTES)
-        {
+        if self.has_too_much_to_report() {
             return Ok(Reply::DispatchFirst);
         }
         // Before the push, so that what has expired does not stand in the way.
@@ -243,8 +275,65 @@ impl Client {
             }
             Err(Refusal::Error(error)) => return Err(error),
         };
-        inner.outbox.commit()?;
         self.report(OverflowReason::Limit, outcome.evicted);
+        self.accept(inner, now, length)?;
+        Ok(Reply::Sequence(outcome.sequence))
+    }
+
+    /// As [`Client::send`], for all or none; for as many as fit where the policy is to wait for room.
+    ///
+    /// # Errors
+    /// See [`Client::send`].
+    pub fn send_many(&self, messages: Vec<Bytes>, binary: bool) -> Result<Reply, CommandError> {
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        if inner.machine.state() == State::Closed {
+            return Err(CommandError::Gone("the client"));
+        }
+        self.report(OverflowReason::Expired, inner.expired(now));
+        let first = inner.outbox.last_sequence() + 1;
+        let (mut taken, mut bytes, mut wait) = (0, 0, None);
+        for data in messages {
+            if self.has_too_much_to_report() {
+                wait = Some(Reply::DispatchFirst);
+                break;
+            }
+            let length = data.len();
+            match inner.outbox.push(now, data, binary, None) {
+                Ok(outcome) => {
+                    taken += 1;
+                    bytes += length;
+                    self.report(OverflowReason::Limit, outcome.evicted);
+                }
+                Err(Refusal::Wait) => {
+                    inner.wanting = Some(length);
+                    wait = Some(Reply::WouldBlock);
+                    break;
+                }
+                Err(Refusal::Error(error)) => {
+                    inner.outbox.withdraw(first);
+                    return Err(error);
+                }
+            }
+        }
+        if let (0, Some(wait)) = (taken, wait) {
+            return Ok(wait);
+        }
+        let sequence = inner.outbox.last_sequence();
+        self.accept(inner, now, bytes)?;
+        Ok(Reply::Taken { count: taken, sequence })
+    }
+
+    /// Has what was pushed stored, and sends it.
+    fn accept(&self, mut inner: MutexGuard<'_, Inner>, mut now: Time, length: usize) -> Result<(), CommandError> {
+        if let Some(work) = inner.outbox.commit(now) {
+            let result = MutexGuard::unlocked(&mut inner, || work.carry_out());
+            now = clock::now();
+            if let Err(error) = inner.outbox.handle_done(&work, &result) {
+                self.settle(&mut inner, now);
+                return Err(error);
+            }
+        }
         if inner.outlet.is_none() {
             inner.machine.handle_pending(now);
         }
@@ -256,7 +345,12 @@ impl Client {
             core.mark(&outlet);
             core.count_queued(length);
         }
-        Ok(Reply::Sequence(outcome.sequence))
+        Ok(())
+    }
+
+    fn has_too_much_to_report(&self) -> bool {
+        self.unreported.load(Ordering::Relaxed) >= UNREPORTED
+            || self.unreported_bytes.load(Ordering::Relaxed) >= self.config.outbox.bytes.max(UNREPORTED_BYTES)
     }
 
     /// The application has taken an `Event::Overflow` with `bytes` of data.
@@ -369,6 +463,7 @@ impl Client {
             self.carry_out(inner, now, output);
         }
         inner.watch_farewell();
+        Self::greet_again(inner);
         if inner.flushing && inner.outbox.len() == 0 && !inner.ended {
             inner.flushing = false;
             self.emit(Event::Flushed { client: self.id });
@@ -386,6 +481,12 @@ impl Client {
         }
         inner.charged = held;
         self.wake_for_deadline(inner);
+        if inner.outbox.needs_upkeep()
+            && !self.tending.swap(true, Ordering::Relaxed)
+            && let Some(core) = self.core.upgrade()
+        {
+            core.keeper.tend(self.myself.clone());
+        }
     }
 
     fn wake_for_deadline(&self, inner: &mut Inner) {
@@ -429,7 +530,14 @@ impl Client {
                 if !inner.discarded {
                     self.report(OverflowReason::Closed, unsent);
                 }
-                self.emit(Event::Stopped { endpoint: self.id });
+                match (inner.outbox.farewell(now), self.myself.upgrade(), self.core.upgrade()) {
+                    // The directory is free when the application is told.
+                    (Some(work), Some(client), Some(core)) => core.keeper.run(move || {
+                        client.finish(&work);
+                        client.emit(Event::Stopped { endpoint: client.id });
+                    }),
+                    _ => self.emit(Event::Stopped { endpoint: self.id }),
+                }
                 self.news.notify_one();
             }
             Output::GaveUp { code, reason } => {
@@ -447,6 +555,29 @@ impl Client {
                 self.emit(Event::Transition { client: self.id, transition: Box::new(transition) });
             }
         }
+    }
+
+    /// Stores what is to be stored and gives the directory back, if that has not happened: the process ends.
+    pub fn seal(&self) {
+        let work = self.inner.lock().outbox.farewell(clock::now());
+        if let Some(work) = work {
+            self.finish(&work);
+        }
+    }
+
+    fn finish(&self, work: &Work) {
+        let result = work.carry_out();
+        let done = self.inner.lock().outbox.handle_done(work, &result);
+        if let Err(CommandError::Storage(message)) = done {
+            self.fail_storage(message);
+        }
+    }
+
+    fn fail_storage(&self, message: String) {
+        // For those without onError.
+        self.context.log(LogLevel::Error, message.clone(), Vec::new());
+        let failure = Failure { kind: FailureKind::Storage, message, code: 0 };
+        self.emit(Event::Failure { endpoint: self.id, conn: None, failure: Box::new(failure) });
     }
 
     fn report(&self, why: OverflowReason, items: Vec<Kept>) {
@@ -646,6 +777,7 @@ impl Client {
         let load = |counter: &AtomicU64| count(counter.load(Ordering::Relaxed));
         let inner = self.inner.lock();
         let rules = &inner.session.rules;
+        let store = inner.outbox.store_stats();
         let outlet = inner.outlet.as_deref();
         let both = |sum: &AtomicU64, of: &dyn Fn(&crate::outlet::Counters) -> &AtomicU64| {
             let open = outlet.map_or(0, |outlet| of(&outlet.counters).load(Ordering::Relaxed));
@@ -688,6 +820,8 @@ impl Client {
                     ("bytes".into(), int(inner.outbox.bytes())),
                     ("lastSequence".into(), count(inner.outbox.last_sequence())),
                     ("overflows".into(), load(&counters.overflows)),
+                    ("fsyncs".into(), store.map_or(Stat::None, |store| count(store.fsyncs))),
+                    ("bytesOnDisk".into(), store.map_or(Stat::None, |store| count(store.bytes_on_disk))),
                 ])),
             ),
             (
@@ -711,6 +845,22 @@ impl Client {
                 ])),
             ),
         ])
+    }
+}
+
+impl Tend for Client {
+    fn tend(&self, tick: bool) {
+        self.tending.store(false, Ordering::Relaxed);
+        let work = self.inner.lock().outbox.upkeep(clock::now(), tick);
+        let Some(work) = work else { return };
+        let result = work.carry_out();
+        let done = self.inner.lock().outbox.handle_done(&work, &result);
+        match done {
+            Ok(()) => self.disk_failed.store(false, Ordering::Relaxed),
+            // Once, not twice a second.
+            Err(error) if !self.disk_failed.swap(true, Ordering::Relaxed) => self.fail_storage(error.to_string()),
+            Err(_) => {}
+        }
     }
 }
 

@@ -290,6 +290,8 @@ pub struct ClientConfig {
     /// Subprotocols offered, in order of preference; `lifeline.v1` is spoken where the server chooses it.
     pub protocols: Vec<String>,
     pub outbox: OutboxConfig,
+    /// Where the outbox is; `None`: in memory.
+    pub storage: Option<Storage>,
     pub limits: Limits,
     pub tls: ClientTls,
     pub log_level: LogLevel,
@@ -310,6 +312,7 @@ impl Default for ClientConfig {
             proxy: Proxy::Environment,
             protocols: vec![PROTOCOL.to_owned()],
             outbox: OutboxConfig::default(),
+            storage: None,
             limits: Limits::default(),
             tls: ClientTls::default(),
             log_level: LogLevel::Warning,
@@ -317,6 +320,28 @@ impl Default for ClientConfig {
             ask_token: false,
         }
     }
+}
+
+/// An outbox on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Storage {
+    /// A directory of its own.
+    pub path: PathBuf,
+    pub durability: Durability,
+}
+
+/// When a message that was sent is on disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When `send()` returns.
+    #[default]
+    Always,
+    /// Given to the system when `send()` returns; what was sent in the last second may be lost with the
+    /// machine's power, nothing with the process.
+    Interval,
+    /// When it has not been acknowledged within a second; with the process or the machine those of the last
+    /// second may be lost.
+    Spill,
 }
 
 /// A parsed `ws://`, `wss://` or `unix://` URL. A fragment is refused (RFC 6455 section 3).

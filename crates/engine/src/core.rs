@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::bridge::{ConnId, EndpointId, Ticket};
 use crate::client::Client;
 use crate::events::EventQueue;
+use crate::keeper::Keeper;
 use crate::memory::Memory;
 use crate::outlet::Outlet;
 use crate::server::Server;
@@ -74,6 +75,7 @@ pub struct Core {
     pub shards: Vec<Arc<Shard>>,
     pub events: Arc<EventQueue>,
     pub memory: Arc<Memory>,
+    pub keeper: Keeper,
     /// Connections, from their opening until the application has consumed their last message.
     pub connections: RwLock<IdMap<ConnId, Arc<Outlet>>>,
     pub endpoints: RwLock<IdMap<EndpointId, Endpoint>>,
@@ -101,6 +103,7 @@ impl Core {
             shards,
             events,
             memory: Arc::default(),
+            keeper: Keeper::default(),
             connections: RwLock::default(),
             endpoints: RwLock::default(),
             next_connection: AtomicU64::new(1),

@@ -114,6 +114,7 @@ impl Local {
         }
         let driver = interrupt.map(|interrupt| Driver::new(&runtimes[0], interrupt)).transpose()?;
         let core = Arc::new(Core::new(shards, events));
+        core.keeper.set_hook(config.on_thread_start.clone());
         let (running, ended) = crossbeam_channel::bounded::<()>(0);
         let mut threads = Vec::with_capacity(count);
         for (index, runtime) in runtimes.into_iter().enumerate() {
@@ -154,6 +155,13 @@ impl Local {
             for thread in threads {
                 // A panic on an I/O thread was reported by the panic hook.
                 let _ = thread.join();
+            }
+        }
+        self.core.keeper.stop();
+        let endpoints: Vec<Endpoint> = self.core.endpoints.read().values().cloned().collect();
+        for endpoint in endpoints {
+            if let Endpoint::Client(client) = endpoint {
+                client.seal();
             }
         }
         // Break the circles of shards and connections, and of endpoints and core.
@@ -417,6 +425,7 @@ impl Local {
                 self.client(client)?.wake();
                 Reply::Done
             }
+            Command::ClientSendMany { client, messages, binary } => self.client(client)?.send_many(messages, binary)?,
             Command::ClientSend { client, data, binary, ttl } => self.client(client)?.send(data, binary, ttl)?,
             Command::Unacknowledged { client } => Reply::Count(self.client(client)?.unacknowledged()),
             Command::ClientState { client } => {

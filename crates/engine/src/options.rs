@@ -18,8 +18,8 @@ use lifeline_proto::outbox::OverflowPolicy;
 use self::fields::Fields;
 use crate::bridge::LogLevel;
 use crate::config::{
-    Beats, ClientConfig, ClientTls, Limits, ListenAddress, Network, Origins, Proxy, RateAction, Reconnect,
-    ServerConfig, ServerTls, SlowConsumer, WatchdogAction,
+    Beats, ClientConfig, ClientTls, Durability, Limits, ListenAddress, Network, Origins, Proxy, RateAction, Reconnect,
+    ServerConfig, ServerTls, SlowConsumer, Storage, WatchdogAction,
 };
 
 pub use self::url::{client_url, listen_address};
@@ -152,6 +152,8 @@ pub const KEYS: &[Key] = &[
     client_only("outbox.overflow"),
     client_only("outbox.blockTimeout"),
     client_only("outbox.ttl"),
+    client_only("outbox.path"),
+    client_only("outbox.durability"),
     both("limits.memory"),
     both("limits.maxMessage"),
     both("limits.maxFrame"),
@@ -299,6 +301,22 @@ pub fn server(listen: &Value, options: &Value) -> Result<ServerConfig, OptionErr
     Ok(config)
 }
 
+fn read_storage(fields: &Fields) -> Result<Option<Storage>, OptionError> {
+    let mut durability = Durability::default();
+    fields.choice(
+        "outbox.durability",
+        &[("always", Durability::Always), ("interval", Durability::Interval), ("spill", Durability::Spill)],
+        &mut durability,
+    )?;
+    match fields.directory("outbox.path")? {
+        Some(path) => Ok(Some(Storage { path, durability })),
+        None if fields.has("outbox.durability") => {
+            Err(fields.refuse("outbox.durability", "needs 'outbox.path', the directory to store messages in"))
+        }
+        None => Ok(None),
+    }
+}
+
 /// A client's options. `urls` is a URL or a list of them.
 ///
 /// `logger` is accepted and left to the application.
@@ -325,6 +343,10 @@ pub fn client(urls: &Value, options: &Value) -> Result<ClientConfig, OptionError
         &mut outbox.overflow,
     )?;
     fields.optional_duration("outbox.blockTimeout", 0.0..=LONGEST, &mut outbox.block_timeout)?;
+    let storage = read_storage(&fields)?;
+    if storage.is_some() {
+        outbox.ttl = None;
+    }
     fields.optional_duration("outbox.ttl", TICK..=LONGEST, &mut outbox.ttl)?;
     fields.at_most("outbox.bytes", outbox.bytes, "limits.memory", limits.memory)?;
 
@@ -333,6 +355,7 @@ pub fn client(urls: &Value, options: &Value) -> Result<ClientConfig, OptionError
         heartbeat: read_beats(&fields, limits.max_message)?,
         reconnect: read_reconnect(&fields)?,
         outbox,
+        storage,
         limits,
         tls: read_client_tls(&fields)?,
         log_level: read_log_level(&fields)?,

@@ -90,6 +90,8 @@ pub struct MemoryOutbox {
     last_sequence: u64,
     in_flight: VecDeque<Item>,
     waiting: VecDeque<Item>,
+    /// From this number on nothing is handed out.
+    ceiling: u64,
     /// Of `waiting`.
     expiries: BTreeSet<(Time, u64)>,
     /// Found expired on the way out, to be reported by [`MemoryOutbox::expire`].
@@ -105,6 +107,7 @@ impl MemoryOutbox {
             last_sequence: 0,
             in_flight: VecDeque::new(),
             waiting: VecDeque::new(),
+            ceiling: u64::MAX,
             expiries: BTreeSet::new(),
             expired: Vec::new(),
             bytes: 0,
@@ -152,10 +155,50 @@ impl MemoryOutbox {
         Ok(PushOutcome { sequence: self.last_sequence, evicted })
     }
 
+    /// Takes in a message of an earlier process, behind all others. It may be over the limits.
+    pub fn restore(&mut self, item: Item) {
+        self.last_sequence = self.last_sequence.max(item.sequence);
+        self.bytes += item.data.len();
+        self.expiries.extend(item.expires.map(|at| (at, item.sequence)));
+        self.waiting.push_back(item);
+    }
+
+    /// The numbers up to this were given by an earlier process.
+    pub fn restore_sequence(&mut self, last: u64) {
+        self.last_sequence = self.last_sequence.max(last);
+    }
+
+    /// Messages from this number on are not handed out: they are not stored yet, or belong to another
+    /// connection.
+    pub fn set_ceiling(&mut self, sequence: u64) {
+        self.ceiling = sequence;
+    }
+
+    /// Takes back the messages from this number on, which were not handed out; the numbers are given again.
+    pub fn withdraw(&mut self, from: u64) {
+        while self.waiting.back().is_some_and(|item| item.sequence >= from)
+            && let Some(item) = self.waiting.pop_back()
+        {
+            self.bytes -= item.data.len();
+            if let Some(at) = item.expires {
+                self.expiries.remove(&(at, item.sequence));
+            }
+        }
+        self.expired.retain(|item| item.sequence < from);
+        self.last_sequence = from - 1;
+    }
+
+    /// All that is in it, in order.
+    pub fn items(&self) -> impl Iterator<Item = &Item> {
+        self.in_flight.iter().chain(&self.waiting)
+    }
+
     /// The oldest message that waits, which is in flight from now on. Expired ones are passed over and
     /// reported by [`MemoryOutbox::expire`].
     pub fn next_to_send(&mut self, now: Time) -> Option<Item> {
-        while let Some(item) = self.waiting.pop_front() {
+        while self.has_waiting()
+            && let Some(item) = self.waiting.pop_front()
+        {
             if let Some(at) = item.expires {
                 self.expiries.remove(&(at, item.sequence));
                 if at <= now {
@@ -276,13 +319,14 @@ impl MemoryOutbox {
     /// Whether [`MemoryOutbox::next_to_send`] has something to look at.
     #[must_use]
     pub fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        self.waiting.front().is_some_and(|item| item.sequence < self.ceiling)
     }
 
     /// Number and length of the oldest message that waits.
     #[must_use]
     pub fn first_waiting(&self) -> Option<(u64, usize)> {
-        self.waiting.front().map(|item| (item.sequence, item.data.len()))
+        let first = self.waiting.front().filter(|item| item.sequence < self.ceiling);
+        first.map(|item| (item.sequence, item.data.len()))
     }
 
     /// Bytes of payload that wait or are in flight.

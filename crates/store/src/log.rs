@@ -189,9 +189,10 @@ impl Log {
         let directory = &config.directory;
         files.create_directory(directory).map_err(StoreError::io("create", directory))?;
         let lock = files.lock(directory)?;
-        let mut recovery = Recovery { files: &*files, directory, opened: Opened::default(), mark: 0, fsyncs: 0 };
+        let mut recovery =
+            Recovery { files: &*files, directory, opened: Opened::default(), mark: 0, fsyncs: 0, head_missing: false };
         let (sealed, last) = recovery.run()?;
-        let Recovery { mut opened, mark, fsyncs, .. } = recovery;
+        let Recovery { mut opened, mark, fsyncs, head_missing, .. } = recovery;
         let next = last.as_ref().map_or(1, |last| last.base + u64::from(last.next_number));
         opened.clean &= opened.cut.is_none() && opened.damages.is_empty();
         let (file, path, base, number, len) = if let Some(Tail { base, next_number, path, bytes: Some(bytes) }) = last {
@@ -226,6 +227,10 @@ impl Log {
             files,
             config,
         };
+        if head_missing && let Some(head) = &opened.head {
+            let index = log.set_head(head)?;
+            log.sync(index)?;
+        }
         Ok((log, opened))
     }
 
@@ -415,6 +420,13 @@ impl Log {
         }
     }
 
+    /// Something was appended that is not durable.
+    #[must_use]
+    pub fn has_unsynced(&self) -> bool {
+        let state = self.state.lock();
+        state.durable + 1 < state.next() && state.failed.is_none()
+    }
+
     /// Of all files, without what is reserved.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -472,7 +484,21 @@ impl Log {
         state.synced = state.offset;
         let next = state.next();
         state.durable = next - 1;
-        let fresh = Fresh::create(&*self.files, directory, next, state.mark, state.head.as_deref())?;
+        let fresh = match Fresh::create(&*self.files, directory, next, state.mark, state.head.as_deref()) {
+            Ok(fresh) => fresh,
+            Err(error) => {
+                // This file goes on: one that would follow it must not be there after a power cut.
+                let path = segment_path(directory, next);
+                let removed = match self.files.remove(&path) {
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                    removed => removed.and_then(|()| self.files.sync_directory(directory)),
+                };
+                return Err(match removed {
+                    Ok(()) => error,
+                    Err(second) => state.fail(directory, &StoreError::io("delete", &path)(second)),
+                });
+            }
+        };
         state.sealed.push(Sealed { base: state.base, path, bytes: state.offset });
         state.bytes_written += fresh.len;
         state.file = fresh.file;
@@ -574,13 +600,8 @@ impl Fresh {
         // Left over where it could not be filled.
         let _ = files.remove(&path);
         let file = files.create(&path).map_err(StoreError::io("create", &path))?;
-        let written = write_all(&*file, &content, 0)
-            .map_err(StoreError::io("write", &path))
-            .and_then(|()| files.sync_directory(directory).map_err(StoreError::io("sync", directory)));
-        if let Err(error) = written {
-            let _ = files.remove(&path);
-            return Err(error);
-        }
+        write_all(&*file, &content, 0).map_err(StoreError::io("write", &path))?;
+        files.sync_directory(directory).map_err(StoreError::io("sync", directory))?;
         Ok(Self { file, path, number: u32::from(head.is_some()), len: content.len() as u64 })
     }
 }
@@ -601,6 +622,8 @@ struct Recovery<'a> {
     opened: Opened,
     mark: u64,
     fsyncs: u64,
+    /// The last file was cut before its head, and the one that has it may be deleted.
+    head_missing: bool,
 }
 
 /// A file that was taken in.
@@ -749,6 +772,7 @@ impl Recovery<'_> {
         if self.opened.head.is_none() {
             let head = found.iter().rev().find(|record| record.kind == Kind::Head);
             self.opened.head = head.map(|record| record.data.to_vec());
+            self.head_missing |= next_base.is_none() && self.opened.head.is_none();
         }
         let closed = found.last().is_some_and(|record| record.kind == Kind::Closed) && cut.is_none();
         if next_base.is_none() {

@@ -8,9 +8,11 @@ use lifeline_proto::Time;
 use lifeline_proto::outbox::{Full, Item, MemoryOutbox, OutboxConfig, OverflowPolicy, PushOutcome};
 use lifeline_proto::v1::Key;
 use lifeline_proto::v1::wire::OutboxRange;
+use lifeline_store::{Stats, StoreError};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use super::durable::Work;
 use crate::bridge::CommandError;
 
 /// Why a message was not taken.
@@ -27,8 +29,13 @@ pub enum Refusal {
 /// Messages wait, are in flight once handed out, and leave when acknowledged, rejected, expired or
 /// evicted. Called under the client's lock.
 pub trait Outbox: fmt::Debug + Send {
-    /// What HELLO says of it.
-    fn range(&self) -> OutboxRange;
+    /// What HELLO says of it; until [`Outbox::handle_lost`] only what it speaks of is handed out.
+    fn range(&mut self) -> OutboxRange;
+
+    /// What HELLO spoke of is settled, and the rest needs another HELLO.
+    fn is_outgrown(&self) -> bool {
+        false
+    }
 
     /// The server knows items that this outbox has never given a number to: new ones need another id.
     fn renew(&mut self);
@@ -39,13 +46,41 @@ pub trait Outbox: fmt::Debug + Send {
     /// [`Refusal`]: nothing was taken.
     fn push(&mut self, now: Time, data: Bytes, binary: bool, ttl: Option<Duration>) -> Result<PushOutcome, Refusal>;
 
-    /// The caller is about to be told that what was pushed is accepted: makes it as safe as it is meant
-    /// to be. Once for one `send()` or `sendMany()`.
+    /// Takes back what was pushed from this number on, before it was committed.
+    fn withdraw(&mut self, from: u64);
+
+    /// The caller is about to be told that what was pushed is accepted: what has to be done before, without
+    /// the client's lock. Then [`Outbox::handle_done`]; until then, what was pushed is not handed out.
+    fn commit(&mut self, _now: Time) -> Option<Work> {
+        None
+    }
+
+    /// What is to be written beside, likewise; `tick`: once in [`crate::keeper::TICK`].
+    fn upkeep(&mut self, _now: Time, _tick: bool) -> Option<Work> {
+        None
+    }
+
+    /// The last work; nothing else is done afterwards.
+    fn farewell(&mut self, _now: Time) -> Option<Work> {
+        None
+    }
+
+    /// The work was carried out.
     ///
     /// # Errors
-    /// It could not be made safe.
-    fn commit(&mut self) -> Result<(), CommandError> {
+    /// It was not; what was to be committed is taken back.
+    fn handle_done(&mut self, _work: &Work, _result: &Result<u64, StoreError>) -> Result<(), CommandError> {
         Ok(())
+    }
+
+    /// [`Outbox::upkeep`] has something to do.
+    fn needs_upkeep(&self) -> bool {
+        false
+    }
+
+    /// Of the log, where there is one.
+    fn store_stats(&self) -> Option<Stats> {
+        None
     }
 
     /// Number and length of the oldest message that waits.
@@ -64,7 +99,7 @@ pub trait Outbox: fmt::Debug + Send {
     fn handle_resend(&mut self, sequence: u64);
 
     /// Takes out a message that was refused for good.
-    fn handle_rejected(&mut self, sequence: u64) -> Option<Item>;
+    fn handle_rejected(&mut self, sequence: u64, code: i32, reason: &str) -> Option<Item>;
 
     /// Takes out what has outlived its time to live, in order.
     fn expire(&mut self, now: Time) -> Vec<Item>;
@@ -111,12 +146,12 @@ impl Memory {
 }
 
 /// Hard to guess: who knows an outbox's id can take it over.
-fn random_key() -> Key {
+pub fn random_key() -> Key {
     Key::random(&mut StdRng::from_os_rng())
 }
 
 impl Outbox for Memory {
-    fn range(&self) -> OutboxRange {
+    fn range(&mut self) -> OutboxRange {
         OutboxRange {
             id: self.id.clone(),
             generation: 1,
@@ -134,6 +169,10 @@ impl Outbox for Memory {
             Full::Bytes { .. } | Full::Messages { .. } if self.waits => Refusal::Wait,
             full => Refusal::Error(CommandError::Overflow(full.to_string())),
         })
+    }
+
+    fn withdraw(&mut self, from: u64) {
+        self.messages.withdraw(from);
     }
 
     fn first_waiting(&self) -> Option<(u64, usize)> {
@@ -156,7 +195,7 @@ impl Outbox for Memory {
         self.messages.handle_resend(sequence);
     }
 
-    fn handle_rejected(&mut self, sequence: u64) -> Option<Item> {
+    fn handle_rejected(&mut self, sequence: u64, _code: i32, _reason: &str) -> Option<Item> {
         self.messages.handle_rejected(sequence)
     }
 

@@ -268,13 +268,27 @@ impl Client {
         inner.outlet = Some(outlet);
     }
 
+    /// What the connection spoke for is settled, and the rest is under another outbox's id: it says HELLO again.
+    pub(super) fn greet_again(inner: &mut Inner) {
+        let Some(outlet) = inner.outlet.clone().filter(|outlet| outlet.is_lifeline() && outlet.is_open()) else {
+            return;
+        };
+        if inner.outbox.is_outgrown() && inner.session.farewell.is_none() {
+            inner.session.leaving = true;
+            outlet.set_closing();
+            let reason = "the next outbox".to_owned();
+            outlet.end(Ending::Close { code: close::GOING_AWAY, wire: close::GOING_AWAY, reason });
+            Core::wake(&outlet);
+        }
+    }
+
     fn report_gap(&self, outlet: &Outlet, gap: GapInfo) {
         self.emit(Event::Gap { client: self.id, conn: outlet.id, gap: Box::new(gap) });
     }
 
     /// Takes out a message that will never be handled, and tells who sent it.
     fn reject(&self, inner: &mut Inner, sequence: u64, code: i32, reason: String) {
-        if let Some(Kept { data, .. }) = inner.outbox.handle_rejected(sequence) {
+        if let Some(Kept { data, .. }) = inner.outbox.handle_rejected(sequence, code, &reason) {
             let reason = reason.into_boxed_str();
             self.emit(Event::Rejected { client: self.id, sequence, data, code, reason });
         }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -322,6 +323,25 @@ impl<'a> Fields<'a> {
                 Err(problem) => Err(self.refuse(key, &format!("must name a readable file: {problem}"))),
             },
             Some(other) => Err(self.wrong(key, "string (file name) or null", other)),
+        }
+    }
+
+    /// The name of a directory, which need not exist, or null.
+    pub(super) fn directory(&self, key: &str) -> Result<Option<PathBuf>, OptionError> {
+        match self.take(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Text(path)) if path.is_empty() || path.contains(&0) => {
+                Err(self.refuse(key, "must name a directory: it is empty or contains NUL"))
+            }
+            Some(Value::Text(path)) => {
+                let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));
+                if path.exists() && !path.is_dir() {
+                    return Err(self.refuse(key, &format!("must name a directory: '{}' is none", path.display())));
+                }
+                // Where PHP is now: it may change its directory until the first message.
+                Ok(Some(std::path::absolute(&path).unwrap_or(path)))
+            }
+            Some(other) => Err(self.wrong(key, "string (directory) or null", other)),
         }
     }
 

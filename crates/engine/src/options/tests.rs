@@ -199,6 +199,12 @@ fn cases() -> Vec<Case> {
         choice("outbox.overflow", &["block", "dropOldest", "dropNewest"]),
         seconds("outbox.blockTimeout", true, true),
         Case { valid: vec![Int(7), Float(0.125), Null], ..seconds("outbox.ttl", false, true) },
+        Case {
+            valid: vec![text("/nowhere/yet"), text("relative")],
+            ..name("outbox.path", &[], &["", "/dev/null", "a\0b"])
+        },
+        // Its valid forms need `outbox.path`: see `an_outbox_on_disk`.
+        Case { valid: vec![], refused: vec![text(""), text("Always")], ..choice("outbox.durability", &["interval"]) },
         Case { valid: vec![Int(64 << 20)], ..int("limits.memory", 65_536, 1 << 50) },
         int("limits.maxMessage", 1, 1 << 50),
         int("limits.maxFrame", 1, 1 << 20),
@@ -447,8 +453,27 @@ fn unknown_keys_name_themselves_and_their_neighbour() {
     for path in ["static", "compression", "workers"] {
         assert!(hint(path).starts_with("WsServer: unknown option '"), "{path}: {}", hint(path));
     }
-    let error = client(&text("ws://a"), &nested("outbox.path", text("/tmp"))).unwrap_err().to_string();
-    assert!(error.starts_with("WsClient: unknown option 'outbox.path'"), "{error}");
+}
+
+#[test]
+fn an_outbox_on_disk() {
+    let read = |options: &Value| client(&text("ws://a"), options);
+    let config = read(&nested("outbox.path", text("/nowhere/yet"))).unwrap();
+    assert_eq!(config.storage, Some(Storage { path: "/nowhere/yet".into(), durability: Durability::Always }));
+    // What is kept over the end of the process is not given up after five minutes.
+    assert_eq!(config.outbox.ttl, None);
+    let outbox = |key: &str, value| (key.as_bytes().to_vec(), value);
+    let options = vec![outbox("path", text("relative")), outbox("durability", text("spill")), outbox("ttl", Int(7))];
+    let config = read(&Map(vec![(b"outbox".to_vec(), Map(options))])).unwrap();
+    let storage = config.storage.unwrap();
+    assert_eq!((storage.path, storage.durability), (std::path::absolute("relative").unwrap(), Durability::Spill));
+    assert_eq!(config.outbox.ttl, Some(Duration::from_secs(7)));
+    let error = read(&nested("outbox.durability", text("interval"))).unwrap_err().to_string();
+    assert!(error.contains("option 'outbox.durability' needs 'outbox.path'"), "{error}");
+    for path in ["", "a\0b", "/dev/null"] {
+        let error = read(&nested("outbox.path", text(&path.replace("\\0", "\0")))).unwrap_err().to_string();
+        assert!(error.contains("option 'outbox.path' must name a directory"), "{error}");
+    }
 }
 
 #[test]
