@@ -483,6 +483,7 @@ interface WsClientInterface
      * @param float|null $ttl seconds after which it is given up (onOverflow 'expired'); null: option outbox.ttl
      * @return int its sequence number, from 1
      * @throws WsOverflowException outbox full, policy `error`
+     * @throws WsStorageException option outbox.path: it could not be stored, and was not taken
      * @throws WsTimeoutException outbox full for outbox.blockTimeout, policy `block`
      * @throws WsException after close()
      * @throws \ValueError text that is not UTF-8 (RFC 6455 section 5.6), negative $ttl
@@ -490,9 +491,12 @@ interface WsClientInterface
     public function send(string $data, bool $binary = false, ?float $ttl = null): int;
 
     /**
+     * Many messages, with outbox.path at the cost of one: they are made durable together.
+     *
      * @param list<string> $messages not empty
      * @return int the last one's sequence number
-     * @throws WsOverflowException|WsTimeoutException|WsException|\ValueError|\TypeError as send(); those before stay queued
+     * @throws WsOverflowException|WsTimeoutException|WsException|\ValueError|\TypeError as send(): none was
+     *         taken, but with policy `block` those before stay queued
      */
     public function sendMany(array $messages, bool $binary = false): int;
 
@@ -903,6 +907,7 @@ final class WsRequest
  *   outbox?: array{
  *     limit?: positive-int, bytes?: positive-int, overflow?: 'error'|'block'|'dropOldest'|'dropNewest',
  *     blockTimeout?: int|float|null, ttl?: int|float|null,
+ *     path?: string|null, durability?: 'always'|'interval'|'spill',
  *   },
  *   limits?: array{
  *     memory?: positive-int, maxMessage?: positive-int, maxFrame?: positive-int, maxFragments?: positive-int,
@@ -1137,7 +1142,7 @@ class WsReject extends WsException
     public function __construct(string $reason, int $code = 0, bool $permanent = true) {}
 }
 
-/** For outboxes on disk, which do not exist yet. */
+/** The outbox's disk: a directory in use, a full disk, an error, damage. Names the file. */
 class WsStorageException extends WsException
 {
 }

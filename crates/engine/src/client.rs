@@ -227,8 +227,10 @@ impl Client {
         for damage in found.damages {
             client.fail_storage(damage);
         }
-        for remark in found.remarks {
-            client.context.log(LogLevel::Warning, remark, Vec::new());
+        for (level, messages) in [(LogLevel::Warning, found.remarks), (LogLevel::Notice, found.notices)] {
+            for message in messages {
+                client.context.log(level, message, Vec::new());
+            }
         }
         if client.config.storage.is_some() {
             core.keeper.register(client.myself.clone());

@@ -2,11 +2,11 @@
 //! never wait for a disk.
 
 use std::sync::{Arc, OnceLock, Weak};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
-use std::thread::JoinHandle;
 
 /// How often those who registered are looked after: what may be lost is younger than twice this.
 pub const TICK: Duration = Duration::from_millis(500);
@@ -82,14 +82,12 @@ impl Keeper {
                 }
                 serve(&receiver);
             });
-            match thread {
-                Ok(thread) => *state = Some((sender, thread)),
-                // No thread is left: here and now then.
-                Err(_) => {
-                    drop(state);
-                    return carry_out(job, &mut Vec::new());
-                }
-            }
+            let Ok(thread) = thread else {
+                // None is left: here and now then.
+                drop(state);
+                return carry_out(job, &mut Vec::new());
+            };
+            *state = Some((sender, thread));
         }
         if let Some((sender, _)) = &*state {
             // It receives as long as there is a sender.

@@ -310,7 +310,7 @@ fn read_storage(fields: &Fields) -> Result<Option<Storage>, OptionError> {
     )?;
     match fields.directory("outbox.path")? {
         Some(path) => Ok(Some(Storage { path, durability })),
-        None if fields.has("outbox.durability") => {
+        None if durability != Durability::default() => {
             Err(fields.refuse("outbox.durability", "needs 'outbox.path', the directory to store messages in"))
         }
         None => Ok(None),

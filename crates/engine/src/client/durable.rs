@@ -94,6 +94,8 @@ pub struct Found {
     pub damages: Vec<String>,
     /// To be told as warnings.
     pub remarks: Vec<String>,
+    /// What is usual after a crash.
+    pub notices: Vec<String>,
 }
 
 /// What is to be written, without any lock.
@@ -226,7 +228,7 @@ impl Durable {
         if head.epochs.is_empty() || (forgot && !fresh) {
             head.epochs.push((head.last + 1, random_key()));
             if !fresh {
-                found.remarks.push(format!(
+                found.notices.push(format!(
                     "{} was not closed in order: what is new gets another outbox id",
                     storage.path.display()
                 ));
@@ -638,14 +640,14 @@ fn encode_gone(sequence: u64) -> Vec<u8> {
 
 fn decode(record: Vec<u8>) -> Option<Stored> {
     let number = |at: usize| Some(u64::from_le_bytes(record.get(at..at + 8)?.try_into().ok()?));
-    match record.first()? {
-        &MESSAGE => {
+    match *record.first()? {
+        MESSAGE => {
             let (sequence, expires) = (number(2)?, number(10)?);
             let binary = record[1] & BINARY != 0;
             let expires = (expires > 0).then(|| Duration::from_millis(expires));
             Some(Stored::Message { sequence, binary, expires, data: Bytes::from(record).slice(PREFIX..) })
         }
-        &GONE => Some(Stored::Gone { sequence: number(1)? }),
+        GONE => Some(Stored::Gone { sequence: number(1)? }),
         _ => None,
     }
 }

@@ -200,8 +200,10 @@ fn cases() -> Vec<Case> {
         seconds("outbox.blockTimeout", true, true),
         Case { valid: vec![Int(7), Float(0.125), Null], ..seconds("outbox.ttl", false, true) },
         Case {
+            path: "outbox.path",
             valid: vec![text("/nowhere/yet"), text("relative")],
-            ..name("outbox.path", &[], &["", "/dev/null", "a\0b"])
+            wrong: vec![Int(1), Bool(true), List(vec![])],
+            refused: vec![text(""), text("/dev/null"), text("a\0b")],
         },
         // Its valid forms need `outbox.path`: see `an_outbox_on_disk`.
         Case { valid: vec![], refused: vec![text(""), text("Always")], ..choice("outbox.durability", &["interval"]) },
