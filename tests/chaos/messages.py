@@ -98,7 +98,7 @@ def judge(scene, seed):
             )
             last[who] = number
             handled[who].append(number)
-    sent = doubled = lost = gaps = 0
+    sent = doubled = lost = gaps = died = 0
     recoveries = []
     for client, lives in enumerate(scene.lives):
         for life in range(1, lives + 1):
@@ -132,6 +132,8 @@ def judge(scene, seed):
             check(not missing, f"seed {seed}: client {client}.{life}: acknowledged and not handled: {missing[:10]}")
             lost += len(missing)
             sent += took
+            # What send() had taken and nobody had acknowledged ends with the process: the outbox is in memory.
+            died += sum(1 for number in range(1, took + 1) if number not in known)
             gaps += told
             doubled += len(mine) - len(known)
             if life == lives:
@@ -149,7 +151,7 @@ def judge(scene, seed):
     total = sum(len(numbers) for numbers in handled.values())
     late = recoveries[min(len(recoveries) - 1, int(len(recoveries) * 0.99))]
     return (
-        f"sent {sent}, handled {total}, doubled {doubled}, lost {lost}, gaps told {gaps}, "
+        f"sent {sent}, handled {total}, doubled {doubled}, lost {lost}, died with their sender {died}, gaps told {gaps}, "
         f"{sum(scene.lives) - len(scene.lives)} clients and {scene.servers - 1} servers killed, "
         f"back after {statistics.median(recoveries) * 1000:.0f} ms (median), {late * 1000:.0f} ms (p99)"
     )

@@ -335,7 +335,7 @@ async fn asked_to_go_elsewhere_it_does_and_finds_its_way_home() {
     let (home, elsewhere) = (Far::start(ServerConfig::default()).await, Far::start(ServerConfig::default()).await);
     let mut config = speaking(home.port);
     config.reconnect.backoff.stable_after = Duration::ZERO;
-    app.connect(config);
+    let id = app.connect(config);
     hear(&mut app, is_open).await;
     let url = Some(format!("ws://127.0.0.1:{}/", elsewhere.port));
     home.rules().say(&ServerFrame::GoAway(GoAway { after: Duration::ZERO, window: Duration::ZERO, url }));
@@ -351,6 +351,7 @@ async fn asked_to_go_elsewhere_it_does_and_finds_its_way_home() {
     home.rules().say(&ServerFrame::GoAway(GoAway { after: Duration::ZERO, window: Duration::ZERO, url }));
     hear(&mut app, is_open).await;
     assert_eq!((home.rules().frames.len(), elsewhere.rules().frames.len()), (3, 1));
+    assert_eq!(app.stat(id, &["connections", "failedAttempts"]), 0, "it was not tried");
 }
 
 #[tokio::test]
