@@ -815,7 +815,7 @@ impl Server {
         protocol: Option<String>,
         mut admission: Admission,
     ) -> Option<Connection> {
-        let Some(core) = self.core.upgrade() else { return None };
+        let core = self.core.upgrade()?;
         let outlet =
             Outlet::new(core.next_connection_id(), admission.shard.clone(), self.context.clone(), head.raw().len());
         let lifeline = protocol.as_deref() == Some(PROTOCOL);
@@ -970,6 +970,7 @@ impl AdminSource for Server {
 }
 
 /// A connection's task, from the accepted socket on. Its size is part of what an idle connection costs.
+#[expect(clippy::large_enum_variant, reason = "the large one is what it becomes for good")]
 pub enum Link {
     ShakingHands(Pin<Box<dyn Future<Output = Option<Connection>> + Send>>),
     Open(Connection),
