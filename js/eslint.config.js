@@ -11,6 +11,9 @@ export default tseslint.config(
       '@typescript-eslint/restrict-template-expressions': 'off',
       '@typescript-eslint/no-unnecessary-condition': 'off',
       '@typescript-eslint/no-confusing-void-expression': 'off',
+      '@typescript-eslint/prefer-promise-reject-errors': 'off',
+      // These are closures: they have no this.
+      '@typescript-eslint/unbound-method': 'off',
     },
   },
   {

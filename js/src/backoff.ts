@@ -5,7 +5,7 @@ export interface ReconnectOptions {
   /** Window of the second retry; 500. */
   base?: number;
   /** Widest window; 30000. */
-  max?: number;
+  max?: number | undefined;
   /** What each next window is multiplied with; 2. */
   factor?: number;
   /** Shortest delay, except of the first retry; 50. */
@@ -18,40 +18,38 @@ export interface ReconnectOptions {
   stableAfter?: number;
 }
 
-export class Backoff {
-  attempts = 0;
-  #options: Required<Omit<ReconnectOptions, 'first' | 'maxAttempts'>> & ReconnectOptions;
-  #random: () => number;
-  #connected: number | undefined;
-
-  /** `random` gives numbers from 0 up to 1, as `Math.random` does. */
-  constructor(options: ReconnectOptions, random: () => number) {
-    this.#options = { base: 500, max: 30000, factor: 2, floor: 50, stableAfter: 5000, ...options };
-    this.#random = random;
-  }
-
+export interface Backoff {
   /** The delay before the next retry in ms; nothing: no more attempts. `spread` is what the server advertised. */
-  next(spread?: number): number | undefined {
-    const { base, max, factor, floor, first = spread ?? 100, maxAttempts } = this.#options;
-    if (maxAttempts != null && this.attempts >= maxAttempts) return undefined;
-    if (!this.attempts++) return this.#uniform(0, first);
-    const window = Math.min(max, base * factor ** (this.attempts - 2));
-    return Math.max(floor, this.#uniform(Math.min(floor, window), window));
-  }
-
-  connected(now: number): void {
-    this.#connected = now;
-  }
-
+  next(spread?: number): number | undefined;
+  /** There is a connection. */
+  begin(now: number): void;
   /** The connection was lost; whether it had been stable, so that the count begins anew. */
-  lost(now: number): boolean {
-    const stable = this.#connected != null && now - this.#connected >= this.#options.stableAfter;
-    this.#connected = undefined;
-    if (stable) this.attempts = 0;
-    return stable;
-  }
+  end(now: number): boolean;
+}
 
-  #uniform(low: number, high: number): number {
-    return low >= high ? low : low + this.#random() * (high - low);
-  }
+/** `random` gives numbers from 0 up to 1, as `Math.random` does. */
+export function createBackoff(
+  { base = 500, max = 30000, factor = 2, floor = 50, first, maxAttempts = Infinity, stableAfter = 5000 }: ReconnectOptions,
+  random: () => number,
+): Backoff {
+  let attempts = 0;
+  let since = Infinity;
+  const uniform = (low: number, high: number) => (low < high ? low + random() * (high - low) : low);
+  return {
+    next(spread = 100) {
+      if (attempts >= maxAttempts) return undefined;
+      if (!attempts++) return uniform(0, first ?? spread);
+      const window = Math.min(max, base * factor ** (attempts - 2));
+      return Math.max(floor, uniform(Math.min(floor, window), window));
+    },
+    begin(now) {
+      since = now;
+    },
+    end(now) {
+      const stable = now - since >= stableAfter;
+      since = Infinity;
+      if (stable) attempts = 0;
+      return stable;
+    },
+  };
 }

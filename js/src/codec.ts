@@ -13,8 +13,8 @@ export interface Position {
 /** `N`: an item was refused. */
 export interface Reject {
   q: number;
-  code: number;
-  reason: string;
+  code?: number;
+  reason?: string;
   permanent: boolean;
 }
 
@@ -23,52 +23,37 @@ export interface Welcome {
   sid: string;
   tok: string;
   resumed: boolean;
-  why?: string;
+  why?: string | null;
   s0: number;
-  q: number;
-  rejected: Reject[];
-  heartbeat?: { interval: number; timeout: number };
-  spread: number;
+  q?: number;
+  rejected?: Reject[];
+  heartbeat?: { interval: number; timeout: number } | null;
+  spread?: number;
   limits: { maxMessage: number; window: number };
 }
 
-export type Status = 'ok' | 'gap' | 'snapshot' | 'denied' | 'left';
+interface Payload {
+  data: Data;
+}
 
 /** What a server sends, by its type. */
 export type Frame =
-  | { t: 'A' | 'I' | 'O' | 'R'; n: number }
-  | { t: 'M'; n: number; q: number; data: Data }
-  | { t: 'B' | 'C'; ch: string; at: Position; data: Data }
-  | { t: 'G'; channel: string | null; from: number; to: number | undefined; why: string }
-  | { t: 'K'; ch: string; st: Status; at: Position | undefined }
+  | ({ t: 'A' | 'I' | 'M' | 'O' | 'R'; n: number; q: number } & Payload)
+  | ({ t: 'B' | 'C'; ch: string; at: Position } & Payload)
+  | { t: 'G'; channel?: string | null; from: number; to?: number | null | undefined; why: string }
+  | { t: 'K'; ch: string; st: string; at: Position | undefined }
   | ({ t: 'N' } & Reject)
   | ({ t: 'W' } & Welcome)
-  | { t: 'X'; after: number; window: number; url: string | undefined };
+  | { t: 'X'; after: number; window?: number; url?: string | null | undefined };
 
-/** The server broke the protocol or a limit; the connection is to be closed with `code`. */
-export class Violation extends Error {
-  constructor(
-    message: string,
-    readonly code = 4501,
-  ) {
-    super(message);
-  }
-}
+/** The server broke the protocol; the connection is to be closed with `code`. */
+export type Violation = Error & { code: number };
+export const violation = (message: string, code = 4501): Violation => Object.assign(Error(message), { code });
 
-const MAX_HEADER = 1024;
-const MAX_JSON = 131072;
+const encode = (text: string) => new TextEncoder().encode(text);
 
 /** Bytes of `data` on the wire. */
-export function size(data: Data): number {
-  if (typeof data !== 'string') return data.length;
-  let bytes = data.length;
-  for (let i = 0; i < data.length; i++) {
-    const unit = data.charCodeAt(i);
-    // Two units of a pair are four bytes; half of one is sent as U+FFFD, three bytes.
-    if (unit > 0x7f) bytes += unit < 0x800 ? 1 : unit >> 10 === 0x36 && data.charCodeAt(i + 1) >> 10 === 0x37 ? (i++, 2) : 2;
-  }
-  return bytes;
-}
+export const size = (data: Data) => (typeof data === 'string' ? encode(data) : data).length;
 
 /** A channel's name as it stands in a header; throws where it is none. */
 export function escapeName(name: string): string {
@@ -76,142 +61,100 @@ export function escapeName(name: string): string {
   return name.replace(/[^!-$&-~]/gu, encodeURIComponent);
 }
 
-function checkName(name: unknown): string {
-  if (typeof name !== 'string' || !name || size(name) > 255 || /[\0-\x1f\x7f-\x9f\ud800-\udfff]/u.test(name)) {
-    throw new Violation("a channel's name has 1 to 255 bytes of UTF-8 and no control characters");
-  }
-  return name;
+function need(right: unknown, what = 'frame'): void {
+  if (!right) throw violation(`bad ${what}`);
+}
+
+function checkName(name: unknown): void {
+  need(typeof name === 'string' && name && size(name) < 256 && !/[\p{Cc}\p{Cs}]/u.test(name), 'channel');
+}
+const integer = (value: unknown, least = 1) => need(Number.isSafeInteger(value) && (value as number) >= least);
+const duration = (value = 0) => need(value >= 0 && value <= 31536000);
+const key = (value: unknown, most = 22) => need(typeof value === 'string' && /^[\w-]+$/.test(value) && value.length <= most);
+function position({ e, o, mid }: Position, least = 0): void {
+  key(e);
+  integer(o, least);
+  key(mid);
 }
 
 /** `P`: an item, with a piggybacked acknowledgement unless `acknowledged` is 0. */
 export function item(q: number, acknowledged: number, data: Data): Data {
   const header = `P ${q}${acknowledged ? ` s=${acknowledged}` : ''}\n`;
-  if (typeof data === 'string') return header + data;
-  const bytes = new Uint8Array(header.length + data.length);
-  new TextEncoder().encodeInto(header, bytes);
-  bytes.set(data, header.length);
-  return bytes;
+  return typeof data === 'string' ? header + data : new Uint8Array([...encode(header), ...data]);
 }
 
+
+const MAX_HEADER = 1024;
+/** With what later versions may add. */
+const HEADER = /^(?:[AIMOR] (\d+)|[BC] ([!-~]+) ([!-~]+) (\d+) ([!-~]+))((?: [!-<>-~]+=[!-~]*)*)$/;
+
 /**
- * Reads a message of the server whose payloads have at most `max` bytes; nothing: a type that is unknown and
- * to be ignored. A key that stands twice in JSON goes unnoticed, as it does with any reader in browsers.
+ * Reads a message of the server; nothing: a type that is unknown and to be ignored. What the browser has taken in
+ * already is not measured again, and a key that stands twice in JSON goes unnoticed, as it does with any reader there.
+ * Throws {@link violation}, or another error where JSON is not at all as it should be.
  */
-export function decode(message: string | ArrayBuffer, max: number): Frame | undefined {
+export function decode(message: string | ArrayBuffer): Frame | undefined {
   const bytes = typeof message === 'string' ? undefined : new Uint8Array(message);
   const text = bytes ? String.fromCharCode(...bytes.subarray(0, MAX_HEADER + 2)) : (message as string);
   const t = /^[A-Za-z0-9]{1,16}(?=[ \n]|$)/.exec(text)?.[0];
-  const bad = (problem: string, code?: number): never => {
-    throw new Violation(`${t ?? 'frame'}: ${problem}`, code);
+  need(t);
+  if (!t || t[1] || !'ABCGIKMNORWX'.includes(t)) return undefined;
+  if ('GKNWX'.includes(t)) {
+    need(!bytes && text[1] === ' ');
+    const frame = { ...JSON.parse(text.slice(2)), t } as Frame;
+    switch (frame.t) {
+      case 'G':
+        if (frame.channel != null) checkName(frame.channel);
+        integer(frame.from);
+        if (frame.to != null) integer(frame.to, frame.from);
+        break;
+      case 'K': {
+        const { e, o, mid, st } = frame as typeof frame & Position;
+        checkName(frame.ch);
+        if (/^(ok|gap|snapshot)$/.test(st)) position((frame.at = { e, o, mid: mid ?? '-' }));
+        else need(/^(denied|left)$/.test(st) && (e ?? o ?? mid) == null);
+        break;
+      }
+      case 'N':
+        integer(frame.q);
+        break;
+      case 'W':
+        key(frame.sid, 64);
+        key(frame.tok, 64);
+        integer(frame.s0);
+        integer(frame.q ?? 0, 0);
+        integer(frame.limits.maxMessage);
+        integer(frame.limits.window);
+        if (frame.heartbeat) {
+          duration(frame.heartbeat.interval);
+          duration(frame.heartbeat.timeout);
+        }
+        duration(frame.spread);
+        break;
+      case 'X':
+        duration(frame.after);
+        duration(frame.window);
+    }
+    return frame;
+  }
+  const payload = 'BCM'.includes(t);
+  const end = text.slice(0, MAX_HEADER + 1).indexOf('\n');
+  need(payload === end > 0 && (payload || (!bytes && text.length <= MAX_HEADER)));
+  const [all, first, name = '', e = '', offset, mid = '', options = ''] = HEADER.exec(payload ? text.slice(0, end) : text) ?? [];
+  need(all);
+  const number = (digits = '', least = 1) => {
+    integer(+digits, least);
+    need(/^(0|[1-9]\d*)$/.test(digits));
+    return +digits;
   };
-  if (!t) return bad('no type');
-  const plain = 'AIOR'.includes(t);
-  if (t.length > 1 || !'ABCGIKMNORWX'.includes(t)) return undefined;
-  if (plain || 'BCM'.includes(t)) {
-    const end = text.slice(0, MAX_HEADER + 1).indexOf('\n');
-    const header = plain ? text : text.slice(0, end);
-    if ((end < 0) !== plain || header.length > MAX_HEADER) bad('no header, or one that is too long');
-    const fields = header.split(' ');
-    if (/[^ -~]/.test(header) || fields.includes('')) bad('not single spaces and printable ASCII');
-    const integer = (text: string | undefined, least: number): number => {
-      const n = Number(text);
-      if (!text || !/^(0|[1-9]\d*)$/.test(text) || n < least || !Number.isSafeInteger(n)) bad('not an integer in range');
-      return n;
-    };
-    const id = (text: string | undefined): string => key(text, 22);
-    const options = fields.slice('BC'.includes(t) ? 5 : 2);
-    let q = 0;
-    for (const option of options) {
-      const at = option.indexOf('=');
-      if (at < 1) bad('a field too many');
-      if (t === 'M' && option.slice(0, at) === 'q') {
-        if (q) bad('q stands there twice');
-        q = integer(option.slice(2), 1);
-      }
-    }
-    if (plain) return { t, n: integer(fields[1], t === 'R' ? 0 : 1) } as Frame;
-    const data: Data = bytes ? bytes.slice(end + 1) : text.slice(end + 1);
-    if (data.length * 3 > max && size(data) > max) bad('payload too big', 4504);
-    if (t === 'M') return { t, n: integer(fields[1], 1), q, data };
-    let ch = '';
-    try {
-      ch = decodeURIComponent(fields[1] ?? '');
-    } catch {
-      bad('not percent-encoded UTF-8');
-    }
-    const at = { e: id(fields[2]), o: integer(fields[3], t === 'C' ? 1 : 0), mid: id(fields[4]) };
-    return { t: t as 'B' | 'C', ch: checkName(ch), at, data };
+  const data: Data = bytes ? bytes.slice(end + 1) : text.slice(end + 1);
+  if (first) {
+    const q = / q=(.*?)(?: |$)/.exec(options);
+    return { t, n: number(first, +(t !== 'R')), q: q && t === 'M' ? number(q[1]) : 0, data } as Frame;
   }
-
-  if (bytes || text[1] !== ' ') bad('not text with JSON');
-  if (size(text) > MAX_JSON + 2) bad('JSON too long', 4504);
-  let body: Record<string, unknown> = {};
-  try {
-    body = JSON.parse(text.slice(2)) as typeof body;
-  } catch {
-    bad('no JSON');
-  }
-  const fields = object(body);
-  switch (t) {
-    case 'G': {
-      const { channel } = body;
-      const [from, to] = [number(body.from), body.to == null ? undefined : number(body.to)];
-      if (to && to < from) bad('to is less than from');
-      return { t, channel: channel == null ? null : checkName(channel), from, to, why: string(body.why) };
-    }
-    case 'K': {
-      const st = string(body.st) as Status;
-      const placed = ['ok', 'gap', 'snapshot'].includes(st);
-      if (!placed && ((st !== 'denied' && st !== 'left') || body.e != null || body.o != null || body.mid != null)) bad('st');
-      const { e, o, mid } = body;
-      const at = placed ? { e: key(e, 22), o: number(o, 0), mid: key(mid ?? '-', 22) } : undefined;
-      return { t, ch: checkName(body.ch), st, at };
-    }
-    case 'N':
-      return { t, ...reject(fields) };
-    case 'W': {
-      const { heartbeat, why } = body;
-      const limits = object(body.limits);
-      const welcome: Frame = {
-        t,
-        sid: key(body.sid, 64),
-        tok: key(body.tok, 64),
-        resumed: boolean(body.resumed),
-        s0: number(body.s0),
-        q: number(body.q ?? 0, 0),
-        rejected: ((body.rejected ?? []) as unknown[]).map(reject),
-        spread: duration(body.spread),
-        limits: { maxMessage: number(limits.maxMessage), window: number(limits.window) },
-      };
-      if (why != null) welcome.why = string(why);
-      if (heartbeat != null) {
-        const { interval, timeout } = object(heartbeat);
-        welcome.heartbeat = { interval: duration(interval), timeout: duration(timeout) };
-      }
-      return welcome;
-    }
-    default:
-      return {
-        t: 'X',
-        after: duration(body.after),
-        window: duration(body.window),
-        url: body.url == null ? undefined : string(body.url),
-      };
-  }
-}
-
-function need<T>(value: T, right: boolean): T {
-  if (!right) throw new Violation(`a value in JSON or a header that is not allowed: ${JSON.stringify(value)?.slice(0, 40)}`);
-  return value;
-}
-const object = (value: unknown) => need(value as Record<string, unknown>, !!value && typeof value === 'object');
-const string = (value: unknown) => need(value as string, typeof value === 'string');
-const boolean = (value: unknown) => need(value as boolean, typeof value === 'boolean');
-const number = (value: unknown, least = 1) => need(value as number, Number.isSafeInteger(value) && (value as number) >= least);
-const duration = (value: unknown = 0) => need(value as number, typeof value === 'number' && value >= 0 && value <= 31536000);
-const key = (value: unknown, most: number) => need(value as string, /^[\w-]+$/.test(string(value)) && string(value).length <= most);
-
-function reject(value: unknown): Reject {
-  const { q, code = 0, reason = '', permanent } = object(value);
-  return { q: number(q), code: need(code as number, ((code as number) | 0) === code), reason: string(reason), permanent: boolean(permanent) };
+  const at = { e, o: number(offset, +(t === 'C')), mid };
+  position(at);
+  const ch = decodeURIComponent(name);
+  checkName(ch);
+  return { t, ch, at, data } as Frame;
 }

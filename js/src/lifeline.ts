@@ -1,10 +1,8 @@
 /** The client as applications use it: the rules of core.ts with a WebSocket, timers, a store and the page's events. */
 
 import type { ReconnectOptions } from './backoff.js';
-import { type Data, size } from './codec.js';
-import { Core, type Emit, type Events, type Output, type State } from './core.js';
-import type { OutboxOptions } from './outbox.js';
-import { randomId, Store } from './store.js';
+import { createCore, type Events, type Host, type Item, type Kept, type OutboxOptions, type State } from './core.js';
+import { openStore, randomId, type Store } from './store.js';
 
 export interface LifelineOptions {
   /** Gives the application's credentials, e.g. a JWT; asked again when the server says that they have expired. */
@@ -22,7 +20,7 @@ export interface LifelineOptions {
   /** Of writes to IndexedDB: `relaxed` outlives the browser's end, `strict` also the system's. */
   durability?: 'relaxed' | 'strict';
   /** For the handshake, in ms; 10000. */
-  connectTimeout?: number;
+  connectTimeout?: number | undefined;
   reconnect?: ReconnectOptions;
   outbox?: OutboxOptions;
   /** In place of the global one. */
@@ -50,466 +48,362 @@ export interface Stats {
   rtt: number | undefined;
 }
 
+type Listener<K extends keyof Events> = (event: Events[K]) => unknown;
+
 /** The option under which an instance gets the store of a tab that is gone. */
 const ORPHAN = Symbol();
 type Internal = LifelineOptions & { [ORPHAN]?: Store };
-
-type Listener<K extends keyof Events> = (event: Events[K]) => unknown;
 
 /** Several clients of one scope in one page are told apart by a number; those in use. */
 const slots = new Set<string>();
 /** Between the end of a batch of messages and its acknowledgement. */
 const BATCH = 20;
-/** How often to look for tabs that are gone; one is adopted when it was found gone twice. */
-const LOOK_FOR_ORPHANS = 10000;
+/** How often to look for tabs that are gone. */
+const LOOK = 10000;
 const POLL_BUFFER = 50;
 
 export class Lifeline {
   /** Where it connects to. */
-  readonly url: string;
-
-  #options: LifelineOptions;
-  #core: Core;
-  #socket: WebSocket | undefined;
-  #listeners = new Map<string, Set<Listener<never>>>();
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #last = 0;
-  #offset = 0;
-  #pumping = false;
-  #auth: string | undefined;
-  #dials = 0;
-  #ready: Promise<void>;
-  #closed = false;
-  #waiting: ((done: boolean) => void)[] = [];
-  #unlisten: (() => void)[] = [];
-  // What is to be kept, and what was handled since.
-  #store: Store | undefined;
-  #put: { q: number; data: Data; size: number; expires: number }[] = [];
-  #forget: { q: number; all: boolean }[] = [];
-  #handled = 0;
-  #bytes = 0;
-  #dirty = false;
-  #batch: ReturnType<typeof setTimeout> | undefined;
-  #committing: Promise<void> | undefined;
-  #slot = '';
-  /** Of which tabs the lock was free when we looked, and what the server did not let us send. */
-  #gone = new Set<string>();
-  #refused = new Set<string>();
-  #orphans: ReturnType<typeof setTimeout> | undefined;
-  #adopted: Lifeline | undefined;
-
-  /** `url`: ws, wss, http or https, also relative to the page. */
-  constructor(url: string | URL, options: LifelineOptions = {}) {
-    const orphan = (options as Internal)[ORPHAN];
-    const parsed = new URL(url, globalThis.document?.baseURI);
-    parsed.protocol = parsed.protocol.replace('http', 'ws');
-    parsed.hash = '';
-    if (!/^wss?:$/.test(parsed.protocol)) throw new SyntaxError(`${parsed.protocol} is none of ws:, wss:, http:, https:`);
-    this.url = parsed.href;
-    this.#options = options;
-    const durable = !!orphan || (options.storage !== 'memory' && canKeep());
-    this.#core = new Core({ ...options, durable });
-    this.#ready = this.#open(durable, `${options.name ?? ''}@${parsed.origin}${parsed.pathname}`, orphan);
-    this.#listenToPage();
-    if (options.connect !== false) this.connect();
-  }
-
-  get state(): State {
-    return this.#core.state;
-  }
-
-  get stats(): Stats {
-    const { state, dials: attempt, lifeline, session, outbox, rtt } = this.#core;
-    const { length: unacknowledged, bytes } = outbox;
-    return { state, attempt, lifeline, durable: !!this.#store, unacknowledged, bytes, ...session.counters, rtt };
-  }
-
-  /** The subprotocol that the server selected, without `lifeline.v1`. */
-  get protocol(): string {
-    const protocol = this.#socket?.protocol ?? '';
-    return protocol === 'lifeline.v1' ? '' : protocol;
-  }
-
-  get bufferedAmount(): number {
-    return this.#core.outbox.bytes;
-  }
-
+  declare readonly url: string;
   /** Connects, where the option `connect` was false. */
-  connect(): void {
-    void this.#ready.then(() => {
-      if (!this.#closed) this.#do((now) => this.#core.connect(now));
-    });
-  }
-
+  declare connect: () => void;
   /**
    * Takes a message, which leaves when it can; connected or not. Returns its number: 1, 2, 3, … `flush()` tells
    * when all have arrived, the events `reject` and `overflow` which never will. `ttl` in ms.
    */
-  send(data: string | ArrayBuffer | ArrayBufferView, { ttl }: { ttl?: number } = {}): number {
-    let copy: Data;
-    if (data instanceof ArrayBuffer) copy = new Uint8Array(data.slice(0));
-    else if (ArrayBuffer.isView(data)) copy = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength).slice();
-    else if (typeof data === 'string') copy = data;
-    else throw new TypeError('data is none of string, ArrayBuffer, ArrayBufferView');
-    return this.#do((now) => this.#core.send(now, copy, ttl));
-  }
-
+  declare send: (data: string | ArrayBuffer | ArrayBufferView, options?: { ttl?: number }) => number;
   /** Whether everything sent was acknowledged (plain WebSocket: has left); false after `timeout` ms or at the end. */
-  flush(timeout?: number): Promise<boolean> {
-    return new Promise((resolve) => {
-      this.#waiting.push(resolve);
-      if (timeout !== undefined) setTimeout(() => resolve(false), timeout);
-      this.#settle();
-    });
-  }
-
-  subscribe(channel: string): void {
-    this.#do((now) => this.#core.subscribe(now, channel));
-  }
-
-  unsubscribe(channel: string): void {
-    this.#do((now) => this.#core.unsubscribe(now, channel));
-  }
-
+  declare flush: (timeout?: number) => Promise<boolean>;
+  declare subscribe: (channel: string) => void;
+  declare unsubscribe: (channel: string) => void;
   /** Calls `listener` for each event of that name; returns what takes it off again. */
-  on<K extends keyof Events>(name: K, listener: Listener<K>): () => void {
-    const listeners = this.#listeners.get(name) ?? new Set();
-    this.#listeners.set(name, listeners.add(listener));
-    return () => this.off(name, listener);
-  }
-
-  off<K extends keyof Events>(name: K, listener: Listener<K>): void {
-    this.#listeners.get(name)?.delete(listener);
-  }
-
+  declare on: <K extends keyof Events>(name: K, listener: Listener<K>) => () => void;
+  declare off: <K extends keyof Events>(name: K, listener: Listener<K>) => void;
   /** Connects now instead of after the delay; where there is a connection, finds out soon whether it is alive. */
-  wake(): void {
-    this.#do((now) => this.#core.wake(now));
-  }
-
+  declare wake: () => void;
   /** Drops the connection, if there is one, and connects again at once. */
-  reconnect(): void {
-    this.#do((now) => {
-      this.#core.reconnect(now);
-      if (this.state === 'reconnecting') this.#core.wake(now);
-    });
-  }
-
+  declare reconnect: () => void;
   /** Asks the option `token` and tells the server, without a new connection. */
-  async refresh(): Promise<void> {
-    const auth = (this.#auth = await this.#options.token?.());
-    if (auth !== undefined) this.#do((now) => this.#core.refresh(now, auth));
-  }
-
+  declare refresh: () => Promise<void>;
   /** Ends the client and its session. What was not acknowledged goes to `overflow`, or stays in the store. */
-  close(code = 1000, reason = ''): void {
-    checkClose(code);
-    this.#do(() => this.#core.close(code, reason));
-  }
+  declare close: (code?: number, reason?: string) => void;
+  declare readonly state: State;
+  declare readonly stats: Stats;
+  /** The subprotocol that the server selected, without `lifeline.v1`. */
+  declare readonly protocol: string;
 
-  async #open(durable: boolean, scope: string, orphan: Store | undefined): Promise<void> {
-    const core = this.#core;
-    let slot = 0;
-    try {
-      if (orphan) this.#store = orphan;
-      else if (durable) {
-        while (slots.has(`${scope} ${slot}`)) slot++;
-        slots.add((this.#slot = `${scope} ${slot}`));
-        this.#store = await Store.open(scope, slot, this.#options.durability ?? 'relaxed');
-      }
-    } catch (error) {
-      core.forgo();
-      this.#fail('nothing will be kept over a reload', error);
-    }
-    const { tab, items } = this.#store ?? {};
-    // An orphan's session is not resumed: nobody is there for its messages.
-    if (tab && items) core.restore(tab.outbox, tab.gen, items, tab.next, orphan ? undefined : tab.saved);
-    else core.restore(randomId(), 1, [], 1, undefined);
-    this.#do(() => undefined);
-  }
+  /** `url`: ws, wss, http or https, also relative to the page. */
+  constructor(url: string | URL, options: LifelineOptions = {}) {
+    const parsed = new URL(url, globalThis.document?.baseURI);
+    parsed.protocol = parsed.protocol.replace('http', 'ws');
+    parsed.hash = '';
+    const { href } = parsed;
+    const { token, protocols = [], name = '', storage, durability = 'relaxed' } = options;
+    const orphan = (options as Internal)[ORPHAN];
 
-  /** Monotonic, and counts the time that the machine sleeps. */
-  #now(): number {
-    const now = Date.now();
-    if (now + this.#offset < this.#last) this.#offset = this.#last - now;
-    return (this.#last = now + this.#offset);
-  }
+    let socket: WebSocket | undefined;
+    /** Counts sockets. */
+    let sockets = 0;
+    let auth: string | undefined;
+    const listeners: { [K in keyof Events]?: Set<Listener<K>> } = {};
+    const page = new AbortController();
+    let waiting: ((all: boolean) => void)[] = [];
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    let last = 0;
+    let offset = 0;
+    let closed = false;
+    /** For the application. */
+    const queue: (() => void)[] = [];
+    let pumping = false;
+    // What is to be kept, and what was handled since.
+    let store: Store | undefined;
+    let put: Item[] = [];
+    let forgotten: [number, boolean][] = [];
+    let handled = 0;
+    let count = 0;
+    let dirty = false;
+    let batch: ReturnType<typeof setTimeout> | undefined;
+    let committing: Promise<unknown> | undefined;
+    let slot = '';
+    let looking: ReturnType<typeof setTimeout> | undefined;
+    let adopted: Lifeline | undefined;
 
-  #do<T>(input: (now: number) => T): T {
-    try {
-      return input(this.#now());
-    } finally {
-      this.#pump();
-    }
-  }
-
-  #pump(): void {
-    if (this.#pumping) return;
-    this.#pumping = true;
-    const core = this.#core;
-    for (let output; (output = core.outputs.shift()); ) this.#carryOut(output);
-    this.#pumping = false;
-    clearTimeout(this.#timer);
-    const deadline = Math.min(core.deadline(), core.writing ? this.#last + POLL_BUFFER : Infinity);
-    if (deadline < Infinity) {
-      this.#timer = setTimeout(
-        () => {
-          this.#do((now) => {
-            core.timeout(now);
-            if (core.writing) core.buffered(now, this.#socket?.bufferedAmount ?? 0);
-          });
-        },
-        Math.min(deadline - this.#now(), 0x7fffffff),
-      );
-    }
-    if (this.#put.length) this.#commit();
-    else if ((this.#dirty || this.#forget.length) && !this.#batch) this.#batch = setTimeout(() => this.#endBatch(), BATCH);
-    this.#settle();
-  }
-
-  #carryOut(output: Output): void {
-    switch (output.type) {
-      case 'emit':
-        if (output.name === 'open') {
-          this.#dirty = true;
-          this.#lookForOrphans();
-        }
-        return this.#emit(output);
-      case 'deliver':
-        this.#emit(output.emit);
-        this.#core.handled(output.stream, output.sequence);
-        this.#dirty = true;
-        if (output.stream) {
-          this.#handled = output.sequence;
-          this.#bytes += output.bytes;
-          if (!this.#store) this.#saved(false);
-        }
-        return;
-      case 'dial':
-        void this.#dial(output);
-        return;
-      case 'drop': {
-        const socket = this.#detach();
-        try {
-          socket?.close(output.code > 2999 || output.code === 1000 ? output.code : undefined, shorten(output.reason));
-        } catch {
-          socket?.close();
-        }
-        return;
-      }
-      case 'write':
-        this.#socket?.send(output.data);
-        return;
-      case 'store':
-        this.#put.push(output.item);
-        return;
-      case 'forget':
-        if (this.#store) this.#forget.push(output);
-        return;
-      case 'rekey':
-        this.#core.id = this.#store?.rekey() ?? randomId();
-        this.#core.gen = 1;
-        this.#dirty = true;
-        return;
-      case 'ended':
-        this.#closed = true;
-        for (const unlisten of this.#unlisten) unlisten();
-        clearTimeout(this.#orphans);
-        this.#adopted?.close();
-        for (const resolve of this.#waiting.splice(0)) resolve(!this.#core.outbox.length);
-        void this.#ready.then(() => this.#leave());
-    }
-  }
-
-  async #dial({ plain, fresh, url }: Output & { type: 'dial' }): Promise<void> {
-    const { token, protocols = [], WebSocket = globalThis.WebSocket } = this.#options;
-    this.#detach();
-    const dial = ++this.#dials;
-    try {
-      if (token && (fresh || this.#auth === undefined)) {
-        const auth = await token();
-        if (dial !== this.#dials) return;
-        this.#auth = auth;
-      }
-    } catch (error) {
-      if (dial === this.#dials) this.#do((now) => this.#core.lost(now, 0, 'no token'));
-      return this.#fail('the option token failed', error);
-    }
-    try {
-      const socket = new WebSocket(url ?? this.url, [...(plain ? [] : ['lifeline.v1']), ...[protocols].flat()]);
-      const auth = this.#auth;
-      this.#socket = socket;
-      socket.binaryType = 'arraybuffer';
-      // The close says it all, but Node's ws throws what nobody listens to.
-      socket.onerror = () => undefined;
-      socket.onopen = () => this.#do((now) => this.#core.opened(now, socket.protocol === 'lifeline.v1', auth));
-      socket.onmessage = ({ data }: MessageEvent<string | ArrayBuffer>) => this.#do((now) => this.#core.message(now, data));
-      socket.onclose = ({ code, reason }) => {
-        this.#detach();
-        this.#do((now) => this.#core.lost(now, code, reason));
-      };
-    } catch (error) {
-      // Not allowed here, e.g. ws: from a page of https:.
-      this.#do((now) => this.#core.lost(now, 0, String(error), true));
-    }
-  }
-
-  #detach(): WebSocket | undefined {
-    const socket = this.#socket;
-    this.#socket = undefined;
-    this.#dials++;
-    if (socket) socket.onopen = socket.onmessage = socket.onclose = null;
-    return socket;
-  }
-
-  /** What was handled is saved, then acknowledged. */
-  #endBatch(): void {
-    this.#batch = undefined;
-    if (this.#store) return this.#commit();
-    this.#dirty = false;
-    this.#saved(true);
-  }
-
-  /** What was handled may be acknowledged; `end`: it is. */
-  #saved(end: boolean, handled = this.#handled, bytes = this.#bytes): void {
-    this.#bytes -= bytes;
-    this.#do((now) => this.#core.saved(now, handled, bytes, end));
-  }
-
-  /** One transaction at a time; what comes meanwhile goes into the next one. */
-  #commit(): void {
-    const store = this.#store;
-    if (!store || this.#committing) return;
-    const [put, forget, handled, bytes] = [this.#put.splice(0), this.#forget.splice(0), this.#handled, this.#bytes];
-    this.#dirty = false;
-    this.#committing = store
-      .commit({ put, forget, saved: this.#closed ? undefined : this.#core.session.saved() })
-      .catch((error: unknown) => {
-        if (this.#closed) return;
-        // Going on without is better than standing still.
-        this.#store = undefined;
-        this.#core.forgo();
-        this.#fail('the outbox is no longer kept', error);
-      })
-      .then(() => {
-        this.#committing = undefined;
-        if (this.#closed) return;
-        const last = put.at(-1);
-        if (last) this.#do((now) => this.#core.stored(now, last.q));
-        this.#saved(true, handled, bytes);
-      });
-  }
-
-  /** The end: keeps what is left and lets go of the store. */
-  async #leave(): Promise<void> {
-    const store = this.#store;
-    this.#store = undefined;
-    await this.#committing;
-    if (store) {
-      try {
-        await store.commit({ put: this.#put.splice(0), forget: this.#forget.splice(0), saved: undefined });
-      } catch {
-        // It was told when it failed first.
-      }
-      await store.close(!this.#core.outbox.length).catch(() => undefined);
-    }
-    slots.delete(this.#slot);
-  }
-
-  /** Sends what tabs that are gone have left, one tab after the other, on a connection of its own. */
-  #lookForOrphans(): void {
-    clearTimeout(this.#orphans);
-    if (this.#store && this.#slot) this.#orphans = setTimeout(() => void this.#look().catch(() => undefined), LOOK_FOR_ORPHANS);
-  }
-
-  async #look(): Promise<void> {
-    const store = this.#store;
-    if (!store || this.#closed) return;
-    this.#lookForOrphans();
-    if (this.#adopted || !this.#core.open) return;
-    const found = await store.orphans();
-    for (const id of found) {
-      if (this.#refused.has(id)) continue;
-      const orphan = await store.adopt(id);
-      if (!orphan) this.#gone.delete(id);
-      else if (!this.#gone.has(id)) {
-        // It may be a page that is being loaded again.
-        this.#gone.add(id);
-        await orphan.close(false);
-      } else {
-        const { mode } = this.#core;
-        const options: Internal = { ...this.#options, mode, connect: true, [ORPHAN]: orphan };
-        const adopted = (this.#adopted = new Lifeline(this.url, options));
-        for (const name of ['reject', 'overflow', 'error'] as const) adopted.on(name, (value) => this.#emit({ type: 'emit', name, value } as Emit));
-        adopted.on('close', ({ final }) => {
-          if (!final) return;
-          this.#adopted = undefined;
-          if (adopted.stats.unacknowledged) this.#refused.add(id);
-        });
-        void adopted.flush().then(() => adopted.close());
-        return;
-      }
-    }
-  }
-
-  #listenToPage(): void {
-    const listen = (target: EventTarget | undefined, name: string, listener: () => void): void => {
-      target?.addEventListener?.(name, listener);
-      this.#unlisten.push(() => target?.removeEventListener?.(name, listener));
+    /** Monotonic, and counts the time that the machine sleeps. */
+    const clock = () => {
+      const now = Date.now();
+      offset = Math.max(offset, last - now);
+      return (last = now + offset);
     };
-    const wake = (): void => this.wake();
-    const { document } = globalThis;
-    listen(globalThis, 'online', () => {
-      // A plain connection cannot be asked whether it survived.
-      if (this.#core.open && !this.#core.lifeline) this.reconnect();
-      else wake();
+
+    const emit = <K extends keyof Events>(name: K, value: Events[K]) => {
+      for (const listener of [...(listeners[name] ?? [])]) {
+        try {
+          listener(value);
+        } catch (error) {
+          // As the browser does it: the others go on, window.onerror is told.
+          setTimeout(() => {
+            throw error;
+          });
+        }
+      }
+    };
+    const fail = (what: string, error: unknown) => emit('error', Error(`${what}: ${(error as Error)?.message ?? String(error)}`));
+
+    const detach = () => {
+      const old = socket;
+      socket = undefined;
+      sockets++;
+      if (old) old.onopen = old.onmessage = old.onclose = null;
+      return old;
+    };
+
+    const host: Host = {
+      async dial(plain, fresh, elsewhere) {
+        detach();
+        const mine = sockets;
+        let credentials = auth;
+        try {
+          // Also: not before this function has returned.
+          credentials = await (token && (fresh || auth == null) ? token() : auth);
+        } catch (error) {
+          if (mine === sockets) act((now) => core.lost(now, 0, 'no token'));
+          return fail('no token', error);
+        }
+        if (mine !== sockets) return;
+        auth = credentials;
+        try {
+          const { WebSocket = globalThis.WebSocket } = options;
+          const mine = (socket = new WebSocket(elsewhere ?? href, [...(plain ? [] : ['lifeline.v1']), ...[protocols].flat()]));
+          mine.binaryType = 'arraybuffer';
+          mine.onopen = () => act((now) => core.opened(now, mine.protocol === 'lifeline.v1', auth));
+          mine.onmessage = ({ data }: MessageEvent<string | ArrayBuffer>) => act((now) => core.message(now, data));
+          mine.onclose = ({ code, reason }) => {
+            detach();
+            act((now) => core.lost(now, code, reason));
+          };
+          // The close says it all, but Node's ws throws what nobody listens to.
+          mine.onerror = () => undefined;
+        } catch (error) {
+          // Not allowed here, e.g. ws: from a page of https:.
+          act((now) => core.lost(now, 0, String(error), true));
+        }
+      },
+      drop(code, reason) {
+        const old = detach();
+        try {
+          old?.close(code, reason);
+        } catch {
+          // Not a code or reason that a page may close with.
+          old?.close();
+        }
+      },
+      write(data) {
+        socket?.send(data);
+      },
+      store(item) {
+        put.push(item);
+      },
+      forget(...what) {
+        if (store) forgotten.push(what);
+      },
+      rekey() {
+        dirty = true;
+        return store?.rekey() ?? randomId();
+      },
+      emit(name, value, numbers) {
+        queue.push(() => {
+          emit(name, value);
+          dirty = true;
+          if (name === 'open') look();
+          if (!numbers) return;
+          const [stream, sequence] = numbers;
+          core.handled(stream, sequence);
+          if (!stream) return;
+          handled = sequence;
+          if (++count > 31) endBatch();
+        });
+      },
+      ended() {
+        closed = true;
+        page.abort();
+        clearTimeout(looking);
+        adopted?.close();
+        void ready.then(leave);
+      },
+    };
+
+    const durable = !!(orphan ?? (storage !== 'memory' && globalThis.indexedDB && globalThis.navigator?.locks));
+    const core = createCore({ ...options, durable }, host);
+
+    const act = <T>(input: (now: number) => T): T => {
+      try {
+        return input(clock());
+      } finally {
+        pump();
+      }
+    };
+
+    const pump = () => {
+      if (pumping) return;
+      pumping = true;
+      for (let tell; (tell = queue.shift()); ) tell();
+      pumping = false;
+      clearTimeout(timer);
+      const writing = core.isWriting();
+      const delay = Math.min(core.deadline() - clock(), writing ? POLL_BUFFER : Infinity);
+      if (delay < Infinity) {
+        timer = setTimeout(
+          () =>
+            act((now) => {
+              core.timeout(now);
+              if (writing) core.buffered(now, socket?.bufferedAmount ?? 0);
+            }),
+          Math.min(delay, 0x7fffffff),
+        );
+      }
+      if (put.length) commit();
+      else if ((dirty || forgotten.length) && !batch) batch = setTimeout(endBatch, BATCH);
+      if (core.isReady() && (!core.count() || closed)) {
+        for (const resolve of waiting) resolve(!core.count());
+        waiting = [];
+      }
+    };
+
+    /** What was handled is saved, then acknowledged. */
+    const endBatch = () => {
+      clearTimeout(batch);
+      batch = undefined;
+      count = 0;
+      if (store) return commit();
+      dirty = false;
+      core.settled(handled);
+    };
+
+    /** One transaction at a time; what comes meanwhile goes into the next one. */
+    const commit = () => {
+      if (!store || committing || closed) return;
+      const [items, s] = [put, handled];
+      const kept = store.commit(items, forgotten, core.saved());
+      put = [];
+      forgotten = [];
+      dirty = false;
+      committing = kept
+        .catch((error: unknown) => {
+          if (closed) return;
+          // Going on without is better than standing still.
+          store = undefined;
+          core.forgo();
+          fail('not kept', error);
+        })
+        .then(() => {
+          committing = undefined;
+          if (closed) return;
+          const { q } = items.at(-1) ?? {};
+          if (q) act((now) => core.stored(now, q));
+          core.settled(s);
+        });
+    };
+
+    /** The end: keeps what is left and lets go of the store. */
+    const leave = async () => {
+      await committing;
+      if (store) {
+        await store.commit(put, forgotten, undefined).catch(() => undefined);
+        await store.close(!core.count());
+      }
+      slots.delete(slot);
+    };
+
+    /** Sends what tabs that are gone have left, one tab after the other, on a connection of its own. */
+    const look = () => {
+      clearTimeout(looking);
+      if (store && slot) looking = setTimeout(() => void adopt().catch(() => undefined), LOOK);
+    };
+    const adopt = async () => {
+      look();
+      const orphan = !adopted && core.isOpen() && (await store?.adopt());
+      if (!orphan) return;
+      const internal: Internal = { ...options, mode: core.mode(), connect: true, [ORPHAN]: orphan };
+      const other = (adopted = new Lifeline(href, internal));
+      for (const name of ['reject', 'overflow', 'error'] as const) other.on(name, (value) => emit(name, value));
+      // What the server does not let us send is not tried again by this page.
+      if (await other.flush()) adopted = undefined;
+      other.close();
+    };
+
+    const open = async () => {
+      try {
+        if (orphan) store = orphan;
+        else if (durable) {
+          const scope = `${name}@${parsed.host}${parsed.pathname}`;
+          let count = 0;
+          while (slots.has((slot = `${scope} ${count}`))) count++;
+          slots.add(slot);
+          store = await openStore(scope, count, durability);
+        }
+      } catch (error) {
+        core.forgo();
+        fail('not kept', error);
+      }
+      const tab: Kept = store?.tab ?? { outbox: randomId(), gen: 1, next: 1 };
+      // An orphan's session is not resumed: nobody is there for its messages.
+      if (orphan) delete tab.saved;
+      core.restore(tab, store?.items);
+      pump();
+    };
+
+    this.connect = () =>
+      void ready.then(() => {
+        if (!closed) act(core.connect);
+      });
+    this.send = (data, { ttl } = {}) => {
+      // Also a TypeError for what is none of these.
+      const copy = typeof data === 'string' ? data : new Uint8Array((ArrayBuffer.isView(data) ? new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength) : data).slice(0));
+      return act((now) => core.send(now, copy, ttl));
+    };
+    this.flush = (timeout) =>
+      new Promise((resolve) => {
+        waiting.push(resolve);
+        if (timeout != null) setTimeout(resolve, timeout, false);
+        pump();
+      });
+    this.subscribe = (channel) => act((now) => core.subscribe(now, channel));
+    this.unsubscribe = (channel) => act(() => core.unsubscribe(channel));
+    this.on = (name, listener) => {
+      ((listeners[name]) ??= new Set<never>() as never).add(listener);
+      return () => this.off(name, listener);
+    };
+    this.off = (name, listener) => void listeners[name]?.delete(listener);
+    const wake = (this.wake = () => act(core.wake));
+    const reconnect = (this.reconnect = () =>
+      act((now) => {
+        core.reconnect(now);
+        if (!core.isOpen()) core.wake(now);
+      }));
+    this.refresh = async () => {
+      auth = await token?.();
+      const fresh = auth;
+      if (fresh != null) act(() => core.refresh(fresh));
+    };
+    this.close = (code = 1000, reason = '') => {
+      act(() => core.close(code, reason));
+    };
+    Object.defineProperties(this, {
+      url: { value: href },
+      state: { get: core.state },
+      stats: { get: () => ({ ...core.stats(), durable: !!store }) },
+      protocol: { get: () => socket?.protocol.replace('lifeline.v1', '') ?? '' },
     });
+
+    const ready = open();
+    const { document } = globalThis;
+    const listen = (target: Partial<EventTarget> | undefined, name: string, listener: () => void) => target?.addEventListener?.(name, listener, page);
+    // A plain connection cannot be asked whether it survived.
+    listen(globalThis, 'online', () => (core.isLifeline() ? wake : reconnect)());
+    listen(globalThis, 'offline', () => act(core.doubt));
     listen(globalThis, 'pageshow', wake);
     listen(document, 'resume', wake);
-    listen(globalThis, 'offline', () => this.#do((now) => this.#core.doubt(now)));
-    listen(document, 'visibilitychange', () => {
-      if (document.visibilityState === 'visible') wake();
-      else this.#endBatch();
-    });
+    listen(document, 'visibilitychange', () => (document.hidden ? endBatch : wake)());
+    if (options.connect !== false) this.connect();
   }
-
-  #settle(): void {
-    if (!this.#core.outbox.length && this.#core.id) for (const resolve of this.#waiting.splice(0)) resolve(true);
-  }
-
-  #fail(what: string, error: unknown): void {
-    this.#emit({ type: 'emit', name: 'error', value: new Error(`${what}: ${error instanceof Error ? error.message : String(error)}`) });
-  }
-
-  #emit({ name, value }: Emit): void {
-    for (const listener of [...(this.#listeners.get(name) ?? [])]) {
-      try {
-        (listener as (value: unknown) => unknown)(value);
-      } catch (error) {
-        // As the browser does it: the others go on, window.onerror is told.
-        setTimeout(() => {
-          throw error;
-        });
-      }
-    }
-  }
-}
-
-/** What browsers let a page close with. */
-export function checkClose(code: number): void {
-  if (code !== 1000 && !(code >= 3000 && code < 5000)) throw new RangeError(`code is ${code}, allowed are 1000 and 3000 to 4999`);
-}
-
-function canKeep(): boolean {
-  try {
-    return !!(globalThis.indexedDB && globalThis.navigator?.locks && globalThis.sessionStorage);
-  } catch {
-    // Cookies are blocked.
-    return false;
-  }
-}
-
-/** A close frame holds 123 bytes of reason. */
-function shorten(reason: string): string {
-  return size(reason) > 123 ? reason.slice(0, 41) : reason;
 }

@@ -1,6 +1,6 @@
 /** The standard WebSocket interface over a client that comes back: for code that used `new WebSocket`. */
 
-import { checkClose, Lifeline, type LifelineOptions } from './lifeline.js';
+import { Lifeline, type LifelineOptions } from './lifeline.js';
 
 /** The names of joewalnes' reconnecting-websocket. Durations in milliseconds. */
 export interface ReconnectingWebSocketOptions extends Omit<LifelineOptions, 'protocols' | 'mode' | 'connect'> {
@@ -23,7 +23,6 @@ export interface ReconnectingWebSocketOptions extends Omit<LifelineOptions, 'pro
   lifeline?: boolean;
 }
 
-type Sendable = string | ArrayBuffer | ArrayBufferView | Blob;
 type Handler<E extends Event> = ((this: ReconnectingWebSocket, event: E) => unknown) | null;
 
 /**
@@ -31,151 +30,122 @@ type Handler<E extends Event> = ((this: ReconnectingWebSocket, event: E) => unkn
  * After `close()`, or when coming back is pointless, `readyState` is CLOSED.
  */
 export class ReconnectingWebSocket extends EventTarget {
-  static readonly CONNECTING = 0;
-  static readonly OPEN = 1;
-  static readonly CLOSING = 2;
-  static readonly CLOSED = 3;
-  readonly CONNECTING = 0;
-  readonly OPEN = 1;
-  readonly CLOSING = 2;
-  readonly CLOSED = 3;
+  declare static readonly CONNECTING: 0;
+  declare static readonly OPEN: 1;
+  declare static readonly CLOSING: 2;
+  declare static readonly CLOSED: 3;
+  declare readonly CONNECTING: 0;
+  declare readonly OPEN: 1;
+  declare readonly CLOSING: 2;
+  declare readonly CLOSED: 3;
 
   readonly url: string;
   readonly extensions = '';
   binaryType: BinaryType;
   protocol = '';
-  onopen: Handler<Event> = null;
-  onmessage: Handler<MessageEvent> = null;
-  onclose: Handler<CloseEvent> = null;
-  onerror: Handler<Event> = null;
-  onconnecting: Handler<Event> = null;
-
-  #target: string | URL;
-  #options: LifelineOptions;
-  #client: Lifeline;
-  #debug: boolean;
-  #closing = false;
-  /** What must go before what is sent next: blobs are read first. */
-  #blobs: Promise<void> | undefined;
-  #blobBytes = 0;
+  declare onopen: Handler<Event>;
+  declare onmessage: Handler<MessageEvent>;
+  declare onclose: Handler<CloseEvent>;
+  declare onerror: Handler<Event>;
+  declare onconnecting: Handler<Event>;
+  /** Connects, after `automaticOpen: false` or `close()`. */
+  declare open: () => void;
+  /** Drops the connection and connects again. */
+  declare refresh: () => void;
+  declare send: (data: string | ArrayBuffer | ArrayBufferView | Blob) => void;
+  declare close: (code?: number, reason?: string) => void;
+  declare readonly readyState: 0 | 1 | 2 | 3;
+  /** Bytes that have not left, or with `lifeline` were not acknowledged. */
+  declare readonly bufferedAmount: number;
 
   constructor(url: string | URL, protocols: string | string[] = [], options: ReconnectingWebSocketOptions = {}) {
     super();
-    const { reconnectInterval: base = 1000, maxReconnectInterval: max = 30000, reconnectDecay: factor = 1.5, maxReconnectAttempts } = options;
-    const { timeoutInterval: connectTimeout = 10000, automaticOpen: connect = true, debug = false, binaryType = 'blob', lifeline } = options;
-    this.binaryType = binaryType;
-    this.#debug = debug;
-    this.#options = {
-      storage: 'memory',
-      ...options,
-      connectTimeout,
-      protocols,
-      mode: lifeline ? 'auto' : 'plain',
-      outbox: { ttl: Infinity, ...options.outbox },
-      reconnect: { base, max, factor, maxAttempts: maxReconnectAttempts ?? undefined, ...options.reconnect },
+    const { reconnectInterval: base = 1000, maxReconnectInterval: max, reconnectDecay: factor = 1.5, maxReconnectAttempts } = options;
+    const { timeoutInterval: connectTimeout, automaticOpen, debug, lifeline } = options;
+    this.binaryType = options.binaryType ?? 'blob';
+    let closing = false;
+    /** Blobs are read first, and what is sent then waits for them. */
+    let blobs: Promise<void> | undefined;
+
+    const fire = (type: string, more?: object, event = new Event(type)) => {
+      if (debug) console.debug(url, type, more);
+      this.dispatchEvent(Object.assign(event, more));
     };
-    this.#target = url;
-    this.#client = this.#start(connect);
-    this.url = this.#client.url;
-  }
-
-  get readyState(): 0 | 1 | 2 | 3 {
-    const { state } = this.#client;
-    if (this.#closing) return this.CLOSING;
-    return state === 'connected' ? this.OPEN : state === 'closed' ? this.CLOSED : this.CONNECTING;
-  }
-
-  /** Bytes that have not left, or with `lifeline` were not acknowledged. */
-  get bufferedAmount(): number {
-    return this.#client.bufferedAmount + this.#blobBytes;
-  }
-
-  /** Connects, after `automaticOpen: false` or `close()`. */
-  open(): void {
-    if (this.#client.state === 'closed') this.#client = this.#start(true);
-    else this.#client.connect();
-  }
-
-  /** Drops the connection and connects again. */
-  refresh(): void {
-    this.#client.reconnect();
-  }
-
-  send(data: Sendable): void {
-    if (this.readyState > 1) return;
-    const client = this.#client;
-    if (typeof Blob === 'undefined' || !(data instanceof Blob)) {
-      if (!this.#blobs) client.send(data as string);
-      else this.#later(Promise.resolve(data as string), 0);
-    } else this.#later(data.arrayBuffer(), data.size);
-  }
-
-  close(code = 1000, reason = ''): void {
-    const client = this.#client;
-    if (this.readyState > 1) return;
-    checkClose(code);
-    this.#closing = true;
-    if (this.#blobs) void this.#blobs.then(() => client.close(code, reason));
-    else client.close(code, reason);
-  }
-
-  #later(data: Promise<string | ArrayBuffer>, bytes: number): void {
-    const client = this.#client;
-    this.#blobBytes += bytes;
-    const mine: Promise<void> = (this.#blobs = (this.#blobs ?? Promise.resolve())
-      .then(() => data)
-      .then((data) => {
-        this.#blobBytes -= bytes;
-        if (client.state !== 'closed') client.send(data);
-      })
-      .catch(() => this.#fire(new Event('error')))
-      .then(() => {
-        if (this.#blobs === mine) this.#blobs = undefined;
-      }));
-  }
-
-  #start(connect: boolean): Lifeline {
-    const client = new Lifeline(this.#target, { ...this.#options, connect });
-    client.on('state', ({ from, to }) => {
-      // What could not be opened; the end of what was open is a close.
-      if (from === 'connecting' && to !== 'connected') this.#fire(new Event('error'));
-      if (to === 'connecting') this.#fire(new Event('connecting'));
-    });
-    client.on('open', () => {
-      this.protocol = client.protocol;
-      this.#fire(new Event('open'));
-    });
-    const message = ({ data }: { data: string | ArrayBuffer }): void => {
-      const value = typeof data !== 'string' && this.binaryType === 'blob' ? new Blob([data]) : data;
-      this.#fire(new MessageEvent('message', { data: value, origin: new URL(this.url).origin }));
-    };
-    client.on('message', message);
-    client.on('snapshot', message);
-    client.on('close', ({ code, reason, final }) => {
-      const event = Object.assign(new Event('close'), { code, reason, wasClean: code !== 1006 });
-      if (!final) return this.#fire(event);
-      // As the standard has it: not before close() has returned.
-      setTimeout(() => {
-        this.#closing = false;
-        this.#fire(event);
-      });
-    });
-    return client;
-  }
-
-  #fire(event: Event): void {
-    if (this.#debug) console.debug('ReconnectingWebSocket', event.type, this.url, event);
-    // Handlers first; the order in which they and listeners were set is not kept.
-    const handler = this[`on${event.type}` as 'onopen'];
-    if (handler) {
-      try {
-        handler.call(this, event);
-      } catch (error) {
-        setTimeout(() => {
-          throw error;
-        });
-      }
+    for (const name of ['open', 'message', 'close', 'error', 'connecting'] as const) {
+      const handler = `on${name}` as 'onopen';
+      this[handler] = null;
+      this.addEventListener(name, (event) => this[handler]?.(event));
     }
-    this.dispatchEvent(event);
+
+    const start = (connect?: boolean) => {
+      const client = new Lifeline(url, {
+        storage: 'memory',
+        ...options,
+        connectTimeout,
+        connect: connect !== false,
+        protocols,
+        mode: lifeline ? 'auto' : 'plain',
+        outbox: { ttl: Infinity, ...options.outbox },
+        reconnect: { base, max, factor, maxAttempts: maxReconnectAttempts ?? undefined, ...options.reconnect },
+      });
+      client.on('message', ({ data }) =>
+        fire('', {}, new MessageEvent('message', { data: typeof data !== 'string' && this.binaryType === 'blob' ? new Blob([data]) : data })),
+      );
+      client.on('state', ({ from, to }) => {
+        // What could not be opened; the end of what was open is a close.
+        if (from === 'connecting' && to !== 'connected') fire('error');
+        if (to === 'connecting') fire(to);
+      });
+      client.on('open', () => {
+        this.protocol = client.protocol;
+        fire('open');
+      });
+      client.on('close', ({ code, reason, final }) => {
+        const close = () => {
+          closing &&= !final;
+          fire('close', { code, reason, wasClean: code !== 1006 });
+        };
+        // As the standard has it: not before close() has returned.
+        if (final) setTimeout(close);
+        else close();
+      });
+      return client;
+    };
+    let client = start(automaticOpen);
+    this.url = client.url;
+
+    this.open = () => {
+      if (client.state === 'closed') client = start();
+      else client.connect();
+    };
+    this.refresh = () => client.reconnect();
+    this.send = (data) => {
+      const { readyState } = this;
+      const to = client;
+      if (readyState > 1) return;
+      if (!blobs && !(data instanceof Blob)) to.send(data);
+      else {
+        const before = blobs;
+        blobs = (async () => {
+          const bytes = data instanceof Blob ? data.arrayBuffer() : data;
+          await before;
+          to.send(await bytes);
+        })().catch(() => fire('error'));
+      }
+    };
+    this.close = (code = 1000, reason) => {
+      if (code !== 1000 && !(code > 2999 && code < 5000)) throw RangeError(`code ${code}`);
+      const of = client;
+      if (this.readyState > 1) return;
+      closing = true;
+      if (blobs) void blobs.then(() => of.close(code, reason));
+      else of.close(code, reason);
+    };
+    Object.defineProperties(this, {
+      readyState: { get: () => (closing ? 2 : ({ connected: 1, closed: 3 } as Record<string, number>)[client.state] ?? 0) },
+      bufferedAmount: { get: () => client.stats.bytes },
+    });
   }
 }
+
+for (const on of [ReconnectingWebSocket, ReconnectingWebSocket.prototype]) Object.assign(on, { CONNECTING: 0, OPEN: 1, CLOSING: 2, CLOSED: 3 });

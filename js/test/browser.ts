@@ -66,7 +66,11 @@ export class Tab {
   /** The browser's process of this tab is gone: its locks are free, its sockets end, it runs no more. */
   crash(): void {
     this.alive = false;
-    for (const socket of this.sockets) socket.terminate();
+    for (const socket of this.sockets) {
+      socket.removeAllListeners();
+      socket.on('error', () => undefined);
+      socket.terminate();
+    }
     for (const [name, owner] of held) {
       if (owner !== this) continue;
       held.delete(name);

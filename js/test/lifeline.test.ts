@@ -63,12 +63,12 @@ class Page {
   }
 
   /** The page is loaded again. */
-  async reload(options: LifelineOptions = {}): Promise<Page> {
+  async reload(meanwhile: () => void): Promise<Page> {
     // What it has saved is what it has handled: its storage is idle.
     await new Promise((resolve) => setTimeout(resolve, 100));
     this.tab.crash();
-    const tab = new Tab(this.tab);
-    return Page.open(tab, options);
+    meanwhile();
+    return Page.open(new Tab(this.tab));
   }
 }
 
@@ -145,11 +145,10 @@ test('a reload goes on with the session, the channels and what was not sent', as
   served.handling = false;
   first.client.send('left 1');
   first.client.send('left 2', { ttl: 60_000 });
-  const reloading = first.reload();
-  await new Promise((resolve) => setTimeout(resolve, 110));
-  served.broadcast('two');
-  served.server.publish('news', 'three');
-  const second = await reloading;
+  const second = await first.reload(() => {
+    served.broadcast('two');
+    served.server.publish('news', 'three');
+  });
   assert.equal(second.client.send('new'), 1);
   await until(() => second.log.some((line) => line.startsWith('resume'))).catch((error: unknown) => assert.fail(`${String(error)} ${second.log.join()}`));
   assert.deepEqual(second.log.slice().sort(), ['news ok', 'news: three', 'open resumed', 'resume 2', 'two']);
@@ -198,7 +197,6 @@ test('close() lets go: the next client of the tab sends what was left, in a new 
   assert.deepEqual(served.handled, ['left']);
   assert.deepEqual(second.log, ['open']);
   assert.throws(() => first.client.send('x'), /closed/);
-  assert.throws(() => second.client.close(1001), RangeError);
 });
 
 test('what one user has left is not sent for another', async () => {
@@ -229,7 +227,7 @@ test('a tab that is gone: another one sends what it had left, under its own id',
   first.tab.crash();
   served.handling = true;
   assert.ok(second.client.stats.durable);
-  // It looks every 10 s, and believes it the second time.
+  // It looks every 10 s for those that were silent for 10 s.
   await until(() => served.handled.length === 2, 'the orphans were sent', 25_000);
   assert.deepEqual(served.server.handled.map(({ outbox, q, data }) => [outbox, q, data]), [[outbox, 1, 'orphan 1'], [outbox, 2, 'orphan 2']]);
   await until(() => served.sockets.size === 1, 'the connection for it is gone');
@@ -254,7 +252,7 @@ test('a store that fails: told, and everything goes on without it', async () => 
     const page = await Page.open();
     page.client.send('a');
     assert.equal(await page.client.flush(1000), true);
-    assert.match(String(page.errors), /nothing will be kept over a reload: disk on fire/);
+    assert.match(String(page.errors), /not kept: disk on fire/);
     assert.equal(page.client.stats.durable, false);
   } finally {
     globalThis.indexedDB = real;
@@ -265,7 +263,7 @@ test('a store that fails: told, and everything goes on without it', async () => 
   try {
     page.client.send('b');
     assert.equal(await page.client.flush(1000), true);
-    assert.match(String(page.errors), /no longer kept: full/);
+    assert.match(String(page.errors), /not kept: full/);
   } finally {
     IDBObjectStore.prototype.put = put;
   }
@@ -303,7 +301,7 @@ test('credentials that cannot be had are an error, and asked for again', async (
   await page.open();
   assert.equal(asked, 3);
   assert.equal(page.errors.length, 2);
-  assert.match(String(page.errors[0]), /token failed: login is down/);
+  assert.match(String(page.errors[0]), /no token: login is down/);
 });
 
 test('refused for good: it stays away and says why', async () => {
@@ -340,7 +338,7 @@ test('the server restarts and remembers nothing: gaps are told, items arrive', a
 
 test('addresses', async () => {
   const { Lifeline } = await load();
-  for (const bad of ['ftp://x/', 'not an address']) assert.throws(() => new Lifeline(bad), bad);
+  assert.throws(() => new Lifeline('not an address'), TypeError);
   const client = new Lifeline('https://example.org/a#b', { connect: false, storage: 'memory' });
   assert.equal(client.url, 'wss://example.org/a');
 });
