@@ -299,8 +299,10 @@ export class Lifeline {
           committing = undefined;
           if (closed) return;
           const { q } = items.at(-1) ?? {};
-          if (q) act((now) => core.stored(now, q));
-          core.settled(s);
+          act((now) => {
+            core.settled(s);
+            core.stored(now, q ?? 0);
+          });
         });
     };
 

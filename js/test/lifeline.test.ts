@@ -25,6 +25,18 @@ function load(): Promise<Module> {
   return import(new URL(`../../dist/lifeline.js?${++loads}`, import.meta.url).href) as Promise<Module>;
 }
 
+/** What is kept for this server's clients: items, and the sessions of tabs. */
+async function kept(): Promise<{ items: { tab: string; data: string }[]; tabs: { id: string; scope: string; saved?: { s: number; ch: object } }[] }> {
+  const open = indexedDB.open('lifeline', 1);
+  const done = (request: IDBRequest): Promise<unknown> => new Promise((resolve) => (request.onsuccess = (): void => resolve(request.result)));
+  const db = (await done(open)) as IDBDatabase;
+  const tx = db.transaction(['tabs', 'items']);
+  const tabs = ((await done(tx.objectStore('tabs').getAll())) as { id: string; scope: string }[]).filter(({ scope }) => scope.includes(new URL(served.url).host));
+  const items = ((await done(tx.objectStore('items').getAll())) as { tab: string; data: string }[]).filter(({ tab }) => tabs.some(({ id }) => id === tab));
+  db.close();
+  return { items, tabs };
+}
+
 class Page {
   client: Lifeline;
   log: string[] = [];
@@ -64,8 +76,6 @@ class Page {
 
   /** The page is loaded again. */
   async reload(meanwhile: () => void): Promise<Page> {
-    // What it has saved is what it has handled: its storage is idle.
-    await new Promise((resolve) => setTimeout(resolve, 100));
     this.tab.crash();
     meanwhile();
     return Page.open(new Tab(this.tab));
@@ -145,6 +155,10 @@ test('a reload goes on with the session, the channels and what was not sent', as
   served.handling = false;
   first.client.send('left 1');
   first.client.send('left 2', { ttl: 60_000 });
+  await until(async () => {
+    const { items, tabs } = await kept();
+    return items.length === 2 && tabs[0]?.saved?.s === 1 && 'news' in tabs[0].saved.ch;
+  }, 'all is kept');
   const second = await first.reload(() => {
     served.broadcast('two');
     served.server.publish('news', 'three');
@@ -154,7 +168,7 @@ test('a reload goes on with the session, the channels and what was not sent', as
   assert.deepEqual(second.log.slice().sort(), ['news ok', 'news: three', 'open resumed', 'resume 2', 'two']);
   served.handling = true;
   served.pump();
-  assert.equal(await second.client.flush(5000), true);
+  assert.equal(await second.client.flush(5000), true, JSON.stringify([second.client.stats, second.log, served.handled, served.errors.map(String)]));
   assert.deepEqual(served.handled, ['left 1', 'left 2', 'new']);
   assert.equal(served.server.outboxes.size, 1);
 });
@@ -223,7 +237,7 @@ test('a tab that is gone: another one sends what it had left, under its own id',
   await until(() => served.server.queue.length === 2);
   const outbox = served.server.queue[0]!.outbox;
   const second = await Page.open();
-  await new Promise((resolve) => setTimeout(resolve, 50));
+  await until(async () => (await kept()).items.length === 2, 'both are kept');
   first.tab.crash();
   served.handling = true;
   assert.ok(second.client.stats.durable);
@@ -233,6 +247,22 @@ test('a tab that is gone: another one sends what it had left, under its own id',
   await until(() => served.sockets.size === 1, 'the connection for it is gone');
   assert.equal(second.client.state, 'connected');
   context.diagnostic('adopted');
+});
+
+test('what is sent while something else is being written leaves as soon as that is done', async () => {
+  const page = await Page.open();
+  await page.client.flush();
+  const put = IDBObjectStore.prototype.put;
+  let during = 0;
+  IDBObjectStore.prototype.put = function (this: IDBObjectStore, ...parameters: Parameters<typeof put>) {
+    if (!during++) queueMicrotask(() => page.client.send('meanwhile'));
+    return put.apply(this, parameters);
+  };
+  served.broadcast('handled, so it is saved');
+  await until(() => during);
+  assert.equal(await page.client.flush(2000), true);
+  IDBObjectStore.prototype.put = put;
+  assert.deepEqual(served.handled, ['meanwhile']);
 });
 
 test('memory only: nothing is kept, and what close() leaves is told', async () => {

@@ -73,7 +73,7 @@ export class Served {
 /** Waits until it is so. */
 export async function until(condition: () => unknown, what = condition.toString(), ms = 10_000): Promise<void> {
   const end = Date.now() + ms;
-  while (!condition()) {
+  while (!(await condition())) {
     if (Date.now() > end) throw new Error(`not within ${ms} ms: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
