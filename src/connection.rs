@@ -10,7 +10,7 @@ use ext_php_rs::exception::PhpResult;
 use ext_php_rs::flags::ClassFlags;
 use ext_php_rs::prelude::*;
 use ext_php_rs::types::{ZendClassObject, Zval};
-use lifeline_engine::bridge::{Command, CommandError, ConnId, OpenInfo, Reply, Sent, Stats};
+use lifeline_engine::bridge::{Command, CommandError, ConnId, EndpointId, OpenInfo, Reply, Sent, Stats};
 use lifeline_engine::close;
 use lifeline_engine::http::RequestHead;
 
@@ -39,17 +39,20 @@ pub(crate) struct Conn {
     /// False once `Close` was delivered or the server is gone.
     open: Cell<bool>,
     request: RefCell<Option<Arc<RequestHead>>>,
+    /// Its server and session, which may outlive it.
+    session: Option<(EndpointId, Box<str>)>,
 }
 
 impl Conn {
     /// A connection with its object; `session` is its WsSession or null.
-    pub(crate) fn new(id: ConnId, info: &OpenInfo, session: Zval) -> (Rc<Self>, Zval) {
+    pub(crate) fn new(server: EndpointId, id: ConnId, info: &OpenInfo, session: Zval) -> (Rc<Self>, Zval) {
         let conn = Rc::new(Self {
             id,
             serial: Rc::default(),
             generation: generation(),
             open: Cell::new(true),
             request: RefCell::new(info.request.clone()),
+            session: info.session.as_ref().map(|session| (server, (&*session.id).into())),
         });
         let mut object = ZendClassObject::new(WsConnection { conn: Rc::clone(&conn) });
         let values = [
@@ -81,6 +84,13 @@ impl Conn {
             return Err(inherited("WsConnection"));
         }
         Ok(self.open.get())
+    }
+
+    /// Sends to the session, for when the client comes back; false: it has none, or it has ended.
+    fn send_later(&self, data: Bytes, binary: bool) -> PhpResult<bool> {
+        let Some((server, session)) = &self.session else { return Ok(false) };
+        let command = Command::SessionSend { server: *server, session: session.clone(), data, binary };
+        Ok(matches!(submit(command)?, Reply::Sequence(1..)))
     }
 
     /// Gives a command that does nothing on a closed connection.
@@ -119,19 +129,32 @@ impl WsConnection {
         Ok(())
     }
 
-    /// Queues a message. False: the connection is closed, or its send buffer is full and send.policy
-    /// dropped the message.
+    /// Queues a message. False: the connection is closed and has no session that goes on, or its send buffer
+    /// is full and send.policy dropped the message.
     #[php(defaults(binary = false))]
     pub fn send(&self, data: PhpBytes, binary: PhpBool) -> PhpResult<bool> {
-        if !self.conn.usable()? {
+        let open = self.conn.usable()?;
+        if !open && self.conn.session.is_none() {
             return Ok(false);
         }
         check_payload(1, data, binary)?;
+        if !open {
+            return self.conn.send_later(Bytes::copy_from_slice(data.0), binary.0);
+        }
         if data.0.len() >= LONG && send_now(self.conn.id, data.0, binary.0) {
             return Ok(true);
         }
-        let command = Command::Send { conn: self.conn.id, data: Bytes::copy_from_slice(data.0), binary: binary.0 };
-        Ok(matches!(submit(command)?, Reply::Sent(Sent::Queued)))
+        let data = Bytes::copy_from_slice(data.0);
+        if self.conn.session.is_none() {
+            let command = Command::Send { conn: self.conn.id, data, binary: binary.0 };
+            return Ok(matches!(submit(command)?, Reply::Sent(Sent::Queued)));
+        }
+        let command = Command::Send { conn: self.conn.id, data: data.clone(), binary: binary.0 };
+        match submit(command)? {
+            // It has ended, which PHP has not been told yet.
+            Reply::Sent(Sent::Closed) => self.conn.send_later(data, binary.0),
+            reply => Ok(matches!(reply, Reply::Sent(Sent::Queued))),
+        }
     }
 
     /// Sends what is queued, then closes.

@@ -504,9 +504,9 @@ impl Endpoint for Core {
                 let _ = submit(Command::AnswerHandshake { ticket, answer });
                 Ok(ran)
             }
-            Event::Open { conn: id, info, .. } => {
+            Event::Open { endpoint, conn: id, info } => {
                 let session = info.session.as_ref().map_or_else(null, |session| self.session(session));
-                let (conn, object) = Conn::new(id, &info, session);
+                let (conn, object) = Conn::new(endpoint, id, &info, session);
                 self.connections.borrow_mut().insert(id, (Rc::clone(&conn), object.shallow_clone()));
                 let Some(callback) = self.callbacks.get(On::Open as usize) else { return Ok(0) };
                 conn.serial.enter();

@@ -273,9 +273,10 @@ interface WsConnectionInterface
     public function bind(string $user): void;
 
     /**
-     * On lifeline.v1 into the session's stream: what the client has not acknowledged comes again when it is back.
+     * On lifeline.v1 into the session's stream: what the client has not acknowledged comes again when it is back,
+     * also what is sent after the connection's end.
      *
-     * @return bool false: closed, or dropped by send.policy
+     * @return bool false: closed (lifeline.v1: the session has ended), or dropped by send.policy
      * @throws \ValueError text that is not UTF-8 (RFC 6455 section 5.6)
      */
     public function send(string $data, bool $binary = false): bool;

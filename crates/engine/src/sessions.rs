@@ -18,7 +18,7 @@ use lifeline_proto::heartbeat::{HeartbeatConfig, Mode};
 use lifeline_proto::v1::ring::Retention;
 use lifeline_proto::v1::server::{LinkId, Output, Server as Machine, ServerConfig as Rules};
 use lifeline_proto::v1::wire::{Encoded, Heartbeat};
-use lifeline_proto::v1::{ChannelName, Key, Position, ShortId};
+use lifeline_proto::v1::{ChannelName, Key, Position, Secret, ShortId};
 use lifeline_proto::{Time, close};
 use parking_lot::{Mutex, MutexGuard};
 use rand::SeedableRng;
@@ -95,6 +95,12 @@ struct Link {
     /// What the application has said of the client.
     claims: Bytes,
     user: Option<Arc<str>>,
+    /// The application looks at the client's credentials ...
+    asked: bool,
+    /// ... and is to look at these next.
+    fresh: Option<(Option<Secret>, Option<Key>)>,
+    /// Questions about channels that the application has not answered.
+    channels_asked: usize,
 }
 
 /// What the application knows of a session.
@@ -205,8 +211,16 @@ impl Sessions {
             core.shards[0].handle.spawn(self.clone().keep_time());
         }
         let request = info.request.clone();
-        let link =
-            Link { outlet: outlet.clone(), request, info: Some(Box::new(info)), claims: Bytes::new(), user: None };
+        let link = Link {
+            outlet: outlet.clone(),
+            request,
+            info: Some(Box::new(info)),
+            claims: Bytes::new(),
+            user: None,
+            asked: false,
+            fresh: None,
+            channels_asked: 0,
+        };
         inner.links.insert(outlet.id, link);
         inner.machine.handle_connected(now, LinkId(outlet.id.0));
         self.carry_out(inner, now, By::Task(outlet.id));
@@ -399,6 +413,8 @@ impl Sessions {
         let Some(Question::Authentication { conn, known }) = inner.questions.remove(&ticket) else { return };
         inner.waiting.retain(|(_, waiting)| *waiting != conn);
         let Some(link) = inner.links.get_mut(&conn) else { return };
+        link.asked = false;
+        let fresh = link.fresh.take();
         let decision = match answer {
             Authentication::Accepted { user, claims } => {
                 link.user.clone_from(&user);
@@ -414,6 +430,9 @@ impl Sessions {
         if accepted && let Some(key) = inner.machine.session_of(LinkId(conn.0)).cloned() {
             inner.refresh_profile(conn, &key);
         }
+        if let Some((token, session)) = fresh {
+            self.ask_authentication(&mut inner, now, conn, token, session);
+        }
         self.carry_out(inner, now, By::Application);
     }
 
@@ -421,9 +440,10 @@ impl Sessions {
         let Ok(channel) = ChannelName::new(channel) else { return };
         let now = clock::now();
         let mut inner = self.inner.lock();
-        if allowed && let Some(link) = inner.links.get(&conn) {
+        if let Some(link) = inner.links.get_mut(&conn) {
+            link.channels_asked = link.channels_asked.saturating_sub(1);
             // The limits are those of all connections.
-            allowed = self.join(&link.outlet, channel.as_str()).is_ok();
+            allowed = allowed && self.join(&link.outlet, channel.as_str()).is_ok();
         }
         inner.machine.handle_authorised(now, LinkId(conn.0), &channel, allowed);
         self.carry_out(inner, now, By::Application);
@@ -526,6 +546,14 @@ impl Sessions {
                 }
                 Output::Authorise { link, channel } => {
                     let conn = ConnId(link.0);
+                    let Some(state) = inner.links.get_mut(&conn) else { continue };
+                    state.channels_asked += 1;
+                    // Who asks, leaves and asks again is not to fill the application's queue.
+                    if state.channels_asked > 2 * self.config.server_limits.max_subscriptions {
+                        let why = "too many questions about channels";
+                        inner.machine.disconnect(now, link, close::RATE_LIMITED, why);
+                        continue;
+                    }
                     self.events.push(Event::Authorise { server: self.id, conn, channel: channel.as_str().into() });
                 }
                 Output::Close { link, code, reason } => self.close(&mut inner, ConnId(link.0), code, reason, by),
@@ -603,11 +631,18 @@ impl Sessions {
         inner: &mut Inner,
         now: Time,
         conn: ConnId,
-        token: Option<lifeline_proto::v1::Secret>,
+        token: Option<Secret>,
         session: Option<Key>,
     ) {
         let Some(core) = self.core.upgrade() else { return };
-        let Some(request) = inner.links.get(&conn).and_then(|link| link.request.clone()) else { return };
+        let Some(link) = inner.links.get_mut(&conn) else { return };
+        let Some(request) = link.request.clone() else { return };
+        if link.asked {
+            // Of those that come meanwhile, only the last are worth a look.
+            link.fresh = Some((token, session));
+            return;
+        }
+        link.asked = true;
         if inner.questions.len() >= QUESTIONS {
             let why = "too many wait for the application";
             return inner.machine.disconnect(now, LinkId(conn.0), close::TRY_AGAIN_LATER, why);

@@ -7,8 +7,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{App, PATIENCE};
-use lifeline_engine::bridge::{Command, ConnId, Delivery, EndpointId, Event, OpenInfo, Reply, Verdict};
+use lifeline_engine::bridge::{
+    Authentication, Command, ConnId, Delivery, EndpointId, Event, OpenInfo, Reply, Sent, Verdict,
+};
 use lifeline_engine::config::ServerConfig;
+use lifeline_proto::Time;
+use lifeline_proto::v1::Key;
+use lifeline_proto::v1::client::{Client, ClientConfig, Event as Told};
+use lifeline_proto::v1::wire::OutboxRange;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 
@@ -264,4 +270,297 @@ fn beats_are_frames_and_answers_measure_the_way() {
     let Reply::Time(Some(_)) = app.submit(Command::RoundTrip { conn }) else { panic!("no round trip") };
     // Silence is death.
     assert_eq!(app.wait_close().0, 4001);
+}
+
+/// A client by the rules, whose links are cut behind a given frame of the server's.
+struct Machine {
+    client: Client,
+    items: Vec<String>,
+    acknowledged: u64,
+    received: Vec<String>,
+    generation: u64,
+}
+
+impl Machine {
+    fn new(items: &[&str]) -> Self {
+        Self {
+            client: Client::new(ClientConfig::default(), 1),
+            items: items.iter().map(|item| (*item).to_owned()).collect(),
+            acknowledged: 0,
+            received: Vec::new(),
+            generation: 0,
+        }
+    }
+
+    /// Talks over a connection of its own until `done`, or until so many of the server's frames have come.
+    fn talk(
+        &mut self,
+        address: &str,
+        frames: usize,
+        app: &mut App,
+        work: &mut Application,
+        done: impl Fn(&Self) -> bool,
+    ) {
+        let now = Time::ZERO;
+        let mut peer = Peer::silent(address);
+        peer.socket.get_ref().set_nonblocking(true).expect("a socket");
+        self.generation += 1;
+        let (first, next) = (self.acknowledged + 1, self.items.len() as u64 + 1);
+        let id = Key::new("box").expect("a key");
+        self.client.handle_connected(None, Some(OutboxRange { id, generation: self.generation, first, next }));
+        let mut sent = self.acknowledged;
+        let mut got = 0;
+        let deadline = Instant::now() + PATIENCE;
+        while !done(self) {
+            assert!(Instant::now() < deadline, "after {got} frames: {self:?}");
+            while self.client.is_open() && sent < next - 1 {
+                let data = Bytes::from(self.items[sent as usize].clone());
+                if !self.client.room(data.len()) || !self.client.send(sent + 1, data, false) {
+                    break;
+                }
+                sent += 1;
+            }
+            while let Some(message) = self.client.poll_transmit(now) {
+                let text = String::from_utf8(message.data.to_vec()).expect("text");
+                peer.send(&text);
+            }
+            match peer.socket.read() {
+                Ok(Message::Text(text)) => {
+                    let data = Bytes::copy_from_slice(text.as_bytes());
+                    self.client.handle_message(now, &data, false).expect("by the rules");
+                    got += 1;
+                    self.take_events(&mut sent);
+                    self.client.handle_batch_end();
+                    if got == frames {
+                        break;
+                    }
+                }
+                Ok(other) => panic!("{other:?}"),
+                Err(tungstenite::Error::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    work.step(app);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        self.client.handle_lost();
+    }
+
+    fn take_events(&mut self, sent: &mut u64) {
+        while let Some(event) = self.client.poll_event() {
+            match event {
+                Told::Acknowledged { sequence } => {
+                    self.acknowledged = self.acknowledged.max(sequence);
+                    *sent = (*sent).max(sequence);
+                }
+                Told::Message { delivery, data, .. } => {
+                    self.received.push(String::from_utf8(data.to_vec()).expect("text"));
+                    self.client.handle_delivered(Time::ZERO, delivery);
+                }
+                Told::Gap { gap, .. } => panic!("{gap:?}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "acknowledged {}, received {:?}", self.acknowledged, self.received)
+    }
+}
+
+/// Answers each item with a message of the session's stream.
+#[derive(Default)]
+struct Application {
+    handled: Vec<String>,
+    sessions: std::collections::HashMap<ConnId, Box<str>>,
+}
+
+impl Application {
+    fn step(&mut self, app: &mut App) {
+        let Some(event) = app.event_within(Duration::from_millis(1)) else { return };
+        if let Event::Open { conn, info, .. } = &event {
+            self.sessions.insert(*conn, (*info.session.as_ref().expect("a session").id).into());
+        }
+        let Event::Message { conn, endpoint, data, info: Some(info), .. } = event else { return };
+        let item = Item { conn, endpoint, data, delivery: info.delivery.expect("a delivery") };
+        if begin(app, &item) {
+            let text = String::from_utf8(item.data.to_vec()).expect("text");
+            let data = Bytes::from(format!("re {text}"));
+            // The connection may have ended: the session has not.
+            let sent = app.submit(Command::Send { conn, data: data.clone(), binary: false });
+            if matches!(sent, Reply::Sent(Sent::Closed)) {
+                let session = self.sessions[&conn].clone();
+                app.submit(Command::SessionSend { server: endpoint, session, data, binary: false });
+            }
+            self.handled.push(text);
+            settle(app, &item, Verdict::Done);
+        } else {
+            app.submit(Command::Consumed { conn, messages: 1, bytes: item.data.len() });
+        }
+    }
+}
+
+#[test]
+fn a_dialogue_that_is_cut_behind_each_frame_loses_and_doubles_nothing() {
+    let items = ["a", "b", "c", "d"];
+    let answers = items.map(|item| format!("re {item}"));
+    for frames in 1..=8 {
+        let mut app = App::new();
+        let (_, address) = serve(&app, |_| {});
+        let mut machine = Machine::new(&items);
+        let mut work = Application::default();
+        let done = |machine: &Machine| machine.acknowledged == 4 && machine.received.len() >= 4;
+        // Also in a row: WELCOME lost, then the answer to it, and so on.
+        for _ in 0..2 {
+            machine.talk(&address, frames, &mut app, &mut work, done);
+        }
+        machine.talk(&address, usize::MAX, &mut app, &mut work, done);
+        assert_eq!(work.handled, items, "cut behind {frames}");
+        assert_eq!(machine.received, answers, "cut behind {frames}");
+    }
+}
+
+#[test]
+fn a_welcome_that_is_lost_is_asked_for_again() {
+    let mut app = App::new();
+    let (server, address) = serve(&app, |_| {});
+    let (_, welcome) = Peer::fresh(&address, "box");
+    opened(&mut app);
+    for _ in 0..3 {
+        // Nobody ever sees its W: nothing comes under the new token.
+        let (peer, again) = Peer::resume(&address, &welcome, 0, "box", 1, 1);
+        assert_eq!(field(&again, "resumed"), "true");
+        drop(peer);
+    }
+    let (mut peer, last) = Peer::resume(&address, &welcome, 0, "box", 1, 1);
+    assert_eq!(peer.read(), "R 0");
+    peer.send("I 1");
+    assert_eq!(peer.read(), "O 1");
+    // Now the token has been used.
+    let mut late = Peer::silent(&address);
+    let (sid, tok) = (field(&welcome, "sid"), field(&welcome, "tok"));
+    late.send(&format!(r#"H {{"v":1,"resume":{{"sid":"{sid}","tok":"{tok}","s":0,"ch":{{}}}}}}"#));
+    assert_ne!(field(&last, "tok"), tok);
+    assert!(!late.read().contains(r#""resumed":true"#));
+    assert_eq!(app.stat(server, &["sessions", "resumed"]), 4);
+}
+
+/// The next question about credentials: its ticket, the token, whether the session is known.
+fn credentials(app: &mut App) -> (lifeline_engine::bridge::Ticket, Option<String>, bool) {
+    app.wait(|event| match event {
+        Event::Authenticate { ticket, credentials, .. } => {
+            let token = credentials.token.as_ref().map(|token| token.0.clone());
+            Some((*ticket, token, credentials.session.is_some()))
+        }
+        _ => None,
+    })
+}
+
+fn accept(app: &App, ticket: lifeline_engine::bridge::Ticket, user: &str) {
+    let answer = Authentication::Accepted { user: Some(user.into()), claims: Bytes::from_static(b"{}") };
+    app.submit(Command::AnswerAuthentication { ticket, answer });
+}
+
+#[test]
+fn nobody_waits_for_ever_to_be_let_in() {
+    let mut app = App::new();
+    let (_, address) = serve(&app, |config| {
+        config.authenticate = true;
+        config.server_limits.auth_timeout = Duration::from_millis(50);
+    });
+    let mut peer = Peer::silent(&address);
+    peer.send(r#"H {"v":1,"auth":"me"}"#);
+    let (ticket, token, known) = credentials(&mut app);
+    assert_eq!((token.as_deref(), known), (Some("me"), false));
+    assert_eq!(peer.read(), "close 1013");
+    // An answer that comes too late is nobody's.
+    accept(&app, ticket, "me");
+    let mut peer = Peer::silent(&address);
+    peer.send(r#"H {"v":1}"#);
+    let (ticket, ..) = credentials(&mut app);
+    accept(&app, ticket, "me");
+    assert!(peer.read().starts_with("W "));
+    let (_, info) = opened(&mut app);
+    assert_eq!(info.session.expect("a session").user.as_deref(), Some("me"));
+    // Who says nothing at all has less time.
+    let (_, address) = serve(&app, |config| config.limits.handshake_timeout = Duration::from_millis(50));
+    assert_eq!(Peer::silent(&address).read(), "close 4501");
+}
+
+#[test]
+fn of_many_fresh_tokens_the_application_sees_the_last() {
+    let mut app = App::new();
+    let (_, address) = serve(&app, |config| config.authenticate = true);
+    let mut peer = Peer::silent(&address);
+    peer.send(r#"H {"v":1}"#);
+    let (ticket, ..) = credentials(&mut app);
+    accept(&app, ticket, "me");
+    assert!(peer.read().starts_with("W "));
+    for n in 0..100 {
+        peer.send(&format!(r#"T {{"auth":"{n}"}}"#));
+    }
+    peer.send("I 1");
+    while peer.read() != "O 1" {}
+    let (ticket, token, known) = credentials(&mut app);
+    assert_eq!((token.as_deref(), known), (Some("0"), true));
+    accept(&app, ticket, "me");
+    let (ticket, token, _) = credentials(&mut app);
+    assert_eq!(token.as_deref(), Some("99"));
+    let answer = Authentication::Refused { code: None, reason: String::new() };
+    app.submit(Command::AnswerAuthentication { ticket, answer });
+    assert_eq!(peer.read(), "close 4003");
+}
+
+#[test]
+fn who_asks_for_a_channel_again_and_again_is_sent_away() {
+    let mut app = App::new();
+    let (_, address) = serve(&app, |config| {
+        config.authorise = true;
+        config.server_limits.max_subscriptions = 4;
+    });
+    let (mut peer, _) = Peer::fresh(&address, "box");
+    for _ in 0..20 {
+        // The later ones may find the connection closed.
+        let _ = peer.socket.send(Message::text("S news"));
+        let _ = peer.socket.send(Message::text("U news"));
+    }
+    assert_eq!(app.wait_close().0, 4005);
+    assert!(app.pending().iter().all(|event| !matches!(event, Event::Authorise { .. })));
+}
+
+#[test]
+fn a_slow_reader_is_closed_and_goes_on_later() {
+    let mut app = App::new();
+    let (server, address) = serve(&app, |config| {
+        config.send.limit = 64 * 1024;
+        config.sessions.resume_bytes = 64 << 20;
+        config.sessions.resume_count = 100_000;
+    });
+    let (peer, welcome) = Peer::fresh(&address, "box");
+    let (conn, info) = opened(&mut app);
+    let session = info.session.expect("a session").id;
+    let text = "x".repeat(32 * 1024);
+    let mut count = 0;
+    // It reads nothing: at some point the socket takes no more, then the limit is passed.
+    while matches!(app.send(conn, &text), Reply::Sent(Sent::Queued)) {
+        count += 1;
+        assert!(count < 10_000, "never too slow");
+        std::thread::yield_now();
+    }
+    assert!(count > 2);
+    drop(peer);
+    assert_eq!(app.wait_close().0, 4002);
+    app.submit(Command::SessionSend {
+        server,
+        session: (&*session).into(),
+        data: Bytes::from_static(b"last"),
+        binary: false,
+    });
+    let (mut peer, again) = Peer::resume(&address, &welcome, 0, "box", 1, 1);
+    assert_eq!(field(&again, "resumed"), "true");
+    for sequence in 1..=count {
+        assert!(peer.read().starts_with(&format!("M {sequence}\n")), "{sequence}");
+    }
+    assert_eq!(peer.read(), format!("M {}\nlast", count + 1));
 }

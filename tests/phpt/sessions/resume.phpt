@@ -18,16 +18,18 @@ $peer->expect('M 1 | one');
 $first = $conn;
 $peer->peer->cut();
 pump($server, fn () => count($server) === 0);
-var_dump($session->isOnline(), $first->isOpen(), $first->send('lost'));
-var_dump($session->send('two'), $server->broadcast('three'));
+var_dump($session->isOnline(), $first->isOpen());
+// Into the session's stream.
+var_dump($first->send('two'), $session->send('three'), $server->broadcast('four'));
 $again = LifelinePeer::resume($server, $peer, handled: 1);
 $welcome = $again->welcome();
 var_dump($welcome['resumed'], $welcome['s0'], $welcome['tok'] !== $peer->welcome['tok']);
 $again->expect('M 2 | two');
 $again->expect('M 3 | three');
-$again->expect('R 3');
+$again->expect('M 4 | four');
+$again->expect('R 4');
 var_dump($conn !== $first, $conn->session === $session, $session->isOnline(), $session->all(), $session->version);
-$again->send('A 3');
+$again->send('A 4');
 $again->peer->close(1000);
 pump($server, fn () => count($server) === 0);
 // A token of long ago is good for nothing.
@@ -42,8 +44,8 @@ open false
 close 1006 false
 bool(false)
 bool(false)
-bool(false)
-int(2)
+bool(true)
+int(3)
 int(1)
 open true
 bool(true)
@@ -71,4 +73,4 @@ array(0) {
 int(2)
 int(1)
 int(1)
-int(2)
+int(3)
