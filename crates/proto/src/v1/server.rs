@@ -1,6 +1,7 @@
 //! A server: all its connections, sessions, inboxes and channels in one machine.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -165,7 +166,7 @@ pub struct Server<R> {
     random: R,
     /// Begins the id of each session, to tell one that ended here from one of another life.
     instance: ShortId,
-    links: HashMap<LinkId, Link>,
+    links: HashMap<LinkId, Link, BuildHasherDefault<LinkHasher>>,
     sessions: HashMap<Key, Owned>,
     inboxes: HashMap<Key, Shared>,
     /// New ones, counted.
@@ -244,7 +245,7 @@ impl<R: RngCore> Server<R> {
             config,
             instance: ShortId::random(&mut random, 6),
             random,
-            links: HashMap::new(),
+            links: HashMap::default(),
             sessions: HashMap::new(),
             inboxes: HashMap::new(),
             inboxes_made: 0,
@@ -450,7 +451,8 @@ impl<R: RngCore> Server<R> {
     pub fn handle_stored(&mut self, now: Time, outbox: &Key, handled: u64) {
         let Some(shared) = self.inboxes.get_mut(outbox) else { return };
         shared.inbox.handle_stored(handled);
-        self.acknowledge(now, outbox, 0);
+        let (link, mark) = (shared.link, shared.inbox.acknowledged());
+        self.acknowledge(now, link, mark, 0);
     }
 
     /// A batch of the application's work has ended: acknowledgements go out.
@@ -802,10 +804,17 @@ impl<R: RngCore> Server<R> {
                 let generation = open.generation;
                 let Some(owned) = self.sessions.get_mut(&key) else { return Ok(()) };
                 let incoming = owned.session.handle_frame(generation, frame)?;
+                // These alone give nothing to write.
+                let quiet = matches!(incoming, Incoming::None | Incoming::Item { .. });
                 let result = self.handle_incoming(now, link, &key, incoming);
-                self.wake(&key);
-                if self.sessions.get(&key).is_some_and(|owned| owned.session.control_len() > MAX_CONTROL_FRAMES) {
-                    return Err(Violation::new(close::SLOW_CONSUMER, close::default_reason(close::SLOW_CONSUMER)));
+                if let Some(owned) = self.sessions.get(&key) {
+                    let waiting = owned.session.control_len();
+                    if waiting > MAX_CONTROL_FRAMES {
+                        return Err(Violation::new(close::SLOW_CONSUMER, close::default_reason(close::SLOW_CONSUMER)));
+                    }
+                    if !quiet || waiting > 0 {
+                        self.dirty.extend(owned.link);
+                    }
                 }
                 result
             }
@@ -839,6 +848,7 @@ impl<R: RngCore> Server<R> {
                         self.counters.duplicates += 1;
                         if let Some(owned) = self.sessions.get_mut(key) {
                             owned.session.handle_duplicate();
+                            self.dirty.insert(link);
                         }
                     }
                     Receipt::Ignored | Receipt::Stale => {}
@@ -1066,21 +1076,25 @@ impl<R: RngCore> Server<R> {
     /// Items may have been settled.
     fn settled(&mut self, now: Time, outbox: &Key, bytes: usize) {
         let Some(shared) = self.inboxes.get_mut(outbox) else { return };
+        let link = shared.link;
+        let mut mark = None;
         if let Some(handled) = shared.inbox.poll_store() {
             if self.config.store {
                 self.outputs.push_back(Output::Store { outbox: outbox.clone(), handled });
             } else {
                 shared.inbox.handle_stored(handled);
-                self.acknowledge(now, outbox, bytes);
+                mark = Some(shared.inbox.acknowledged());
             }
         }
-        self.deliver(outbox);
+        while let Some(delivery) = shared.inbox.poll_delivery() {
+            self.outputs.push_back(Output::Deliver { link, outbox: outbox.clone(), delivery });
+        }
+        if let Some(mark) = mark {
+            self.acknowledge(now, link, mark, bytes);
+        }
     }
 
-    fn acknowledge(&mut self, now: Time, outbox: &Key, bytes: usize) {
-        let Some(shared) = self.inboxes.get(outbox) else { return };
-        let mark = shared.inbox.acknowledged();
-        let link = shared.link;
+    fn acknowledge(&mut self, now: Time, link: LinkId, mark: u64, bytes: usize) {
         let Some(key) = self.links.get(&link).and_then(Link::session) else { return };
         if let Some(owned) = self.sessions.get_mut(key) {
             owned.session.handle_settled(now, mark, bytes);
@@ -1136,6 +1150,27 @@ impl Link {
             Self::Open(open) => Some(&open.session),
             _ => None,
         }
+    }
+}
+
+/// For numbers that the driver gives and no peer chooses.
+#[derive(Clone, Copy, Debug, Default)]
+struct LinkHasher(u64);
+
+impl Hasher for LinkHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        // The table takes the highest bits and the lowest.
+        self.0 = (self.0 ^ n).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
     }
 }
 

@@ -425,7 +425,7 @@ impl ClientFrame {
             Self::GiveUp { from: Some(from), sequence } => control(&format!("E {sequence} from={from}")),
             Self::Hello(hello) => json("H", hello),
             Self::Item { sequence, acknowledged, data, binary } => {
-                with_payload(item_header('P', *sequence, 's', *acknowledged), data, *binary)
+                Encoded { data: item_frame('P', *sequence, 's', *acknowledged, data).into(), binary: *binary }
             }
             Self::Subscribe(channel) => control(&format!("S {}", Escaped(channel))),
             Self::Token(credentials) => json("T", credentials),
@@ -498,7 +498,7 @@ impl ServerFrame {
             Self::Gap(gap) => json("G", gap),
             Self::GoAway(go_away) => json("X", go_away),
             Self::Message { sequence, acknowledged, data, binary } => {
-                with_payload(item_header('M', *sequence, 'q', *acknowledged), data, *binary)
+                Encoded { data: item_frame('M', *sequence, 'q', *acknowledged, data).into(), binary: *binary }
             }
             Self::Reject(reject) => json("N", reject),
             Self::ReplayDone { sequence } => control(&format!("R {sequence}")),
@@ -515,13 +515,38 @@ impl ServerFrame {
 /// where they are.
 #[must_use]
 pub fn item_header(kind: char, sequence: u64, key: char, acknowledged: Option<u64>) -> String {
-    let mut header = String::with_capacity(24);
-    // Writing to a string cannot fail.
-    let _ = match acknowledged {
-        Some(acknowledged) => writeln!(header, "{kind} {sequence} {key}={acknowledged}"),
-        None => writeln!(header, "{kind} {sequence}"),
-    };
-    header
+    String::from_utf8(item_frame(kind, sequence, key, acknowledged, &[])).unwrap_or_default()
+}
+
+/// An `M` or `P`, in one allocation.
+fn item_frame(kind: char, sequence: u64, key: char, acknowledged: Option<u64>, payload: &[u8]) -> Vec<u8> {
+    let digits = |number: u64| number.checked_ilog10().unwrap_or(0) as usize + 1;
+    let header = 3 + digits(sequence) + acknowledged.map_or(0, |number| 3 + digits(number));
+    let mut frame = Vec::with_capacity(header + payload.len());
+    frame.extend_from_slice(&[kind as u8, b' ']);
+    put_integer(&mut frame, sequence);
+    if let Some(acknowledged) = acknowledged {
+        frame.extend_from_slice(&[b' ', key as u8, b'=']);
+        put_integer(&mut frame, acknowledged);
+    }
+    frame.push(b'\n');
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// Decimal; the formatter of the standard library takes several times as long.
+fn put_integer(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 /// The header of a `C` or `B` with its line feed.
