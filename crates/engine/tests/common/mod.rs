@@ -2,6 +2,7 @@
 //! whose peers block wait with `event` and `wait`, those whose peers are tasks with `next` and `until`.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod cutter;
 pub mod far;
 
 use std::collections::VecDeque;
@@ -190,9 +191,13 @@ impl App {
         count
     }
 
-    /// The application is through with a message.
-    pub fn settle(&self, endpoint: EndpointId, delivery: Delivery) {
-        self.submit(Command::Settle { endpoint, delivery, verdict: Verdict::Done });
+    /// The application handles a message; false: it must not, and throws it away.
+    pub fn settle(&self, endpoint: EndpointId, delivery: Delivery) -> bool {
+        let Reply::Flag(begun) = self.submit(Command::Begin { endpoint, delivery: delivery.clone() }) else { panic!() };
+        if begun {
+            self.submit(Command::Settle { endpoint, delivery, verdict: Verdict::Done });
+        }
+        begun
     }
 
     /// The next event that is no log record, if there is one; messages are consumed and settled.
@@ -203,8 +208,10 @@ impl App {
                 Event::Message { endpoint, conn, data, info, .. } => {
                     self.submit(Command::Consumed { conn: *conn, messages: 1, bytes: data.len() });
                     let delivery = info.as_ref().and_then(|info| info.delivery.clone());
-                    if let Some(delivery) = delivery.filter(|_| self.settles) {
-                        self.settle(*endpoint, delivery);
+                    if let Some(delivery) = delivery.filter(|_| self.settles)
+                        && !self.settle(*endpoint, delivery)
+                    {
+                        continue;
                     }
                 }
                 Event::Snapshot { conn, data, .. } => {
