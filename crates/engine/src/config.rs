@@ -110,6 +110,8 @@ pub struct Sessions {
     /// Attempts of one item before it is refused for good.
     pub redelivery_limit: u32,
     pub max_sessions: usize,
+    /// The directory of the store; `None`: in memory.
+    pub store: Option<PathBuf>,
     /// Items are acknowledged by the application, not when their handler has returned.
     pub manual_ack: bool,
 }
@@ -123,6 +125,7 @@ impl Default for Sessions {
             dedupe_ttl: Duration::from_secs(7 * 24 * 3600),
             redelivery_limit: 5,
             max_sessions: 100_000,
+            store: None,
             manual_ack: false,
         }
     }

@@ -160,8 +160,9 @@ impl Local {
         self.core.keeper.stop();
         let endpoints: Vec<Endpoint> = self.core.endpoints.read().values().cloned().collect();
         for endpoint in endpoints {
-            if let Endpoint::Client(client) = endpoint {
-                client.seal();
+            match endpoint {
+                Endpoint::Client(client) => client.seal(),
+                Endpoint::Server(server) => server.sessions.close_store(),
             }
         }
         // Break the circles of shards and connections, and of endpoints and core.

@@ -8,6 +8,7 @@ mod fields;
 mod url;
 
 use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -256,7 +257,7 @@ pub fn server(listen: &Value, options: &Value) -> Result<ServerConfig, OptionErr
     fields.duration("dedupe.ttl", 0.0..=LONGEST, &mut sessions.dedupe_ttl)?;
     fields.count("limits.maxSessions", 1..=i64::from(i32::MAX), &mut sessions.max_sessions)?;
     fields.at_most("resume.bytes", sessions.resume_bytes, "limits.memory", limits.memory)?;
-    fields.choice("store", &[("memory", ())], &mut ())?;
+    sessions.store = read_store(&fields)?;
 
     let mut config = ServerConfig {
         listen: url::listen(listen)?,
@@ -299,6 +300,36 @@ pub fn server(listen: &Value, options: &Value) -> Result<ServerConfig, OptionErr
     }
     fields.finish();
     Ok(config)
+}
+
+fn read_store(fields: &Fields) -> Result<Option<PathBuf>, OptionError> {
+    let allowed = "must be 'memory' or 'file:///directory'";
+    let text = match fields.take("store") {
+        None => return Ok(None),
+        Some(Value::Text(text)) => text,
+        Some(other) => return Err(fields.wrong("store", "string", other)),
+    };
+    if text == b"memory" {
+        return Ok(None);
+    }
+    let shown = String::from_utf8_lossy(text);
+    if let Some(path) = text.strip_prefix(b"file://") {
+        let path = Path::new(std::ffi::OsStr::from_bytes(path));
+        if !path.is_absolute() || path.as_os_str().as_bytes().contains(&0) {
+            return Err(fields.refuse("store", &format!("{allowed}: '{shown}' does not name an absolute directory")));
+        }
+        if path.exists() && !path.is_dir() {
+            return Err(fields.refuse("store", &format!("{allowed}: '{}' is no directory", path.display())));
+        }
+        return Ok(Some(path.to_owned()));
+    }
+    let scheme = shown.split(':').next().unwrap_or_default();
+    Err(if matches!(scheme, "redis" | "rediss") {
+        // A URL may hold a password.
+        fields.refuse("store", &format!("{allowed}: a store in Redis ('{scheme}://') is not available yet"))
+    } else {
+        fields.refuse("store", &format!("{allowed}, '{scheme}' given"))
+    })
 }
 
 fn read_storage(fields: &Fields) -> Result<Option<Storage>, OptionError> {

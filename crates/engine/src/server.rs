@@ -158,7 +158,7 @@ impl Server {
             None => None,
         };
         let id = core.next_endpoint_id();
-        let sessions = Arc::new(Sessions::new(id, core, &config));
+        let sessions = Sessions::create(id, core, &config)?;
         let context = Arc::new(Context {
             endpoint: id,
             role: Role::Server,
@@ -308,7 +308,18 @@ impl Server {
     fn report_stopped(&self) {
         if !self.stopped.swap(true, Ordering::AcqRel) {
             self.sessions.end();
-            self.context.events.push(Event::Stopped { endpoint: self.id });
+            let stopped = Event::Stopped { endpoint: self.id };
+            match self.core.upgrade() {
+                // The directory is free when the application is told.
+                Some(core) if self.config.sessions.store.is_some() => {
+                    let (sessions, events) = (self.sessions.clone(), self.context.events.clone());
+                    core.keeper.run(move || {
+                        sessions.close_store();
+                        events.push(stopped);
+                    });
+                }
+                _ => self.context.events.push(stopped),
+            }
         }
     }
 

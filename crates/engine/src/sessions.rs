@@ -8,26 +8,31 @@
 //! Lock order: a writer, the machine, then the directory, an outlet's queue and what wakes tasks. Nothing is awaited
 //! and no code of the application runs under the machine's lock.
 
+mod book;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use lifeline_proto::heartbeat::{HeartbeatConfig, Mode};
 use lifeline_proto::v1::ring::Retention;
-use lifeline_proto::v1::server::{LinkId, Output, Server as Machine, ServerConfig as Rules};
+use lifeline_proto::v1::server::{LinkId, Output, Server as Machine, ServerConfig as Rules, Stored};
 use lifeline_proto::v1::wire::{Encoded, Heartbeat};
 use lifeline_proto::v1::{ChannelName, Key, Position, Secret, ShortId};
 use lifeline_proto::{Time, close};
+use lifeline_store::StoreError;
 use parking_lot::{Mutex, MutexGuard};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::Notify;
 
+use self::book::{Book, Restored};
 use crate::bridge::{
     Authentication, Change, CommandError, ConnId, Credentials, Delivery, EndpointId, Event, Failure, FailureKind,
-    MESSAGE_COST, MessageInfo, OpenInfo, Sent, SessionData, SessionInfo, Stat, Stats, Ticket, Verdict,
+    LogLevel, LogRecord, MESSAGE_COST, MessageInfo, OpenInfo, Sent, SessionData, SessionInfo, Stat, Stats, Ticket,
+    Verdict,
 };
 use crate::channels::Directory;
 use crate::clock;
@@ -36,6 +41,7 @@ use crate::context::Upshot;
 use crate::core::{Core, IdMap};
 use crate::events::EventQueue;
 use crate::http::RequestHead;
+use crate::keeper::Tend;
 use crate::memory::Memory;
 use crate::outlet::{Ending, Item, Outlet};
 
@@ -66,11 +72,18 @@ pub struct Sessions {
     alarm: Notify,
     /// What the timekeeper sleeps towards, in microseconds.
     sleeping_until: AtomicU64,
+    myself: OnceLock<Weak<Self>>,
+    /// The keeper was asked to write.
+    writing: AtomicBool,
+    /// A failure of the disk was told.
+    disk_failed: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Inner {
     machine: Machine<StdRng>,
+    /// What goes to disk, where there is a store.
+    book: Option<Book>,
     links: IdMap<ConnId, Link>,
     /// Of sessions of which there is something to know.
     profiles: HashMap<Key, Profile>,
@@ -129,7 +142,47 @@ enum By {
 }
 
 impl Sessions {
-    pub fn new(id: EndpointId, core: &Arc<Core>, config: &ServerConfig) -> Self {
+    /// With what the store has.
+    ///
+    /// # Errors
+    /// The store cannot be opened.
+    pub fn create(id: EndpointId, core: &Arc<Core>, config: &ServerConfig) -> Result<Arc<Self>, CommandError> {
+        let (book, restored) = match &config.sessions.store {
+            Some(directory) => {
+                let (book, restored) =
+                    Book::open(directory).map_err(|error| CommandError::Storage(format!("store: {error}")))?;
+                (Some(book), restored)
+            }
+            None => (None, Restored::default()),
+        };
+        let Restored { stored, profiles, damages, remarks } = restored;
+        let known = !stored.sessions.is_empty();
+        let sessions = Arc::new(Self::new(id, core, config, book, stored, profiles));
+        let _ = sessions.myself.set(Arc::downgrade(&sessions));
+        for damage in damages {
+            sessions.fail_storage(damage);
+        }
+        for remark in remarks {
+            sessions.log(LogLevel::Warning, remark);
+        }
+        if config.sessions.store.is_some() {
+            let weak: Weak<Self> = Arc::downgrade(&sessions);
+            core.keeper.register(weak);
+        }
+        if known {
+            sessions.begin_time();
+        }
+        Ok(sessions)
+    }
+
+    fn new(
+        id: EndpointId,
+        core: &Arc<Core>,
+        config: &ServerConfig,
+        book: Option<Book>,
+        stored: Stored,
+        profiles: HashMap<Key, Profile>,
+    ) -> Self {
         let rules = config.heartbeat.rules;
         let mut beats = rules;
         // A client counts what it hears from us, so a beat is due also while it is the one that talks.
@@ -158,13 +211,21 @@ impl Sessions {
             authenticate: config.authenticate,
             authorise: config.authorise,
             snapshots: config.snapshots,
+            store: book.is_some(),
             ..Rules::default()
         };
+        let mut users: HashMap<Arc<str>, BTreeSet<Key>> = HashMap::new();
+        for (key, profile) in &profiles {
+            if let Some(user) = &profile.user {
+                users.entry(user.clone()).or_default().insert(key.clone());
+            }
+        }
         let inner = Inner {
-            machine: Machine::new(rules, StdRng::from_os_rng()),
+            machine: Machine::restore(clock::now(), rules, StdRng::from_os_rng(), stored),
+            book,
             links: IdMap::default(),
-            profiles: HashMap::new(),
-            users: HashMap::new(),
+            profiles,
+            users,
             questions: HashMap::new(),
             waiting: VecDeque::new(),
             snapshots: HashMap::new(),
@@ -186,6 +247,9 @@ impl Sessions {
             over: AtomicBool::new(false),
             alarm: Notify::new(),
             sleeping_until: AtomicU64::new(u64::MAX),
+            myself: OnceLock::new(),
+            writing: AtomicBool::new(false),
+            disk_failed: AtomicBool::new(false),
         }
     }
 
@@ -205,11 +269,7 @@ impl Sessions {
         let now = clock::now();
         let mut inner = self.inner.lock();
         inner.machine.set_spread(spread);
-        if !self.used.swap(true, Ordering::AcqRel)
-            && let Some(core) = self.core.upgrade()
-        {
-            core.shards[0].handle.spawn(self.clone().keep_time());
-        }
+        self.begin_time();
         let request = info.request.clone();
         let link = Link {
             outlet: outlet.clone(),
@@ -224,6 +284,15 @@ impl Sessions {
         inner.links.insert(outlet.id, link);
         inner.machine.handle_connected(now, LinkId(outlet.id.0));
         self.carry_out(inner, now, By::Task(outlet.id));
+    }
+
+    /// From now on there may be sessions.
+    fn begin_time(self: &Arc<Self>) {
+        if !self.used.swap(true, Ordering::AcqRel)
+            && let Some(core) = self.core.upgrade()
+        {
+            core.shards[0].handle.spawn(self.clone().keep_time());
+        }
     }
 
     /// A message came, on the connection's own thread.
@@ -309,7 +378,8 @@ impl Sessions {
         let now = clock::now();
         let mut inner = self.inner.lock();
         let Some(key) = inner.machine.session_of(LinkId(outlet.id.0)).cloned() else { return Sent::Closed };
-        inner.machine.send(now, &key, data, binary);
+        let sequence = inner.machine.send(now, &key, data, binary);
+        self.reserve(&mut inner, &key, sequence);
         self.count_sent(&inner, outlet, &key);
         self.carry_out(inner, now, By::Application);
         Sent::Queued
@@ -370,6 +440,7 @@ impl Sessions {
         if inner.machine.channel_log(&channel).is_some() {
             let links: Vec<_> = except.iter().map(|conn| LinkId(conn.0)).collect();
             inner.machine.publish_except(now, &channel, data, binary, &links);
+            inner.moved(channel);
             self.carry_out(inner, now, By::Application);
         }
     }
@@ -381,6 +452,8 @@ impl Sessions {
         let mut inner = self.inner.lock();
         let Some(key) = inner.machine.session_of(LinkId(outlet.id.0)).cloned() else { return };
         inner.machine.subscribe(now, &key, &channel);
+        inner.changed(&key);
+        inner.moved(channel);
         self.carry_out(inner, now, By::Application);
     }
 
@@ -391,6 +464,7 @@ impl Sessions {
         let mut inner = self.inner.lock();
         let Some(key) = inner.machine.session_of(LinkId(outlet.id.0)).cloned() else { return };
         inner.machine.unsubscribe(&key, &channel);
+        inner.changed(&key);
         self.carry_out(inner, now, By::Application);
     }
 
@@ -475,6 +549,7 @@ impl Sessions {
         let key = Key::new(session).ok()?;
         let mut inner = self.inner.lock();
         inner.machine.session(&key)?;
+        inner.changed(&key);
         inner.profiles.entry(key).or_default().data.apply(change, if_version)
     }
 
@@ -514,8 +589,63 @@ impl Sessions {
         ])
     }
 
+    /// Numbers of the stream are taken on disk before they are sent.
+    fn reserve(&self, inner: &mut Inner, key: &Key, sequence: Option<u64>) {
+        let Inner { machine, book, profiles, .. } = inner;
+        if let (Some(book), Some(sequence)) = (book, sequence)
+            && let Err(error) = book.reserve(machine, profiles, key, sequence)
+        {
+            self.tell_disk_failed(&error);
+        }
+    }
+
+    fn ask_to_write(&self) {
+        if !self.writing.swap(true, Ordering::AcqRel)
+            && let (Some(core), Some(myself)) = (self.core.upgrade(), self.myself.get().and_then(Weak::upgrade))
+        {
+            core.keeper.run(move || myself.tend(false));
+        }
+    }
+
+    /// Writes everything and gives the directory back: the server has ended.
+    pub fn close_store(&self) {
+        let mut inner = self.inner.lock();
+        let Inner { machine, book, profiles, .. } = &mut *inner;
+        let Some(mut book) = book.take() else { return };
+        let closed = book.write(machine, profiles, true).and_then(|_| book.write_anew(machine, profiles, true));
+        drop(inner);
+        let closed = closed.and_then(|before| {
+            book.log.discard(before)?;
+            book.log.close()
+        });
+        if let Err(error) = closed {
+            self.fail_storage(error.to_string());
+        }
+    }
+
+    fn tell_disk_failed(&self, error: &StoreError) {
+        // Once, not for each message.
+        if !self.disk_failed.swap(true, Ordering::AcqRel) {
+            self.fail_storage(error.to_string());
+        }
+    }
+
+    fn fail_storage(&self, message: String) {
+        self.log(LogLevel::Error, message.clone());
+        let failure = Failure { kind: FailureKind::Storage, message, code: 0 };
+        self.events.push(Event::Failure { endpoint: self.id, conn: None, failure: Box::new(failure) });
+    }
+
+    fn log(&self, level: LogLevel, message: String) {
+        if level >= self.config.log_level {
+            let record = Box::new(LogRecord { level, message, context: Vec::new() });
+            self.events.push(Event::Log { endpoint: Some(self.id), record });
+        }
+    }
+
     fn send_to(&self, inner: &mut Inner, now: Time, key: &Key, data: Bytes, binary: bool) -> Option<u64> {
         let sequence = inner.machine.send(now, key, data, binary)?;
+        self.reserve(inner, key, Some(sequence));
         if let Some(link) = inner.machine.link_of(key).and_then(|link| inner.links.get(&ConnId(link.0))) {
             self.count_sent(inner, &link.outlet, key);
         }
@@ -584,14 +714,21 @@ impl Sessions {
                     let info = inner.describe(&session);
                     inner.set_user(&session, None);
                     inner.profiles.remove(&session);
+                    if let Some(book) = &mut inner.book {
+                        book.forget(&session);
+                    }
                     self.events.push(Event::SessionEnded { server: self.id, session: Box::new(info) });
                 }
                 Output::Snapshot { link, channel, position } => {
                     self.ask_snapshot(&mut inner, ConnId(link.0), channel, position);
                 }
-                // Marks are in memory alone.
-                Output::Store { outbox, handled } => inner.machine.handle_stored(now, &outbox, handled),
+                Output::Store { outbox, handled } => {
+                    if let Some(book) = &mut inner.book {
+                        book.marks.insert(outbox, handled);
+                    }
+                }
                 Output::Subscribed { link, channel, on } => {
+                    inner.moved(channel.clone());
                     let Some(link) = inner.links.get(&ConnId(link.0)) else { continue };
                     if on {
                         // Asked before it was allowed; a channel too many is no news here.
@@ -610,7 +747,11 @@ impl Sessions {
             }
         }
         let next = inner.next_deadline();
+        let write = inner.book.as_ref().is_some_and(Book::is_dirty);
         drop(inner);
+        if write {
+            self.ask_to_write();
+        }
         if let Some(next) = next
             && next.as_micros() < self.sleeping_until.load(Ordering::Acquire)
         {
@@ -678,6 +819,7 @@ impl Sessions {
             inner.profiles.remove(session);
         }
         inner.refresh_profile(conn, session);
+        inner.changed(session);
         let described = inner.describe(session);
         let channels: Vec<_> = inner.machine.session(session).map_or_else(Vec::new, |session| {
             session.channels().filter(|channel| session.is_server_made(channel)).cloned().collect()
@@ -804,6 +946,50 @@ impl Sessions {
     }
 }
 
+impl Tend for Sessions {
+    fn tend(&self, tick: bool) {
+        self.writing.store(false, Ordering::Release);
+        let mut inner = self.inner.lock();
+        let Inner { machine, book, profiles, .. } = &mut *inner;
+        let Some(book) = book else { return };
+        let mut before = None;
+        let mut written = book.write(machine, profiles, tick);
+        if tick && written.is_ok() && book.is_bloated() {
+            match book.write_anew(machine, profiles, false) {
+                Ok(index) => before = Some(index),
+                Err(error) => written = Err(error),
+            }
+        }
+        let log = book.log.clone();
+        drop(inner);
+        let result = written.and_then(|marks| {
+            if log.has_unsynced() {
+                log.sync_all()?;
+            }
+            if let Some(before) = before {
+                log.discard(before)?;
+            }
+            Ok(marks)
+        });
+        match result {
+            Ok(marks) => {
+                self.disk_failed.store(false, Ordering::Release);
+                if !marks.is_empty() {
+                    let now = clock::now();
+                    let mut inner = self.inner.lock();
+                    for (outbox, handled) in marks {
+                        inner.machine.handle_stored(now, &outbox, handled);
+                    }
+                    inner.machine.handle_batch_end();
+                    self.carry_out(inner, now, By::Timekeeper);
+                }
+            }
+            // What was handled is not acknowledged then: it comes again.
+            Err(error) => self.tell_disk_failed(&error),
+        }
+    }
+}
+
 impl Inner {
     fn next_deadline(&self) -> Option<Time> {
         let waiting = self.waiting.front().map(|(until, _)| *until);
@@ -830,7 +1016,22 @@ impl Inner {
         }
     }
 
+    /// The channel's place is to be written.
+    fn moved(&mut self, channel: ChannelName) {
+        if let Some(book) = &mut self.book {
+            book.channels.insert(channel);
+        }
+    }
+
+    /// The session's record is to be written.
+    fn changed(&mut self, key: &Key) {
+        if let Some(book) = &mut self.book {
+            book.dirty.insert(key.clone());
+        }
+    }
+
     fn set_user(&mut self, key: &Key, user: Option<Arc<str>>) {
+        self.changed(key);
         let old = self.profiles.get_mut(key).and_then(|profile| profile.user.take());
         if let Some(old) = old
             && let Some(keys) = self.users.get_mut(&old)

@@ -231,8 +231,19 @@ fn cases() -> Vec<Case> {
         int("resume.count", 1, i64::from(i32::MAX)),
         int("resume.bytes", 1, 1 << 50),
         seconds("dedupe.ttl", true, false),
-        // There is nothing but the default.
-        Case { valid: vec![], ..choice("store", &["memory"]) },
+        Case {
+            path: "store",
+            valid: vec![text("file:///nowhere/yet")],
+            wrong: vec![Int(1), Bool(true), Null, List(vec![])],
+            refused: vec![
+                text(""),
+                text("disk"),
+                text("file://relative"),
+                text("file:///dev/null"),
+                text("file:///a\0b"),
+                text("redis://localhost"),
+            ],
+        },
         Case {
             path: "origins",
             valid: vec![

@@ -22,6 +22,12 @@ pub enum Change {
 }
 
 impl SessionData {
+    /// As a store kept them.
+    #[must_use]
+    pub fn restore(version: u64, values: BTreeMap<Box<str>, Bytes>) -> Self {
+        Self { version, values }
+    }
+
     /// Counts changes; 0: there was none.
     #[must_use]
     pub fn version(&self) -> u64 {

@@ -291,6 +291,12 @@ impl<R: RngCore> Server<R> {
         server
     }
 
+    /// What a store should have of one session now, with its owner.
+    #[must_use]
+    pub fn stored_session(&self, key: &Key) -> Option<(SessionRecord, Option<Arc<str>>)> {
+        self.sessions.get(key).map(|owned| (owned.session.record(), owned.owner.clone()))
+    }
+
     /// What a store should have of it now.
     #[must_use]
     pub fn stored(&self) -> Stored {

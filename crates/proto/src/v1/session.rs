@@ -207,6 +207,12 @@ impl Session {
         }
     }
 
+    /// Everything that was sent is acknowledged.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.ring.acknowledged() + 1 == self.ring.next()
+    }
+
     /// For a store.
     #[must_use]
     pub fn record(&self) -> SessionRecord {
