@@ -26,12 +26,14 @@ import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 MODULE = os.path.abspath(os.environ.get("LIFELINE_SO") or os.path.join(ROOT, "modules", "lifeline.so"))
 TARGET = os.environ.get("CARGO_TARGET_DIR") or os.path.join(ROOT, "target")
+APPENDS = os.environ.get("LIFELINE_APPENDS") or os.path.join(TARGET, "release", "examples", "appends")
 LOAD = os.environ.get("LIFELINE_LOAD") or os.path.join(TARGET, "release", "lifeline-load")
 PHP = os.environ.get("PHP") or "php"
 NODE = os.environ.get("NODE") or "node"
@@ -432,12 +434,36 @@ def clients(settings, _):
     return text, back["reconnects"] > 0 and (back["p50_ms"] or 1e9) < 200, "reconnects at p50 < 200 ms"
 
 
+def durable(settings, _):
+    """Messages made durable a second: the log alone, and one PHP thread. 256 B each."""
+    lines = []
+    directory = tempfile.mkdtemp(prefix="lifeline-appends-")
+    try:
+        run = subprocess.run([APPENDS, directory, str(settings.secs)], capture_output=True, text=True, timeout=120, check=True)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    for report in map(json.loads, run.stdout.splitlines()):
+        lines.append(["the log, one thread", "each commit", str(report["batch"]), figure(report["recordsPerSecond"]),
+                      figure(report["cpuUsPerRecord"]), figure(report["bytesPerRecord"])])
+    for durability, batches in (("always", (1, 16, 256)), ("interval", (1, 256)), ("spill", (1, 256))):
+        for batch in batches:
+            run = subprocess.run([*lifeline(), "clients/durable.php", durability, str(batch), str(settings.secs)], cwd=HERE,
+                                 capture_output=True, text=True, timeout=120, check=True)
+            report = json.loads(run.stdout.splitlines()[-1])
+            lines.append([f"PHP, {'sendMany()' if batch > 1 else 'send()'}", durability, str(batch), figure(report["rate"]),
+                          figure(report["cpuUs"]), figure(report["bytes"])])
+    head = ["work", "durability", "a call", "messages/s", "CPU µs each", "bytes on disk each"]
+    rates = [float(line[3].replace(",", "")) for line in lines[3:6]]
+    return table(head, lines), rates[2] > rates[0] * 10, "256 a commit at least ten times 1 a commit"
+
+
 EXTRAS = [
     ("linearity", "Linear in connections", linearity),
     ("heartbeats", "Heartbeats with PHP asleep", heartbeats),
     ("crowd", "One machine, several processes, one port (reusePort)", crowd),
     ("queueing", "A peer that reads nothing", queueing),
     ("clients", "The client", clients),
+    ("durable", "An outbox on disk", durable),
 ]
 
 
