@@ -102,7 +102,7 @@ else
     part interop 400 tests/interop/run
     part conformance 600 tests/conformance/run
     # The kinds of test that bring their own runner.
-    for name in chaos abuse soak guard; do
+    for name in browser chaos abuse soak guard; do
         [ ! -x "tests/$name/run" ] || part "$name" 600 "tests/$name/run"
     done
     part demo 120 env DURATION=20 scripts/demo.sh
