@@ -19,9 +19,13 @@ $client->onClose(static function (WsClient $c, int $code) use ($log): void {
     fwrite($log, sprintf("c %.6f %d\n", microtime(true), $code));
 });
 $answered = 0;
-$client->onMessage(static function (WsClient $c, string $data) use ($log, &$answered): void {
-    fwrite($log, "r $data\n");
-    $answered = (int) $data;
+$client->onMessage(static function (WsClient $c, string $data) use ($log, $config, &$answered): void {
+    [$life, $number] = explode(' ', $data);
+    // Not to what an earlier process has left in the outbox.
+    if ($life === (string) $config['life']) {
+        fwrite($log, "r $number\n");
+        $answered = (int) $number;
+    }
 });
 $client->onGap(static function (WsGap $g) use ($log): void {
     fwrite($log, "g $g->from " . ($g->to ?? '-') . " $g->why\n");
@@ -31,14 +35,16 @@ $padding = str_repeat('.', $config['size']);
 $client->every(0.005, static function () use ($client, $config, $log, $padding, &$last, &$acknowledged, &$answered): void {
     if (!file_exists($config['stop'])) {
         for ($n = 0; $n < $config['batch'] && $client->unacknowledged() < 2000; $n++) {
-            $last = $client->send("$config[client] $config[life] " . ($last + 1) . " $padding");
+            $client->send("$config[client] $config[life] " . ($last + 1) . " $padding");
+            $last++;
         }
         fwrite($log, "s $last\n");
     } elseif ($client->unacknowledged() === 0 && $answered === $last) {
         fwrite($log, "a $last\nend\n");
         exit;
     }
-    $now = $last - $client->unacknowledged();
+    // What an earlier process has left in the outbox goes first.
+    $now = max(0, $last - $client->unacknowledged());
     if ($now !== $acknowledged) {
         $acknowledged = $now;
         fwrite($log, "a $acknowledged\n");

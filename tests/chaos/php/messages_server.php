@@ -13,7 +13,7 @@ $server = new WsServer($config['listen'], $config['options'] ?? []);
 $server->onMessage(static function (WsConnection $c, string $data, bool $binary, WsMessage $m) use ($log): void {
     [$client, $life, $number] = explode(' ', $data, 4);
     fwrite($log, "$client $life $number $m->id\n");
-    $c->send($number);
+    $c->send("$life $number");
 });
 $server->start();
 say('listening', ['address' => $server->address()]);
