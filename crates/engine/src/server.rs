@@ -326,9 +326,11 @@ impl Server {
     pub fn broadcast(&self, data: &Bytes, binary: bool, except: &[ConnId]) -> usize {
         let (now, frame) = (clock::now(), self.encode(data, binary));
         let mut count = self.sessions.broadcast(data, binary, except);
+        let mut queued = 0;
         for entry in self.connections.read().values().filter(|entry| !entry.outlet.is_lifeline()) {
-            count += usize::from(self.push_shared(now, &entry.outlet, &frame, except));
+            count += usize::from(self.push_shared(now, &entry.outlet, &frame, except, &mut queued));
         }
+        self.count_queued(queued);
         count
     }
 
@@ -336,14 +338,16 @@ impl Server {
         let now = clock::now();
         let mut frame = None;
         let mut count = 0;
+        let mut queued = 0;
         self.sessions.directory.for_each_member(channel, |outlet| {
             count += usize::from(if outlet.is_lifeline() {
                 !except.contains(&outlet.id)
             } else {
                 let frame = frame.get_or_insert_with(|| self.encode(data, binary));
-                self.push_shared(now, outlet, frame, except)
+                self.push_shared(now, outlet, frame, except, &mut queued)
             });
         });
+        self.count_queued(queued);
         self.sessions.publish(channel, data, binary, except);
         count
     }
@@ -352,12 +356,14 @@ impl Server {
         let now = clock::now();
         let mut frame = None;
         let mut count = self.sessions.send_to_user(user, data, binary);
+        let mut queued = 0;
         self.sessions.directory.for_each_of_user(user, |outlet| {
             if !outlet.is_lifeline() {
                 let frame = frame.get_or_insert_with(|| self.encode(data, binary));
-                count += usize::from(self.push_shared(now, outlet, frame, &[]));
+                count += usize::from(self.push_shared(now, outlet, frame, &[], &mut queued));
             }
         });
+        self.count_queued(queued);
         count
     }
 
@@ -567,7 +573,16 @@ impl Server {
         SharedFrame::new(server_frame(data, binary), self.context.memory.clone())
     }
 
-    fn push_shared(&self, now: Time, outlet: &Arc<Outlet>, frame: &Arc<SharedFrame>, except: &[ConnId]) -> bool {
+    /// What it adds to `queued` is to be counted when no table is locked any more: that may flush, and a flush
+    /// asks sessions, which are asked before the tables.
+    fn push_shared(
+        &self,
+        now: Time,
+        outlet: &Arc<Outlet>,
+        frame: &Arc<SharedFrame>,
+        except: &[ConnId],
+        queued: &mut usize,
+    ) -> bool {
         if except.contains(&outlet.id) {
             return false;
         }
@@ -583,9 +598,17 @@ impl Server {
             } else {
                 core.mark(outlet);
             }
-            core.count_queued(frame.wire.len());
+            *queued += frame.wire.len();
         }
         sent == Sent::Queued
+    }
+
+    fn count_queued(&self, bytes: usize) {
+        if bytes > 0
+            && let Some(core) = self.core.upgrade()
+        {
+            core.count_queued(bytes);
+        }
     }
 
     async fn accept_all(self: Arc<Self>, mut acceptor: Acceptor) {

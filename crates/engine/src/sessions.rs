@@ -127,8 +127,17 @@ struct Profile {
 /// What the application was asked.
 #[derive(Debug)]
 enum Question {
-    Authentication { conn: ConnId, known: bool },
-    Snapshot { channel: ChannelName, position: Position, conns: Vec<ConnId> },
+    Authentication {
+        conn: ConnId,
+        known: bool,
+        /// What the credentials were charged to the process.
+        charge: usize,
+    },
+    Snapshot {
+        channel: ChannelName,
+        position: Position,
+        conns: Vec<ConnId>,
+    },
 }
 
 /// Whose thread it is, so who wakes whom.
@@ -484,7 +493,8 @@ impl Sessions {
     pub fn answer_authentication(&self, ticket: Ticket, answer: Authentication) {
         let now = clock::now();
         let mut inner = self.inner.lock();
-        let Some(Question::Authentication { conn, known }) = inner.questions.remove(&ticket) else { return };
+        let Some(Question::Authentication { conn, known, charge }) = inner.questions.remove(&ticket) else { return };
+        self.memory.release(charge);
         inner.waiting.retain(|(_, waiting)| *waiting != conn);
         let Some(link) = inner.links.get_mut(&conn) else { return };
         link.asked = false;
@@ -516,10 +526,23 @@ impl Sessions {
         let mut inner = self.inner.lock();
         if let Some(link) = inner.links.get_mut(&conn) {
             link.channels_asked = link.channels_asked.saturating_sub(1);
+        }
+        // Else the client has left the channel before it was let in.
+        if allowed
+            && inner.machine.is_asking(LinkId(conn.0), &channel)
+            && let Some(link) = inner.links.get(&conn)
+        {
             // The limits are those of all connections.
-            allowed = allowed && self.join(&link.outlet, channel.as_str()).is_ok();
+            allowed = self.join(&link.outlet, channel.as_str()).is_ok();
         }
         inner.machine.handle_authorised(now, LinkId(conn.0), &channel, allowed);
+        // It may have been let in before.
+        if let Some(link) = inner.links.get(&conn).filter(|_| !allowed)
+            && let Some(session) = inner.machine.session_of(LinkId(conn.0)).and_then(|key| inner.machine.session(key))
+            && !session.is_subscribed(&channel)
+        {
+            self.leave(&link.outlet, channel.as_str());
+        }
         self.carry_out(inner, now, By::Application);
     }
 
@@ -788,8 +811,10 @@ impl Sessions {
             let why = "too many wait for the application";
             return inner.machine.disconnect(now, LinkId(conn.0), close::TRY_AGAIN_LATER, why);
         }
+        let charge = token.as_ref().map_or(0, |token| token.0.len()) + MESSAGE_COST;
+        self.memory.charge(charge);
         let ticket = core.next_ticket();
-        inner.questions.insert(ticket, Question::Authentication { conn, known: session.is_some() });
+        inner.questions.insert(ticket, Question::Authentication { conn, known: session.is_some(), charge });
         if inner.machine.session_of(LinkId(conn.0)).is_none() {
             inner.waiting.push_back((now + self.config.server_limits.auth_timeout, conn));
         }
@@ -899,6 +924,11 @@ impl Sessions {
         }
         let mut inner = self.inner.lock();
         self.memory.release(std::mem::take(&mut inner.charged));
+        for (_, question) in inner.questions.drain() {
+            if let Question::Authentication { charge, .. } = question {
+                self.memory.release(charge);
+            }
+        }
     }
 
     /// Returns when to look again.

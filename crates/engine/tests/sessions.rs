@@ -3,6 +3,8 @@
 mod common;
 
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -33,6 +35,7 @@ impl Peer {
     fn offering(address: &str, protocols: &str) -> (Self, String) {
         let stream = TcpStream::connect(address).expect("connect");
         stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        stream.set_nodelay(true).expect("an option");
         let mut request = format!("ws://{address}/").into_client_request().expect("request");
         request.headers_mut().insert("Sec-WebSocket-Protocol", protocols.parse().expect("a value"));
         let (socket, response) = tungstenite::client::client(request, stream).expect("handshake");
@@ -563,4 +566,144 @@ fn a_slow_reader_is_closed_and_goes_on_later() {
         assert!(peer.read().starts_with(&format!("M {sequence}\n")), "{sequence}");
     }
     assert_eq!(peer.read(), format!("M {}\nlast", count + 1));
+}
+
+/// The next question whether a client may subscribe.
+fn asked(app: &mut App) -> (ConnId, Arc<str>) {
+    app.wait(|event| match event {
+        Event::Authorise { conn, channel, .. } => Some((*conn, channel.clone())),
+        _ => None,
+    })
+}
+
+fn members(app: &App, server: EndpointId, channel: &str) -> usize {
+    let Reply::Conns(members) = app.submit(Command::Members { server, channel: channel.into() }) else { panic!() };
+    members.len()
+}
+
+#[test]
+fn who_has_left_before_it_was_let_in_is_no_member() {
+    let mut app = App::new();
+    let (server, address) = serve(&app, |config| config.authorise = true);
+    let (mut peer, _) = Peer::fresh(&address, "box");
+    peer.send("S news");
+    let (conn, channel) = asked(&mut app);
+    peer.send("U news");
+    assert_eq!(peer.read(), r#"K {"ch":"news","st":"left"}"#);
+    app.submit(Command::AnswerAuthorisation { conn, channel, allowed: true });
+    assert_eq!(members(&app, server, "news"), 0);
+}
+
+#[test]
+fn who_is_denied_a_channel_that_it_was_in_leaves_it() {
+    let mut app = App::new();
+    let (server, address) = serve(&app, |config| config.authorise = true);
+    let (mut peer, _) = Peer::fresh(&address, "box");
+    for (allowed, status, count) in [(true, "ok", 1), (false, "denied", 0)] {
+        peer.send("S news");
+        let (conn, channel) = asked(&mut app);
+        app.submit(Command::AnswerAuthorisation { conn, channel, allowed });
+        assert!(peer.read().contains(status), "{status}");
+        assert_eq!(members(&app, server, "news"), count);
+    }
+}
+
+#[test]
+fn what_the_server_subscribed_meanwhile_is_not_denied() {
+    let mut app = App::new();
+    let (server, address) = serve(&app, |config| config.authorise = true);
+    let (mut peer, _) = Peer::fresh(&address, "box");
+    peer.send("S news");
+    let (conn, channel) = asked(&mut app);
+    app.submit(Command::Subscribe { conn, channel: "news".into() });
+    assert!(peer.read().starts_with(r#"K {"ch":"news","st":"ok""#));
+    app.submit(Command::AnswerAuthorisation { conn, channel, allowed: false });
+    assert!(peer.read().starts_with(r#"K {"ch":"news","st":"ok""#));
+    let data = Bytes::from_static(b"hi");
+    let count =
+        app.submit(Command::Publish { server, channel: "news".into(), data, binary: false, except: Vec::new() });
+    assert!(matches!(count, Reply::Count(1)), "{count:?}");
+    assert!(peer.read().ends_with("\nhi"));
+}
+
+#[test]
+fn credentials_that_wait_for_the_application_count_as_memory() {
+    let mut app = App::new();
+    let (server, address) = serve(&app, |config| config.authenticate = true);
+    let mut peer = Peer::silent(&address);
+    peer.send(r#"H {"v":1,"auth":"me"}"#);
+    let ticket = |app: &mut App| {
+        app.wait(|event| match event {
+            Event::Authenticate { ticket, .. } => Some(*ticket),
+            _ => None,
+        })
+    };
+    let accepted = || Authentication::Accepted { user: None, claims: Bytes::new() };
+    let first = ticket(&mut app);
+    app.submit(Command::AnswerAuthentication { ticket: first, answer: accepted() });
+    assert!(peer.read().starts_with("W {"));
+    assert_eq!(peer.read(), "R 0");
+    let before = app.stat(server, &["memory", "used"]);
+    let token = format!(r#"T {{"auth":"{}"}}"#, "x".repeat(100_000));
+    peer.send(&token);
+    peer.send("I 1");
+    assert_eq!(peer.read(), "O 1");
+    let charged = app.stat(server, &["memory", "used"]) - before;
+    assert!(charged >= 100_000, "{charged}");
+    let second = ticket(&mut app);
+    app.submit(Command::AnswerAuthentication { ticket: second, answer: accepted() });
+    let left = app.stat(server, &["memory", "used"]) - before;
+    assert!(left < 10_000, "{left}");
+}
+
+#[test]
+fn a_long_publish_and_leaving_do_not_wait_for_each_other() {
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut app = App::new();
+        let (server, address) = serve(&app, |config| {
+            config.authorise = true;
+            config.protocols = vec!["other".into()];
+            config.send.limit = 1 << 30;
+        });
+        let (mut plain, _) = Peer::offering(&address, "other");
+        let (conn, _) = opened(&mut app);
+        app.submit(Command::Subscribe { conn, channel: "room".into() });
+        let (mut peer, _) = Peer::fresh(&address, "box");
+        let (speaker, _) = opened(&mut app);
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = std::thread::spawn(move || while plain.socket.read().is_ok() {});
+        let leaver = std::thread::spawn({
+            let stop = stop.clone();
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    for _ in 0..100 {
+                        peer.send("U elsewhere");
+                    }
+                    for _ in 0..100 {
+                        while !peer.read().starts_with('K') {}
+                    }
+                }
+            }
+        });
+        let data = Bytes::from(vec![b'x'; 300_000]);
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(2) {
+            app.queue(Command::Send { conn: speaker, data: Bytes::from_static(b"x"), binary: false });
+            app.queue(Command::Publish {
+                server,
+                channel: "room".into(),
+                data: data.clone(),
+                binary: false,
+                except: Vec::new(),
+            });
+            app.submit(Command::CountConnections { server });
+        }
+        stop.store(true, Ordering::Relaxed);
+        leaver.join().expect("the leaver");
+        drop(app);
+        reader.join().expect("the reader");
+        done.send(()).expect("the test waits");
+    });
+    assert!(finished.recv_timeout(PATIENCE).is_ok(), "a deadlock");
 }

@@ -65,6 +65,11 @@ impl App {
         self.try_submit(command).expect("command")
     }
 
+    /// As [`App::submit`], and leaves what follows for the end of the batch.
+    pub fn queue(&self, command: Command) -> Reply {
+        self.local.submit(command).expect("command")
+    }
+
     pub fn try_submit(&self, command: Command) -> Result<Reply, CommandError> {
         let reply = self.local.submit(command);
         self.local.flush();

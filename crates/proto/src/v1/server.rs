@@ -387,6 +387,12 @@ impl<R: RngCore> Server<R> {
         }
     }
 
+    /// Whether the application's answer to [`Output::Authorise`] is still wanted.
+    #[must_use]
+    pub fn is_asking(&self, link: LinkId, channel: &ChannelName) -> bool {
+        matches!(self.links.get(&link), Some(Link::Open(open)) if open.asking.contains(channel))
+    }
+
     /// The application's answer to [`Output::Authorise`].
     pub fn handle_authorised(&mut self, now: Time, link: LinkId, channel: &ChannelName, allowed: bool) {
         let Some(Link::Open(open)) = self.links.get_mut(&link) else { return };
@@ -394,7 +400,9 @@ impl<R: RngCore> Server<R> {
             return;
         }
         let key = open.session.clone();
-        if allowed {
+        // One that the server has made meanwhile is not the client's to be denied.
+        let server_made = self.sessions.get(&key).is_some_and(|owned| owned.session.is_server_made(channel));
+        if allowed || server_made {
             self.subscribe_session(now, &key, channel, false);
             self.outputs.push_back(Output::Subscribed { link, channel: channel.clone(), on: true });
         } else if let Some(owned) = self.sessions.get_mut(&key) {
