@@ -42,16 +42,21 @@ pub(crate) fn generation() -> u32 {
     GENERATION.load(Ordering::Relaxed)
 }
 
+extern "C" fn before_fork() {
+    lifeline_engine::stream::handle_fork(false);
+}
+
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
+    lifeline_engine::stream::handle_fork(true);
 }
 
 /// MINIT. Starts nothing: PHP-FPM and Apache load modules in a parent that forks.
 pub(crate) fn module_startup() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: `in_child` only touches an atomic, which is safe in a forked child.
-        unsafe { shim::lifeline_after_fork(in_child) };
+        // SAFETY: both only touch atomics, which is safe in a forked child.
+        unsafe { shim::lifeline_at_fork(before_fork, in_child) };
     });
 }
 

@@ -418,9 +418,9 @@ void lifeline_release_callable(zend_fcall_info_cache *resolved)
 #include <sys/signalfd.h>
 #include <time.h>
 
-int lifeline_after_fork(void (*child)(void))
+int lifeline_at_fork(void (*before)(void), void (*child)(void))
 {
-	return pthread_atfork(NULL, NULL, child);
+	return pthread_atfork(before, NULL, child);
 }
 
 /* For threads of ours: PHP's signal handlers belong on PHP's thread. */

@@ -45,7 +45,7 @@ unsafe extern "C" {
     pub(crate) fn lifeline_json_decode(text: *const c_char, length: usize, into: *mut Zval) -> bool;
     pub(crate) fn lifeline_this() -> *mut ZendObject;
     pub(crate) fn lifeline_release_callable(resolved: *mut ext_php_rs::ffi::_zend_fcall_info_cache);
-    pub(crate) fn lifeline_after_fork(child: extern "C" fn()) -> c_int;
+    pub(crate) fn lifeline_at_fork(before: extern "C" fn(), child: extern "C" fn()) -> c_int;
     pub(crate) fn lifeline_block_signals();
     pub(crate) fn lifeline_with_signals_blocked(make: unsafe extern "C" fn(*mut c_void), context: *mut c_void);
     pub(crate) fn lifeline_signal_descriptor() -> c_int;

@@ -25,7 +25,7 @@ use crate::clock;
 use crate::config::RateAction;
 use crate::context::{End, Owner, Upshot};
 use crate::outlet::{Ending, Outlet};
-use crate::stream::Stream;
+use crate::stream::{self, Stream};
 use crate::writer::close_payload;
 
 /// What one read may bring.
@@ -68,6 +68,8 @@ enum Phase {
         shut: bool,
         /// The peer's close frame was the last that came: nothing is there to be drained.
         quiet: bool,
+        /// The peer has ended its side: it only waits for what is queued.
+        ended: bool,
     },
     Done,
 }
@@ -287,7 +289,7 @@ impl Connection {
 
     fn may_read(&mut self, now: Time) -> bool {
         if !matches!(self.phase, Phase::Open | Phase::Closing { .. }) {
-            return matches!(self.phase, Phase::Lingering { .. });
+            return matches!(self.phase, Phase::Lingering { ended: false, .. });
         }
         let context = &self.outlet.context;
         match self.rest {
@@ -542,9 +544,9 @@ impl Connection {
     }
 
     /// RFC 6455 section 7.1.1: the server closes first. Behind a peer's close frame nothing may come, so a
-    /// plain socket need not be drained; TLS still says goodbye.
+    /// plain socket need not be drained; TLS still says goodbye, and so does who has forked.
     fn may_leave(&self) -> bool {
-        self.outlet.context.role == Role::Server && matches!(self.stream, Stream::Plain(_))
+        self.outlet.context.role == Role::Server && matches!(self.stream, Stream::Plain(_)) && !stream::is_inherited()
     }
 
     /// The peer broke the protocol or a limit: tell it why and end (RFC 6455 section 7.1.7), but first
@@ -608,6 +610,10 @@ impl Connection {
     }
 
     fn handle_eof(&mut self, now: Time) {
+        if let Phase::Lingering { ended, .. } = &mut self.phase {
+            *ended = true;
+            return;
+        }
         self.lost(now, "the peer ended the stream without a close frame");
     }
 
@@ -783,12 +789,14 @@ impl Connection {
             self.phase = Phase::Done;
             return;
         }
-        if let Phase::Lingering { shut: shut @ false, .. } = &mut self.phase {
+        if let Phase::Lingering { shut: shut @ false, ended, .. } = &mut self.phase {
             match self.stream.poll_shutdown(task) {
-                Poll::Ready(Ok(())) => *shut = true,
-                Poll::Ready(Err(_)) => self.phase = Phase::Done,
+                Poll::Ready(Ok(())) if !*ended => *shut = true,
+                Poll::Ready(_) => self.phase = Phase::Done,
                 Poll::Pending => {}
             }
+        } else if matches!(self.phase, Phase::Lingering { ended: true, .. }) {
+            self.phase = Phase::Done;
         }
     }
 
@@ -814,7 +822,7 @@ impl Connection {
             emit(&self.outlet, Event::Close { endpoint, conn, code: end.code, reason, clean: end.clean });
         }
         self.owner.handle_closed(&self.outlet, end);
-        self.phase = Phase::Lingering { until: now + LINGER, shut: false, quiet: false };
+        self.phase = Phase::Lingering { until: now + LINGER, shut: false, quiet: false, ended: false };
     }
 
     fn arm(&mut self, now: Time) {

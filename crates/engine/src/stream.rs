@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,6 +14,19 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
 use crate::poller::{Socket, Writer};
+
+static INHERITED: AtomicBool = AtomicBool::new(false);
+
+/// The process is about to fork (`child` false), or is the child: children may hold our sockets, whose
+/// peers then learn of no end by a close alone. Only touches an atomic.
+pub fn handle_fork(child: bool) {
+    INHERITED.store(!child, Ordering::SeqCst);
+}
+
+/// A child may hold our sockets.
+pub(crate) fn is_inherited() -> bool {
+    INHERITED.load(Ordering::SeqCst)
+}
 
 /// A connected byte stream; boxed but for the kind that most connections keep. Registered with the tokio
 /// runtime of the thread that made it.

@@ -681,6 +681,29 @@ fn a_peer_that_talks_on_after_its_close_frame_reads_ours() {
 }
 
 #[test]
+fn a_peer_that_ends_its_side_behind_its_close_frame_reads_ours() {
+    let mut app = App::new();
+    let (_, address) = app.serve(|config| config.ask_handshake = true);
+    let mut peer = TcpStream::connect(&address).expect("connect");
+    peer.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    write!(
+        peer,
+        "GET / HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    .expect("request");
+    let ticket = app.wait(|event| if let Event::Handshake { ticket, .. } = event { Some(*ticket) } else { None });
+    // While nobody reads.
+    peer.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xE8]).expect("close frame");
+    peer.shutdown(std::net::Shutdown::Write).expect("shutdown");
+    app.submit(Command::AnswerHandshake { ticket, answer: HandshakeAnswer { status: 101, ..Default::default() } });
+    let mut answer = Vec::new();
+    peer.read_to_end(&mut answer).expect("close frame and end");
+    assert!(answer.ends_with(b"\r\n\r\n\x88\x02\x03\xE8"), "{}", answer.escape_ascii());
+    assert_eq!(app.wait_close(), (1000, String::new(), true));
+}
+
+#[test]
 fn a_rate_limit_does_not_lift_the_inbound_limit() {
     let mut app = App::new();
     let (server, address) = app.serve(|config| {
