@@ -596,7 +596,7 @@ interface WsClientInterface
  *   },
  *   ack?: 'auto'|'manual', redelivery?: array{limit?: int<1, 1000>},
  *   resume?: array{ttl?: int|float, count?: positive-int, bytes?: positive-int}, dedupe?: array{ttl?: int|float},
- *   store?: 'memory',
+ *   store?: 'memory'|non-empty-string,
  *   send?: array{limit?: positive-int, policy?: 'close'|'dropOldest'|'dropNewest'},
  *   origins?: 'same-host'|'any'|non-empty-list<string>,
  *   protocols?: list<string>, path?: string|null, healthPath?: string|null,

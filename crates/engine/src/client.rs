@@ -19,8 +19,10 @@ use lifeline_proto::Time;
 use lifeline_proto::client::{ClientMachine, DialFailure, Output, ReconnectPolicy, State};
 use lifeline_proto::frame::Role;
 use lifeline_proto::outbox::Item as Kept;
+use lifeline_proto::outbox::OutboxConfig;
 use lifeline_proto::v1::Secret;
 use lifeline_proto::v1::wire::PROTOCOL;
+use lifeline_store::StoreError;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -31,7 +33,7 @@ use crate::bridge::{
     Stats, Ticket, Transition,
 };
 use crate::clock;
-use crate::config::{ClientConfig, ClientUrl, ListenAddress, SendConfig, SlowConsumer};
+use crate::config::{ClientConfig, ClientUrl, ListenAddress, SendConfig, SlowConsumer, Storage};
 use crate::connection::Connection;
 use crate::context::{Context, End, Owner, Upshot};
 use crate::core::{Core, Endpoint};
@@ -52,6 +54,8 @@ const UNREPORTED: usize = 4096;
 const UNREPORTED_BYTES: usize = 1024 * 1024;
 /// How long the application may take to supply headers or a token.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a new client waits for an outbox that this process has.
+const LAST_ACTS: Duration = Duration::from_millis(500);
 /// How long the previous socket may still wait for its peer's end before it is dropped for the next.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -161,7 +165,7 @@ impl Client {
         let (outbox, found): (Box<dyn Outbox>, Found) = match &config.storage {
             None => (Box::new(outbox::Memory::new(config.outbox.clone())), Found::default()),
             Some(storage) => {
-                let (outbox, found) = Durable::open(&config.outbox, storage, clock::now())
+                let (outbox, found) = open_outbox(&config.outbox, storage)
                     .map_err(|error| CommandError::Storage(format!("outbox.path: {error}")))?;
                 (Box::new(outbox), found)
             }
@@ -953,6 +957,17 @@ impl Inner {
 impl Drop for Client {
     fn drop(&mut self) {
         self.context.memory.release(self.inner.get_mut().charged);
+    }
+}
+
+/// A client that was just dropped may still have the directory for a moment.
+fn open_outbox(config: &OutboxConfig, storage: &Storage) -> Result<(Durable, Found), StoreError> {
+    let until = Instant::now() + LAST_ACTS;
+    loop {
+        match Durable::open(config, storage, clock::now()) {
+            Err(error) if error.is_own() && Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            opened => return opened,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fcntl_lock};
 
 use crate::StoreError;
+use crate::error::OWN;
 use crate::files::{File, Files, Lock};
 
 /// See the module.
@@ -101,7 +102,7 @@ impl Files for Disk {
         let owned = owned.get_or_insert_default();
         // To open and close the file would give up the lock that this process has.
         if owned.contains(&key) {
-            return Err(busy(format!("this process ({})", process::id())));
+            return Err(busy(format!("{OWN} ({})", process::id())));
         }
         let mut file = fs::OpenOptions::new()
             .read(true)

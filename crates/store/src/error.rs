@@ -1,6 +1,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// How the owner is named that is this process.
+pub(crate) const OWN: &str = "this process";
+
 /// What went wrong, with the file or directory.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -34,6 +37,12 @@ pub enum StoreError {
 impl StoreError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+
+    /// It is this process that has the directory.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        matches!(self, Self::Busy { owner, .. } if owner.starts_with(OWN))
     }
 
     /// There is no room: on the disk, or under the limit. It may succeed later.

@@ -46,6 +46,18 @@ foreach (['always', 'interval', 'spill'] as $durability) {
     $client->close();
     $client->run();
 }
+echo "-- dropped\n";
+$got = [];
+$options = ['protocols' => [], 'outbox' => ['path' => outbox_directory()]];
+for ($i = 1; $i <= 5; $i++) {
+    $client = new WsClient($i === 5 ? $server->address() : 'ws://127.0.0.1:1', $options);
+    $client->connect();
+    echo $client->send("$i"), "\n";
+    if ($i === 5) { $client->flush(10); }
+    unset($client);
+}
+arrived($server, $got, 5);
+echo implode(' ', $got), "\n";
 echo "-- commits\n";
 $client = new WsClient('ws://127.0.0.1:1', ['outbox' => ['path' => outbox_directory()]]);
 $client->send('x');
@@ -96,6 +108,13 @@ int(0)
 int(6)
 bool(true)
 five six
+-- dropped
+1
+2
+3
+4
+5
+1 2 3 4 5
 -- commits
 int(10)
 int(1)
