@@ -8,7 +8,7 @@ use ext_php_rs::exception::PhpResult;
 use ext_php_rs::flags::ClassFlags;
 use ext_php_rs::prelude::*;
 use ext_php_rs::types::{ZendClassObject, Zval};
-use lifeline_engine::bridge::{ConnId, Delivery, EndpointId, MessageInfo, Verdict};
+use lifeline_engine::bridge::{ConnId, Delivery, EndpointId, Event, Failure, FailureKind, MessageInfo, Verdict};
 
 use crate::argument::{PhpBool, PhpBytes, PhpInt};
 use crate::classes::{self, mask};
@@ -64,6 +64,19 @@ impl Turn {
         }
     }
 
+    /// Nobody can end the turn any more. Whether an item was handled, nobody knows: it comes again.
+    pub(crate) fn abandon(&self) {
+        if self.over.get() {
+            return;
+        }
+        let Some((endpoint, Delivery::Item { outbox, id })) = &self.delivery else { return self.end() };
+        let message = format!("message {outbox}:{} was dropped without ack() or reject()", id.sequence);
+        let failure = Box::new(Failure { kind: FailureKind::Application, message, code: 0 });
+        let event = Event::Failure { endpoint: *endpoint, conn: Some(self.conn), failure };
+        self.end_with(Verdict::Failed);
+        dispatcher().requeue([event].into());
+    }
+
     /// It is an item of a client's outbox.
     fn is_item(&self) -> bool {
         matches!(self.delivery, Some((_, Delivery::Item { .. })))
@@ -107,12 +120,11 @@ pub(crate) struct WsMessage {
 
 impl Drop for WsMessage {
     fn drop(&mut self) {
-        // A deferral that nobody can end any more would hold up the connection for ever. Nobody knows whether an
-        // item was handled: it comes again.
+        // A deferral that nobody can end any more would hold up the connection for ever.
         if let Some(turn) = &self.turn
             && (turn.deferred.get() || turn.manual)
         {
-            turn.end_with(if turn.is_item() { Verdict::Failed } else { Verdict::Done });
+            turn.abandon();
         }
     }
 }

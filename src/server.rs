@@ -405,7 +405,7 @@ impl Core {
             (Some(turn), Some(rejection)) => turn.end_with(rejection.verdict()),
             (Some(turn), None) if result.is_err() => turn.end_with(Verdict::Failed),
             // Nobody else could ever end it.
-            (Some(turn), None) if manual && wanted <= 3 => turn.end_with(Verdict::Failed),
+            (Some(turn), None) if manual && wanted <= 3 => turn.abandon(),
             (Some(turn), None) => turn.returned(),
             (None, _) => dispatcher().consume(conn.id, length),
         }

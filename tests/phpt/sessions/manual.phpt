@@ -11,6 +11,7 @@ $server = serve([
             $kept[$data] = $m;
         }
     },
+    'error' => fn ($e, $c) => print(get_class($e) . ": {$e->getMessage()}\n"),
     'close' => fn ($c, $code) => print("close $code\n"),
 ], ['ack' => 'manual', 'redelivery' => ['limit' => 1]]);
 $peer = LifelinePeer::open($server);
