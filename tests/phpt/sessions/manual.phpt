@@ -40,4 +40,5 @@ message b
 message c
 N {"q":3,"code":3,"reason":"no","permanent":true}
 message drop
+WsException: message box:4 was dropped without ack() or reject()
 N {"q":4,"code":0,"reason":"the handler failed 1 times","permanent":true}

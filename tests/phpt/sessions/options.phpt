@@ -35,7 +35,7 @@ WsServer: option 'resume.count' must be between 1 and 2147483647, 0 given
 WsServer: unknown option 'resume.byte' (1 given); did you mean 'resume.bytes'? Allowed options of 'resume': ttl, count, bytes
 WsServer: option 'dedupe.ttl' must be of type int|float (seconds), string given
 WsServer: option 'limits.maxSessions' must be between 1 and 2147483647, 0 given
-WsServer: option 'store' must be one of 'memory', 'disk' given
+WsServer: option 'store' must be 'memory' or 'file:///directory', 'disk' given
 lifeline.v1 none chat lifeline.v1 lifeline.v1 chat lifeline.v1
 close 1013 there are as many sessions as limits.maxSessions
 WsServer::onAuth() must be called before start()
