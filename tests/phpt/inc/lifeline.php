@@ -9,9 +9,12 @@ final class LifelinePeer
     /** The last WELCOME. */
     public array $welcome = [];
 
+    private int $before;
+
     /** Upgraded; nothing said. */
     public function __construct(private WsServer $server, public string $outbox = 'box')
     {
+        $this->before = self::newest($server);
         $this->peer = new Peer($server->address(), '/', ['Sec-WebSocket-Protocol: lifeline.v1']);
         $this->peer->head($server);
     }
@@ -19,12 +22,10 @@ final class LifelinePeer
     /** A new session, welcomed, its replay done. */
     public static function open(WsServer $server, string $outbox = 'box', array $hello = []): self
     {
-        $before = count($server);
         $self = new self($server, $outbox);
         $self->hello($hello);
         $self->welcome();
         $self->expect('R 0');
-        pump($server, fn () => count($server) > $before, 'onOpen');
         return $self;
     }
 
@@ -52,7 +53,14 @@ final class LifelinePeer
         if (!str_starts_with($frame, 'W ')) {
             throw new RuntimeException("not a WELCOME: $frame");
         }
+        // Also onOpen has been called now.
+        pump($this->server, fn () => self::newest($this->server) > $this->before, 'onOpen');
         return $this->welcome = json_decode(substr($frame, 2), true);
+    }
+
+    private static function newest(WsServer $server): int
+    {
+        return max([0, ...array_map(fn (WsConnection $c) => $c->id, [...$server->connections()])]);
     }
 
     public function send(string $frame): void
