@@ -38,7 +38,7 @@ fn heard(event: &Event) -> Heard {
             None => Heard::Message(text(data)),
         },
         Event::Gap { gap, .. } => {
-            Heard::Gap(gap.channel.as_ref().map(|it| it.to_string()), gap.from, gap.to, gap.why.to_string())
+            Heard::Gap(gap.channel.as_ref().map(ToString::to_string), gap.from, gap.to, gap.why.to_string())
         }
         Event::Snapshot { channel, data, .. } => Heard::Snapshot(channel.to_string(), text(data)),
         Event::Close { code, .. } => Heard::Close(*code),
@@ -389,7 +389,7 @@ fn beating(interval: u64, timeout: u64) -> ServerConfig {
 #[tokio::test]
 async fn a_silent_server_is_dead_after_what_it_said_and_beats_are_answered() {
     let mut app = App::with_threads(1);
-    let far = Far::start(beating(100, 100)).await;
+    let far = Far::start(beating(500, 500)).await;
     let id = app.connect(speaking(far.port));
     hear(&mut app, is_open).await;
     for n in 1..=5 {
@@ -400,7 +400,7 @@ async fn a_silent_server_is_dead_after_what_it_said_and_beats_are_answered() {
     far.rules().mute = true;
     assert_eq!(hear(&mut app, |it| matches!(it, Heard::Close(_))).await, [Heard::Close(4001)]);
     let waited = begin.elapsed();
-    assert!(waited >= Duration::from_millis(150), "{waited:?}");
+    assert!(waited >= Duration::from_millis(700), "{waited:?}");
     far.rules().mute = false;
     far.cut();
     assert_eq!(hear(&mut app, is_open).await.last(), Some(&Heard::Open(true)));
@@ -411,7 +411,7 @@ async fn a_silent_server_is_dead_after_what_it_said_and_beats_are_answered() {
 #[tokio::test]
 async fn a_full_application_does_not_make_its_client_look_dead() {
     let mut app = App::with_threads(1);
-    let far = Far::start(ServerConfig { send_limit: 64 << 20, ..beating(100, 100) }).await;
+    let far = Far::start(ServerConfig { send_limit: 64 << 20, ..beating(300, 300) }).await;
     let mut config = speaking(far.port);
     config.limits.inbound = 1000;
     app.connect(config);
@@ -542,7 +542,7 @@ async fn the_window_and_the_size_that_the_server_names_are_obeyed() {
 #[tokio::test]
 async fn closing_waits_for_the_last_acknowledgements() {
     let mut app = App::with_threads(1);
-    let far = Far::start(ServerConfig { window: 200, ..ServerConfig::default() }).await;
+    let far = Far::start(ServerConfig { window: 4000, ..ServerConfig::default() }).await;
     let id = app.connect(speaking(far.port));
     hear(&mut app, is_open).await;
     for n in 0..100 {
@@ -623,7 +623,13 @@ async fn a_welcome_that_does_not_come_is_a_failed_attempt() {
     let mut config = speaking(far.port);
     config.connect_timeout = Duration::from_millis(50);
     let id = app.connect(config);
-    let transition = app.reach(State::Reconnecting).await;
+    // On a busy machine the handshake alone may take as long.
+    let transition = loop {
+        let transition = app.reach(State::Reconnecting).await;
+        if transition.reason.contains("WELCOME") {
+            break transition;
+        }
+    };
     assert_eq!((transition.from, transition.code), (State::Connecting, 0));
     assert!(transition.reason.contains("connect.timeout (0.05 s) passed while waiting for WELCOME"), "{transition:?}");
     far.rules().mute = false;
