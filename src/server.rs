@@ -33,7 +33,7 @@ use crate::dispatcher::{Endpoint, dispatcher};
 use crate::exceptions::{
     Pending, argument_type_error, argument_value_error, error, exception, from_failure, type_error,
 };
-use crate::failure;
+use crate::failure::{self, Caught};
 use crate::gc;
 use crate::lifecycle::{self, generation, inherited, query, submit};
 use crate::logger::{self, Logger};
@@ -277,15 +277,20 @@ impl Core {
 
     /// Deals with the exception that a callback has thrown: onError, else a warning. `conn` is closed.
     fn report(&self, context: &str, conn: Option<(ConnId, &Zval)>) -> Result<(), Pending> {
+        // The end of a fiber or of the script is nothing that the connection did.
+        let caught = failure::take()?;
         if let Some((conn, _)) = conn {
             close_quietly(conn, close::INTERNAL_ERROR, "");
         }
-        self.tell(context, conn)
+        self.explain(caught, context, conn)
     }
 
     /// As [`Core::report`], and leaves the connection as it is.
     fn tell(&self, context: &str, conn: Option<(ConnId, &Zval)>) -> Result<(), Pending> {
-        let caught = failure::take()?;
+        self.explain(failure::take()?, context, conn)
+    }
+
+    fn explain(&self, caught: Caught, context: &str, conn: Option<(ConnId, &Zval)>) -> Result<(), Pending> {
         if context == On::Error.method() {
             return caught.warn("WsServer: onError");
         }
