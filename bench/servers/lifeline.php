@@ -25,10 +25,17 @@ $server->onMessage(static function (WsConnection $c, string $data, bool $binary)
         return;
     }
     if (!$binary && $data[0] === '!') {
-        // Orders of the bench: sleep, queue
+        // Orders of the bench: sleep, fill, queue
         $words = explode(' ', substr($data, 1));
         if ($words[0] === 'sleep') {
             usleep((int) ((float) $words[1] * 1e6));
+            return;
+        }
+        if ($words[0] === 'fill') {
+            // COUNT messages of SIZE bytes
+            for ($n = (int) $words[1]; $n > 0; --$n) {
+                $c->send(str_repeat('x', (int) $words[2]));
+            }
             return;
         }
         if ($words[0] === 'queue') {

@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use crate::crew::histogram;
+use crate::lifeline::{Heard, PROTOCOL, Speaker, hear};
 use crate::pool::{Handler, Link, Plan, Pool};
 use crate::process::{Tree, machine, machine_cpu};
 use crate::run::quantiles;
@@ -39,9 +40,13 @@ pub struct Broadcast {
     pub length: Duration,
     /// The server's process.
     pub server: Option<Tree>,
+    /// Subscribers speak `lifeline.v1`.
+    pub lifeline: bool,
 }
 
 struct Room {
+    lifeline: bool,
+    bytes: u64,
     size: usize,
     start: Instant,
     /// The next message of each subscriber, by place; 0: the first that comes.
@@ -92,10 +97,27 @@ impl Room {
     }
 }
 
+impl Room {
+    /// The payload of a channel's message in `lifeline.v1`.
+    fn channel<'a>(&mut self, link: &mut Link, frame: &'a [u8]) -> Result<Option<&'a [u8]>> {
+        match hear(frame)? {
+            Heard::Channel(payload) => return Ok(Some(payload)),
+            Heard::Welcome(_) => self.open += 1,
+            Heard::Beat(number) => link.put(opcode::TEXT, &[b"O ", number].concat())?,
+            Heard::Nothing | Heard::ReplayDone(_) => {}
+            other => bail!("{other:?}"),
+        }
+        Ok(None)
+    }
+}
+
 impl Handler for Room {
     fn opened(&mut self, link: &mut Link) -> Result<()> {
         if self.next.len() <= link.id {
             self.next.resize(link.id + 1, 0);
+        }
+        if self.lifeline && link.tag != PUBLISHER {
+            return link.put(opcode::TEXT, &Speaker::hello(None));
         }
         self.open += 1;
         Ok(())
@@ -111,7 +133,16 @@ impl Handler for Room {
                 opcode::CLOSE => bail!("closed with {:?}", frame.payload),
                 // The publisher may hear itself or an answer.
                 _ if link.tag == PUBLISHER => {}
-                _ => self.delivered(link.id, frame.payload, now)?,
+                _ if self.lifeline => {
+                    if let Some(payload) = self.channel(link, frame.payload)? {
+                        self.delivered(link.id, payload, now)?;
+                        self.bytes += if self.measured { frame.length as u64 } else { 0 };
+                    }
+                }
+                _ => {
+                    self.delivered(link.id, frame.payload, now)?;
+                    self.bytes += if self.measured { frame.length as u64 } else { 0 };
+                }
             }
             at += frame.length;
         }
@@ -135,6 +166,8 @@ impl Broadcast {
         ensure!(self.size >= NUMBER, "--size {}: at least {NUMBER}", self.size);
         let mut pool = Pool::new(self.plan.clone())?;
         let mut room = Room {
+            lifeline: self.lifeline,
+            bytes: 0,
             size: self.size,
             start: Instant::now(),
             next: Vec::new(),
@@ -150,6 +183,7 @@ impl Broadcast {
             errors: Vec::new(),
         };
         let publisher = pool.connect(PUBLISHER, Some(&self.publish))?;
+        pool.speak(self.lifeline.then_some(PROTOCOL));
         while room.open <= self.conns {
             while pool.len() <= self.conns && pool.opening() < 64 {
                 pool.connect(0, Some(&self.subscribe))?;
@@ -194,6 +228,7 @@ impl Broadcast {
         Ok(json!({
             "conns": self.conns,
             "messages": room.deliveries,
+            "bytes_per_message": room.bytes as f64 / room.deliveries.max(1) as f64,
             "messages_per_second": room.deliveries as f64 / seconds,
             "seconds": seconds,
             "failed": room.failed,
@@ -229,7 +264,10 @@ impl Broadcast {
                     match frame.opcode {
                         opcode::PING => link.put(opcode::PONG, frame.payload)?,
                         opcode::CLOSE => bail!("closed with {:?}", frame.payload),
-                        _ if link.tag != PUBLISHER && frame.opcode < opcode::CLOSE => self.have[link.id] = true,
+                        _ if link.tag != PUBLISHER && frame.opcode < opcode::CLOSE => {
+                            self.have[link.id] |=
+                                !self.room.lifeline || self.room.channel(link, frame.payload)?.is_some();
+                        }
                         _ => {}
                     }
                     at += frame.length;

@@ -73,6 +73,8 @@ pub struct Sample {
     pub messages: u64,
     /// Connections that failed or ended by themselves.
     pub failed: u64,
+    /// Bytes of WebSocket frames in the measured time, both ways.
+    pub bytes: u64,
     /// Server's pings answered.
     pub beats: u64,
     /// Round trips, in nanoseconds.
@@ -88,7 +90,7 @@ pub struct Sample {
 impl Default for Sample {
     fn default() -> Self {
         let (delays, lateness) = (histogram(), histogram());
-        Self { open: 0, messages: 0, failed: 0, beats: 0, delays, lateness, errors: Vec::new(), cpu: 0.0 }
+        Self { open: 0, messages: 0, failed: 0, bytes: 0, beats: 0, delays, lateness, errors: Vec::new(), cpu: 0.0 }
     }
 }
 
@@ -104,6 +106,7 @@ impl Sample {
     pub fn count(&mut self, other: &Self) {
         self.messages += other.messages;
         self.failed += other.failed;
+        self.bytes += other.bytes;
         self.beats += other.beats;
         // Both have the same bounds.
         let _ = self.delays.add(&other.delays);
@@ -120,7 +123,7 @@ impl Sample {
             histogram.iter_recorded().map(|step| [step.value_iterated_to(), step.count_at_value()]).collect()
         };
         json!({
-            "open": self.open, "messages": self.messages, "failed": self.failed, "beats": self.beats,
+            "open": self.open, "messages": self.messages, "failed": self.failed, "bytes": self.bytes, "beats": self.beats,
             "delays": list(&self.delays), "lateness": list(&self.lateness), "errors": self.errors, "cpu": self.cpu,
         })
     }
@@ -140,6 +143,7 @@ impl Sample {
             open: number("open")? as usize,
             messages: number("messages")?,
             failed: number("failed")?,
+            bytes: number("bytes")?,
             beats: number("beats")?,
             delays: read("delays"),
             lateness: read("lateness"),
@@ -172,6 +176,7 @@ impl Board {
         drop(counted);
         fresh.messages = 0;
         fresh.failed = 0;
+        fresh.bytes = 0;
         fresh.beats = 0;
         fresh.delays.reset();
         fresh.lateness.reset();

@@ -19,6 +19,7 @@ use crate::pool::Plan;
 use crate::process::Tree;
 use crate::profile::Profile;
 use crate::report::html;
+use crate::resume::Resume;
 use crate::run::{Course, Outcome, staged, steady};
 use crate::talk::Script;
 use crate::train::Train;
@@ -33,13 +34,19 @@ const PORTS: usize = 20_000;
 pub const HELP: &str = "\
 lifeline-load echo --secs S ...      the load generator: messages there and back, as fast as the window lets
     [--conns N] [--window N] [--size BYTES] [--warm S] [--rate N] [--text]
+    [--lifeline]
     --rate: N messages a second all together, each timed from when it was due.
-lifeline-load idle --conns N --hold S [--beat S] [--order TEXT]
+    --lifeline: speak lifeline.v1; messages are items and the stream, acknowledged both ways.
+lifeline-load idle --conns N --hold S [--beat S] [--order TEXT] [--lifeline]
     Connections that only answer pings. --beat: the server's heartbeat.interval, to tell how late its
     pings were. --order: a text message that one of them sends first.
 lifeline-load broadcast --conns N [--window N] [--size BYTES] [--secs S] [--warm S]
-                        [--subscribe PATH] [--publish PATH]
+                        [--subscribe PATH] [--publish PATH] [--lifeline]
     Subscribers connect to /subscribe; what comes on /publish goes to all of them. Counts deliveries.
+    --lifeline: the subscribers speak it, the publisher does not.
+lifeline-load resume [--resumes N] [--messages N] [--size BYTES]
+    A session has --messages (1000) of --size (100) that are never acknowledged; it is resumed --resumes
+    (200) times, one after another, each timed from connect() to the end of the replay.
 lifeline-load handshake [--secs S] [--warm S] [--concurrency N]
     Connect, upgrade, close, again.
 lifeline-load reconnect --conns N [--retry S] [--concurrency N] [--timeout S]
@@ -179,10 +186,11 @@ pub fn echo(mut args: Args) -> Result<ExitCode> {
     let warm = seconds(&mut args, "warm", 1.0)?;
     let rate: f64 = args.or("rate", 0.0)?;
     let text = args.flag("text");
+    let lifeline = args.flag("lifeline");
     args.finish()?;
     ensure!(rate >= 0.0 && window > 0, "--rate {rate} --window {window}: a window of 1 or more, a rate of 0 or more");
-    let script = Script { train: Arc::new(Train::new(size, text)), window, beat: None, order: None };
-    let plan = common.plan(sources_for(conns))?;
+    let script = Script { train: Arc::new(Train::new(size, text)), window, beat: None, lifeline, order: None };
+    let plan = common.plan(sources_for(conns))?.speaking(lifeline);
     let Some((crew, threads)) = common.crew(&plan, &Scene::Talk(script), conns)? else { return Ok(ExitCode::SUCCESS) };
     let course = Course { rate, warm, length, ..common.course(conns, threads) };
     common.show(&steady(crew, &course)?, &[])
@@ -198,15 +206,18 @@ pub fn idle(mut args: Args) -> Result<ExitCode> {
     let length = seconds(&mut args, "hold", 5.0)?;
     let beat = seconds(&mut args, "beat", 0.0)?;
     let order: String = args.or("order", String::new())?;
+    let lifeline = args.flag("lifeline");
     args.finish()?;
+    ensure!(!lifeline || order.is_empty(), "--order is for those without --lifeline");
     let first = common.child.unwrap_or(0) == 0;
     let script = Script {
         train: Arc::new(Train::new(32, true)),
         window: 0,
         beat: (!beat.is_zero()).then_some(beat),
+        lifeline,
         order: (first && !order.is_empty()).then_some(order),
     };
-    let plan = common.plan(sources_for(conns))?;
+    let plan = common.plan(sources_for(conns))?.speaking(lifeline);
     let Some((crew, threads)) = common.crew(&plan, &Scene::Talk(script), conns)? else { return Ok(ExitCode::SUCCESS) };
     let course = Course { length, ..common.course(conns, threads) };
     common.show(&steady(crew, &course)?, &[])
@@ -247,9 +258,29 @@ pub fn broadcast(mut args: Args) -> Result<ExitCode> {
         warm: seconds(&mut args, "warm", 1.0)?,
         length: seconds(&mut args, "secs", 5.0)?,
         server: common.server,
+        lifeline: args.flag("lifeline"),
     };
     args.finish()?;
     common.only_json(&broadcast.run()?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How long it takes to have again what was missed.
+///
+/// # Errors
+/// Arguments, or a replay that was not whole.
+pub fn resume(mut args: Args) -> Result<ExitCode> {
+    let common = Common::take(&mut args)?;
+    let resume = Resume {
+        plan: common.plan(0)?.speaking(true),
+        resumes: args.or("resumes", 200)?,
+        messages: args.or("messages", 1000)?,
+        size: args.or("size", 100)?,
+        timeout: common.timeout,
+        server: common.server,
+    };
+    args.finish()?;
+    common.only_json(&resume.run()?);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -333,6 +364,7 @@ pub fn profile(path: Option<String>, mut args: Args) -> Result<ExitCode> {
         train: Arc::new(Train::new(profile.size, profile.text)),
         window: profile.window,
         beat: None,
+        lifeline: false,
         order: None,
     };
     let plan = common.plan(profile.sources.max(sources_for(most)))?;

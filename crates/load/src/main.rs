@@ -85,6 +85,7 @@ fn run() -> Result<ExitCode> {
         "handshake" => return generator::handshake(args),
         "idle" => return generator::idle(args),
         "reconnect" => return generator::reconnect(args),
+        "resume" => return generator::resume(args),
         "run" => return generator::profile(profile, args),
         "serve" => return generator::serve(args),
         _ => {}
@@ -97,7 +98,7 @@ fn run() -> Result<ExitCode> {
         "proxy" => runtime.block_on(proxy(args)),
         _ => bail!(
             "unknown sub-command '{command}'; known are blocked, broadcast, churn, echo, handshake, hold, idle, \
-             proxy, reconnect, run, serve; see 'lifeline-load help'"
+             proxy, reconnect, resume, run, serve; see 'lifeline-load help'"
         ),
     }
 }

@@ -32,6 +32,8 @@ pub struct Plan {
     pub first_source: u8,
     /// For connecting and upgrading together.
     pub timeout: Duration,
+    /// A subprotocol to ask for, and to insist on.
+    pub protocol: Option<&'static str>,
 }
 
 impl Plan {
@@ -43,13 +45,22 @@ impl Plan {
         let mut addresses = url.authority.to_socket_addrs().with_context(|| format!("name '{}'", url.authority))?;
         let address = addresses.next().with_context(|| format!("name '{}' has no address", url.authority))?;
         let (authority, resource) = (url.authority.clone(), url.resource.clone());
-        Ok(Self { address, authority, resource, sources, first_source: 0, timeout })
+        Ok(Self { address, authority, resource, sources, first_source: 0, timeout, protocol: None })
+    }
+
+    /// The same, with `lifeline.v1` or without a subprotocol.
+    #[must_use]
+    pub fn speaking(mut self, lifeline: bool) -> Self {
+        self.protocol = lifeline.then_some(crate::lifeline::PROTOCOL);
+        self
     }
 
     fn request(&self, resource: Option<&str>) -> Vec<u8> {
         let resource = resource.unwrap_or(&self.resource);
+        let protocol =
+            self.protocol.map_or_else(String::new, |protocol| format!("Sec-WebSocket-Protocol: {protocol}\r\n"));
         format!(
-            "GET {resource} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            "GET {resource} HTTP/1.1\r\nHost: {}\r\n{protocol}Upgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n",
             self.authority
         )
@@ -80,6 +91,7 @@ pub struct Link {
     output: Vec<u8>,
     written: usize,
     finished: bool,
+    protocol: Option<&'static str>,
 }
 
 impl Link {
@@ -203,6 +215,11 @@ impl Pool {
         })
     }
 
+    /// The subprotocol of links made from now on.
+    pub fn speak(&mut self, protocol: Option<&'static str>) {
+        self.plan.protocol = protocol;
+    }
+
     /// Links that are not upgraded yet.
     pub fn opening(&self) -> usize {
         self.opening
@@ -267,6 +284,7 @@ impl Pool {
             output: self.plan.request(resource),
             written: 0,
             finished: false,
+            protocol: self.plan.protocol,
         }));
         self.opening += 1;
         Ok(id)
@@ -374,7 +392,7 @@ fn advance(link: &mut Link, flags: epoll::EventFlags, chunk: &mut [u8], handler:
     input.extend_from_slice(&chunk[..length]);
     let mut done = 0;
     if link.stage == Stage::Upgrading
-        && let Some(head) = check_head(&input)?
+        && let Some(head) = check_head(&input, link.protocol)?
     {
         link.stage = Stage::Open;
         done = head;
@@ -393,7 +411,7 @@ fn advance(link: &mut Link, flags: epoll::EventFlags, chunk: &mut [u8], handler:
 }
 
 /// Length of the response's head, once whole.
-fn check_head(received: &[u8]) -> Result<Option<usize>> {
+fn check_head(received: &[u8], protocol: Option<&str>) -> Result<Option<usize>> {
     let Some(at) = received.windows(4).position(|four| four == b"\r\n\r\n") else {
         ensure!(received.len() < LONGEST_HEAD, "handshake: head too long");
         return Ok(None);
@@ -402,9 +420,11 @@ fn check_head(received: &[u8]) -> Result<Option<usize>> {
     let mut lines = head.lines();
     let status = lines.next().unwrap_or_default();
     ensure!(status.starts_with("HTTP/1.1 101 "), "refused: {status}");
-    let mut fields = lines.filter_map(|line| line.split_once(':'));
-    let accept = fields.find(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-accept"));
-    ensure!(accept.is_some_and(|(_, value)| value.trim() == ACCEPT), "wrong Sec-WebSocket-Accept");
+    let fields: Vec<_> = lines.filter_map(|line| line.split_once(':')).collect();
+    let field =
+        |wanted: &str| fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim());
+    ensure!(field("sec-websocket-accept") == Some(ACCEPT), "wrong Sec-WebSocket-Accept");
+    ensure!(field("sec-websocket-protocol") == protocol, "wrong Sec-WebSocket-Protocol");
     Ok(Some(at + 4))
 }
 
@@ -415,9 +435,10 @@ mod tests {
     #[test]
     fn heads_are_checked() {
         let good = format!("HTTP/1.1 101 Switching Protocols\r\nsec-websocket-accept: {ACCEPT}\r\n\r\nrest");
-        assert_eq!(check_head(good.as_bytes()).unwrap(), Some(good.len() - 4));
-        assert_eq!(check_head(b"HTTP/1.1 101 S").unwrap(), None);
-        assert!(check_head(b"HTTP/1.1 503 Full\r\n\r\n").unwrap_err().to_string().contains("503"));
-        assert!(check_head(b"HTTP/1.1 101 S\r\nSec-WebSocket-Accept: x\r\n\r\n").is_err());
+        assert_eq!(check_head(good.as_bytes(), None).unwrap(), Some(good.len() - 4));
+        assert_eq!(check_head(b"HTTP/1.1 101 S", None).unwrap(), None);
+        assert!(check_head(b"HTTP/1.1 503 Full\r\n\r\n", None).unwrap_err().to_string().contains("503"));
+        assert!(check_head(b"HTTP/1.1 101 S\r\nSec-WebSocket-Accept: x\r\n\r\n", None).is_err());
+        assert!(check_head(good.as_bytes(), Some("chat")).is_err());
     }
 }

@@ -374,6 +374,7 @@ impl Outcome {
             "seconds": self.seconds,
             "messages": self.total.messages,
             "messages_per_second": self.total.messages as f64 / self.seconds,
+            "bytes_per_message": self.total.bytes as f64 / self.total.messages.max(1) as f64,
             "delay_ms": quantiles(&self.total.delays),
             "generator_cores": self.own_cpu / self.seconds,
             "generator_threads": self.threads,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::crew::{Phase, Sample};
+use crate::lifeline::{Heard, Speaker, hear, item_header};
 use crate::pool::{Handler, Link, Pool};
 use crate::train::{Train, parse};
 use crate::ws::opcode;
@@ -26,8 +27,20 @@ pub struct Script {
     pub window: usize,
     /// The server's `heartbeat.interval`, to know how late its pings are.
     pub beat: Option<Duration>,
+    /// Speak `lifeline.v1`.
+    pub lifeline: bool,
     /// Text message that one connection sends first; its answer is not checked.
     pub order: Option<String>,
+}
+
+impl Script {
+    /// The outbox of a link that sends items: a name that no other has, in this run or another.
+    fn outbox(&self, link: &Link) -> Option<String> {
+        (self.window > 0).then(|| {
+            let since = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos());
+            format!("load-{}-{}-{since}", std::process::id(), link.id)
+        })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +55,7 @@ struct Talker {
     beat: Option<u64>,
     closing: bool,
     ordered: bool,
+    speaker: Speaker,
 }
 
 /// The connections of one thread.
@@ -58,6 +72,8 @@ pub struct Talk {
     turn: usize,
     rate: f64,
     orders: bool,
+    /// Frames on their way out, and a header.
+    scratch: (Vec<u8>, Vec<u8>),
 }
 
 impl Talk {
@@ -73,6 +89,7 @@ impl Talk {
             turn: 0,
             rate: 0.0,
             orders,
+            scratch: Default::default(),
         }
     }
 
@@ -95,6 +112,9 @@ impl Talk {
         }
         for id in 0..pool.places() {
             let Some(link) = pool.link(id).filter(|link| link.is_open()) else { continue };
+            if self.script.lifeline && !self.talkers[id].speaker.welcomed {
+                continue;
+            }
             if let Err(error) = self.begin(link) {
                 self.note(&format!("{error:#}"));
             }
@@ -116,15 +136,91 @@ impl Talk {
     /// Sends `count` messages, stamped with now or when they were due.
     fn send(&mut self, link: &mut Link, mut count: usize, due: Option<u64>) -> Result<()> {
         let stamp = due.unwrap_or_else(|| self.now());
+        if self.script.lifeline {
+            return self.send_items(link, count, stamp);
+        }
         let talker = &mut self.talkers[link.id];
         while count > 0 {
             let (frames, sent) = self.script.train.run(talker.sent, count);
             talker.sent += sent as u64;
             talker.stamps.extend(std::iter::repeat_n(stamp, sent));
             count -= sent;
+            if self.phase == Phase::Measure {
+                self.counted.bytes += frames.len() as u64;
+            }
             link.write(frames)?;
         }
         Ok(())
+    }
+
+    /// Items; the first takes the acknowledgement along.
+    fn send_items(&mut self, link: &mut Link, count: usize, stamp: u64) -> Result<()> {
+        let talker = &mut self.talkers[link.id];
+        let (out, header) = &mut self.scratch;
+        out.clear();
+        for _ in 0..count {
+            header.clear();
+            item_header(header, talker.sent + 1, talker.speaker.take());
+            self.script.train.put_behind(out, header, talker.sent);
+            talker.sent += 1;
+            talker.stamps.push_back(stamp);
+        }
+        if self.phase == Phase::Measure {
+            self.counted.bytes += out.len() as u64;
+        }
+        link.write(out)
+    }
+
+    /// Messages of the server in `lifeline.v1`; returns the bytes done with and the messages that came back.
+    fn receive_items(&mut self, link: &mut Link, bytes: &[u8], now: u64) -> Result<(usize, usize)> {
+        let (mut at, mut done) = (0, 0);
+        while let Some(frame) = parse(&bytes[at..])? {
+            at += frame.length;
+            if frame.opcode >= opcode::CLOSE {
+                self.other(link, frame.fin, frame.opcode, frame.payload, now)?;
+                continue;
+            }
+            ensure!(frame.fin, "a fragment");
+            let talker = &mut self.talkers[link.id];
+            match hear(frame.payload)? {
+                Heard::Message { sequence, acknowledged, payload } => {
+                    talker.speaker.count(sequence, payload.len(), now)?;
+                    if let Some(mark) = acknowledged {
+                        talker.speaker.settle(mark, talker.sent)?;
+                    }
+                    ensure!(frame.opcode == self.script.train.kind(), "unexpected opcode {}", frame.opcode);
+                    let expected = self.script.train.payload(talker.received);
+                    ensure!(payload == expected, "message {} came back changed", talker.received);
+                    self.came_back(link, now)?;
+                    done += 1;
+                }
+                Heard::Acknowledged(mark) => talker.speaker.settle(mark, talker.sent)?,
+                Heard::Welcome(_) => {
+                    ensure!(!talker.speaker.welcomed, "W came again");
+                    talker.speaker.welcomed = true;
+                    self.counted.open += 1;
+                    if self.phase >= Phase::Warm {
+                        self.begin(link)?;
+                    }
+                }
+                Heard::Beat(number) => {
+                    self.counted.beats += 1;
+                    link.put(opcode::TEXT, &[b"O ", number].concat())?;
+                }
+                Heard::Channel(_) | Heard::Nothing | Heard::ReplayDone(_) => {}
+            }
+        }
+        Ok((at, done))
+    }
+
+    /// The acknowledgement that nothing took along, if it is due.
+    fn acknowledge(&mut self, link: &mut Link, now: u64) -> Result<()> {
+        let Some(mark) = self.talkers[link.id].speaker.due(now) else { return Ok(()) };
+        let frame = format!("A {mark}");
+        if self.phase == Phase::Measure {
+            self.counted.bytes += frame.len() as u64 + 6;
+        }
+        link.put(opcode::TEXT, frame.as_bytes())
     }
 
     /// At a fixed rate: sends what is due; returns how long nothing more is.
@@ -148,7 +244,8 @@ impl Talk {
             for _ in 0..pool.places() {
                 self.turn = (self.turn + 1) % pool.places();
                 let Some(link) = pool.link(self.turn).filter(|link| link.is_open()) else { continue };
-                if self.talkers[self.turn].closing {
+                let talker = &self.talkers[self.turn];
+                if talker.closing || self.script.lifeline && !talker.speaker.welcomed {
                     continue;
                 }
                 if self.talkers[self.turn].stamps.len() < UNDER_WAY
@@ -261,6 +358,10 @@ impl Handler for Talk {
             self.talkers.resize_with(link.id + 1, Talker::default);
         }
         self.talkers[link.id] = Talker::default();
+        if self.script.lifeline {
+            let outbox = self.script.outbox(link);
+            return link.put(opcode::TEXT, &Speaker::hello(outbox.as_deref()));
+        }
         self.counted.open += 1;
         if self.phase >= Phase::Warm { self.begin(link) } else { Ok(()) }
     }
@@ -268,7 +369,10 @@ impl Handler for Talk {
     fn received(&mut self, link: &mut Link, bytes: &[u8]) -> Result<usize> {
         let now = self.now();
         let (mut at, mut done) = (0, 0);
-        while at < bytes.len() {
+        if self.script.lifeline {
+            (at, done) = self.receive_items(link, bytes, now)?;
+        }
+        while at < bytes.len() && !self.script.lifeline {
             let rest = &bytes[at..];
             let talker = &self.talkers[link.id];
             if talker.ordered && rest[0] & 0x0F < opcode::CLOSE {
@@ -291,11 +395,18 @@ impl Handler for Talk {
         if done > 0 && running && self.rate == 0.0 {
             self.send(link, done, None)?;
         }
+        if self.script.lifeline {
+            self.acknowledge(link, now)?;
+        }
+        if self.phase == Phase::Measure {
+            self.counted.bytes += at as u64;
+        }
         Ok(at)
     }
 
     fn lost(&mut self, link: &Link, why: Option<anyhow::Error>) {
-        if link.is_open() {
+        let counted = !self.script.lifeline || self.talkers.get(link.id).is_some_and(|talker| talker.speaker.welcomed);
+        if link.is_open() && counted {
             self.counted.open -= 1;
         }
         let closing = self.talkers.get(link.id).is_some_and(|talker| talker.closing) && link.is_open();

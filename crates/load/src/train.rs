@@ -26,8 +26,7 @@ impl Train {
         let payloads: Vec<_> = (0..VARIANTS as u64).map(|number| payload(number, 7, size, text)).collect();
         let (mut frames, mut starts) = (Vec::new(), vec![0]);
         for (number, payload) in payloads.iter().chain(&payloads).enumerate() {
-            let mask = (0x9E37_79B9_u32.wrapping_mul(number as u32 + 1)).to_be_bytes();
-            put_frame(&mut frames, true, kind, payload, mask);
+            put_frame(&mut frames, true, kind, payload, mask(number));
             starts.push(frames.len());
         }
         let replies = payloads.iter().map(|payload| server_frame(kind, payload)).collect();
@@ -39,6 +38,31 @@ impl Train {
         let first = from as usize % VARIANTS;
         let count = count.min(VARIANTS);
         (&self.frames[self.starts[first]..self.starts[first + count]], count)
+    }
+
+    /// Appends a client's frame of `header` and the bytes of message `number` behind it.
+    pub fn put_behind(&self, out: &mut Vec<u8>, header: &[u8], number: u64) {
+        let number = number as usize % VARIANTS;
+        let masked = &self.frames[self.starts[number + 1] - self.payloads[number].len()..self.starts[number + 1]];
+        // The payload is masked already: the mask has to begin where that ends where the payload begins.
+        let mut mask = mask(number);
+        mask.rotate_right(header.len() % 4);
+        let length = header.len() + masked.len();
+        out.push(0x80 | self.kind);
+        match length {
+            0..126 => out.push(0x80 | length as u8),
+            126..=0xFFFF => {
+                out.push(0x80 | 0x7E);
+                out.extend_from_slice(&(length as u16).to_be_bytes());
+            }
+            _ => {
+                out.push(0x80 | 0x7F);
+                out.extend_from_slice(&(length as u64).to_be_bytes());
+            }
+        }
+        out.extend_from_slice(&mask);
+        out.extend(header.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        out.extend_from_slice(masked);
     }
 
     /// The frame that answers message `number` if the server does not cut it in fragments.
@@ -55,6 +79,10 @@ impl Train {
     pub fn kind(&self) -> u8 {
         self.kind
     }
+}
+
+fn mask(number: usize) -> [u8; 4] {
+    0x9E37_79B9_u32.wrapping_mul(number as u32 + 1).to_be_bytes()
 }
 
 /// An unmasked frame.
@@ -114,6 +142,19 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Seen<'_>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_header_goes_before_a_masked_payload() {
+        let train = Train::new(9, true);
+        for (number, header) in [(0, "P 1\n"), (3, "P 12 s=3\n"), (17, "x\n")] {
+            let mut frame = Vec::new();
+            train.put_behind(&mut frame, header.as_bytes(), number);
+            let mask: [u8; 4] = frame[2..6].try_into().unwrap();
+            let message: Vec<_> = frame[6..].iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+            assert_eq!(message, [header.as_bytes(), train.payload(number)].concat());
+            assert_eq!(usize::from(frame[1] & 0x7F), message.len());
+        }
+    }
 
     #[test]
     fn a_run_holds_the_messages_in_turn_and_wraps() {

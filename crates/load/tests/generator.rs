@@ -93,7 +93,7 @@ fn course(conns: usize) -> Course {
 }
 
 fn talk(url: &Url, window: usize, size: usize, course: &Course) -> Outcome {
-    let script = Script { train: Arc::new(Train::new(size, false)), window, beat: None, order: None };
+    let script = Script { train: Arc::new(Train::new(size, false)), window, beat: None, lifeline: false, order: None };
     steady(Crew::threads(2, &plan(url), &Scene::Talk(script)), course).unwrap()
 }
 
@@ -155,7 +155,7 @@ fn handshakes_go_round() {
 #[test]
 fn stages_go_up_and_down() {
     let url = server(|data| data);
-    let script = Script { train: Arc::new(Train::new(32, false)), window: 1, beat: None, order: None };
+    let script = Script { train: Arc::new(Train::new(32, false)), window: 1, beat: None, lifeline: false, order: None };
     let stage = |conns| Stage { length: Duration::from_millis(1100), conns, rate: 0.0 };
     let stages = [stage(10), stage(10), stage(2)];
     let outcome = staged(Crew::threads(2, &plan(&url), &Scene::Talk(script)), &stages, &course(10)).unwrap();
@@ -170,6 +170,7 @@ fn stages_go_up_and_down() {
 fn everybody_gets_what_is_published() {
     let url = server(|data| data);
     let broadcast = Broadcast {
+        lifeline: false,
         plan: plan(&url),
         conns: 20,
         size: 64,
