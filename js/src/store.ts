@@ -33,7 +33,7 @@ const ADOPT_AFTER = 10000;
 /** Tabs that are gone and have nothing to send are forgotten after a day. */
 const FORGET_AFTER = 86400000;
 /** A page that is being left may hold the lock for a moment longer than the next one likes. */
-const PATIENCE = 500;
+const PATIENCE = 1000;
 
 /** The tab's own, or a new one. Fails where the browser keeps nothing. */
 export async function openStore(scope: string, slot: number, durability: IDBTransactionDurability): Promise<Store> {
@@ -43,7 +43,8 @@ export async function openStore(scope: string, slot: number, durability: IDBTran
   if (!id || !release) {
     id = randomId();
     sessionStorage.setItem(name, id);
-    release = await claim(id, PATIENCE);
+    // Nobody else knows it.
+    release = await claim(id, 10000);
     if (!release) throw Error(name);
   }
   return load(id, scope, durability, release);
