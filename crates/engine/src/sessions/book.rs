@@ -16,7 +16,7 @@ use lifeline_proto::v1::server::{Server as Machine, Stored};
 use lifeline_proto::v1::session::{Session, SessionRecord};
 use lifeline_proto::v1::wire::Reject;
 use lifeline_proto::v1::{ChannelName, Key, Position, ShortId, Token};
-use lifeline_store::{Config, Log, Opened, StoreError};
+use lifeline_store::{Config, Disk, Files, Log, Opened, StoreError};
 use rand::rngs::StdRng;
 
 use super::Profile;
@@ -65,7 +65,11 @@ impl Book {
     /// # Errors
     /// The directory is in use, or the disk does not work.
     pub fn open(directory: &Path) -> Result<(Self, Restored), StoreError> {
-        let (log, Opened { records, cut, damages, .. }) = Log::open(&Config::new(directory))?;
+        Self::open_with(Arc::new(Disk), directory)
+    }
+
+    fn open_with(files: Arc<dyn Files>, directory: &Path) -> Result<(Self, Restored), StoreError> {
+        let (log, Opened { records, cut, damages, .. }) = Log::open_with(files, &Config::new(directory))?;
         let mut sessions: BTreeMap<Key, (SessionRecord, Option<Arc<str>>, Profile)> = BTreeMap::new();
         let mut inboxes: BTreeMap<Key, (u64, u64, Vec<Reject>)> = BTreeMap::new();
         let mut channels: BTreeMap<ChannelName, Position> = BTreeMap::new();

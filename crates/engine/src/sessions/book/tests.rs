@@ -2,7 +2,8 @@ use lifeline_proto::Time;
 use lifeline_proto::v1::data::Change;
 use lifeline_proto::v1::server::{LinkId, Output, ServerConfig};
 use lifeline_proto::v1::wire::{ClientFrame, Hello, OutboxRange, VERSION};
-use rand::SeedableRng;
+use lifeline_store::sim::{Faults, Sim};
+use rand::{Rng, SeedableRng};
 
 use super::*;
 
@@ -184,6 +185,75 @@ fn the_log_does_not_grow_for_ever() {
     assert!(held < 2 * SLACK, "{held} bytes for one session");
     drop(book);
     assert_eq!(Book::open(&directory.0).unwrap().1.profiles[&session].data.version(), 1);
+}
+
+/// Servers that are killed, or whose machine loses its power, at any moment: what was acknowledged is known, and no
+/// number of a stream is given twice after the process alone has gone.
+#[test]
+fn what_was_acknowledged_is_known_after_a_crash() {
+    for seed in 0..300 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let disk = Sim::new(seed);
+        let directory = Path::new("/store");
+        let profiles = HashMap::new();
+        let (mut book, restored) = Book::open_with(Arc::new(disk.clone()), directory).unwrap();
+        let mut machine = machine(restored.stored);
+        let items = random.random_range(1..20);
+        let (session, outbox) = greet(&mut machine, 1, items);
+        run(&mut machine, &mut book);
+        let (mut last, mut recorded) = (0, false);
+        for _ in 0..random.random_range(1..30) {
+            match random.random_range(0..4) {
+                0 => run(&mut machine, &mut book),
+                1 => {
+                    write(&mut machine, &mut book, &profiles);
+                    recorded = true;
+                }
+                2 => {
+                    book.write_anew(&machine, &profiles, false).unwrap();
+                    recorded = true;
+                }
+                _ => {
+                    last = machine.send(Time::ZERO, &session, Bytes::from_static(b"x"), false).unwrap();
+                    book.reserve(&machine, &profiles, &session, last).unwrap();
+                    recorded = true;
+                }
+            }
+        }
+        let acknowledged = machine.inbox(&outbox).unwrap().acknowledged();
+        let power = random.random_bool(0.5);
+        if power {
+            disk.cut_power();
+        } else {
+            disk.kill();
+        }
+        let (_, restored) = Book::open_with(Arc::new(disk), directory).unwrap();
+        assert_eq!(restored.damages, Vec::<String>::new(), "seed {seed}");
+        let handled = restored.stored.inboxes.iter().find(|(key, ..)| *key == outbox).map_or(0, |inbox| inbox.2);
+        assert!(handled >= acknowledged, "seed {seed}: {handled} of {acknowledged}");
+        if !power && recorded {
+            let next = restored.stored.sessions[0].0.next;
+            assert!(next > last, "seed {seed}: {next} comes again, {last} was sent");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_acknowledged_by_a_disk_that_fails() {
+    let disk = Sim::new(1);
+    let (mut book, restored) = Book::open_with(Arc::new(disk.clone()), Path::new("/store")).unwrap();
+    let mut machine = machine(restored.stored);
+    let (_, outbox) = greet(&mut machine, 1, 5);
+    run(&mut machine, &mut book);
+    let used = disk.list(Path::new("/store")).unwrap().iter().map(|(_, len)| len).sum();
+    disk.set_faults(Faults { capacity: Some(used), ..Faults::default() });
+    book.log.append([(&vec![0; 300_000][..], &b""[..])]).unwrap_err();
+    // Tried again when there is room.
+    disk.set_faults(Faults { write_fails_after: Some(0), ..Faults::default() });
+    assert!(book.write(&machine, &HashMap::new(), false).is_err());
+    assert_eq!((book.marks.get(&outbox), book.is_dirty()), (Some(&5), true));
+    write(&mut machine, &mut book, &HashMap::new());
+    assert_eq!(machine.inbox(&outbox).unwrap().acknowledged(), 5);
 }
 
 #[test]
