@@ -94,9 +94,10 @@ impl Dispatcher {
         self.endpoints.borrow_mut().insert(id, endpoint);
     }
 
-    /// Events of `id` that still come are dropped.
+    /// `id` has ended, and whatever came before that was dispatched.
     pub(crate) fn unregister(&self, id: EndpointId) {
         self.endpoints.borrow_mut().remove(&id);
+        with_bridge(|bridge| drop(bridge.submit(Command::Forget { endpoint: id })));
     }
 
     /// Dispatches until `done`, which is asked after each batch with the number of callbacks run, or

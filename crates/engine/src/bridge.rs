@@ -393,6 +393,8 @@ pub enum Command {
     FailAttempt { ticket: Ticket, reason: String },
     /// Closes for good: `Event::Overflow` for each unsent, `Event::Stopped` at last: `Reply::Done`.
     CloseClient { client: EndpointId, code: u16, reason: String },
+    /// The application has seen `Event::Stopped`; until then its sessions can be read: `Reply::Done`.
+    Forget { endpoint: EndpointId },
     /// Drops all of an endpoint now, without a word on the wire: `Reply::Done`.
     Discard { endpoint: EndpointId },
 }

@@ -462,6 +462,10 @@ impl Local {
                 self.client(client)?.close(code, reason);
                 Reply::Done
             }
+            Command::Forget { endpoint } => {
+                self.core.remove_endpoint(endpoint);
+                Reply::Done
+            }
             Command::Discard { endpoint } => {
                 match self.core.endpoint(endpoint) {
                     Some(Endpoint::Server(server)) => server.discard(),
@@ -694,9 +698,6 @@ impl Bridge for Local {
                     if let Ok(server) = self.server(*server) {
                         server.handle_asked();
                     }
-                }
-                Event::Stopped { endpoint } => {
-                    self.core.remove_endpoint(*endpoint);
                 }
                 _ => {}
             }

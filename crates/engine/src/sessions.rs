@@ -572,6 +572,10 @@ impl Sessions {
         let key = Key::new(session).ok()?;
         let mut inner = self.inner.lock();
         inner.machine.session(&key)?;
+        // The store is closed: it would be lost.
+        if inner.book.is_none() && self.config.sessions.store.is_some() {
+            return None;
+        }
         inner.changed(&key);
         inner.profiles.entry(key).or_default().data.apply(change, if_version)
     }

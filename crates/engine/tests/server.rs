@@ -1082,6 +1082,7 @@ fn the_memory_limit_is_the_largest_of_the_endpoints_alive() {
     assert_eq!(app.stat(small, &["memory", "limit"]), 3 << 20);
     app.submit(Command::StopServer { server: large, drain: Duration::ZERO });
     app.wait(|event| matches!(event, Event::Stopped { .. }).then_some(()));
+    app.submit(Command::Forget { endpoint: large });
     assert_eq!(app.stat(small, &["memory", "limit"]), 2 << 20);
 }
 
