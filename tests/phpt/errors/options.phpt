@@ -54,11 +54,11 @@ ValueError: WsServer: listen address 'unix://a' must name an absolute path: unix
 ValueError: WsServer: $listen must hold at least one URL, an empty array given
 ValueError: WsServer: $listen 'ws://a:1' is there twice
 TypeError: WsServer: $listen must be of type string or a list of strings, int given
-ValueError: WsServer: unknown option 'limits.maxMesage' (5 given); did you mean 'limits.maxMessage'? Allowed options of 'limits': memory, maxMessage, maxFrame, maxFragments, inbound, maxConnections, perIp, maxChannels, maxSubscriptions, handshakeTimeout, authTimeout, maxHeaderBytes, messageRate, byteRate, rateAction
+ValueError: WsServer: unknown option 'limits.maxMesage' (5 given); did you mean 'limits.maxMessage'? Allowed options of 'limits': memory, maxMessage, maxFrame, maxFragments, inbound, maxConnections, perIp, maxChannels, maxSubscriptions, handshakeTimeout, authTimeout, maxHeaderBytes, maxSessions, messageRate, byteRate, rateAction
 TypeError: WsServer: option 'limits.maxMessage' must be of type int, float given
 ValueError: WsServer: option 'limits.maxMessage' must be between 1 and 1125899906842624, 0 given
 ValueError: WsServer: option 'limits.maxFrame' must not exceed 'limits.maxMessage' (10), 20 given
-ValueError: WsServer: unknown option 'maxConnections' (5 given); did you mean 'limits.maxConnections'? Allowed options: heartbeat, idle, limits, send, origins, protocols, path, healthPath, trustedProxies, proxyProtocol, tls, watchdog, admin, logger, logLevel, ioThreads, reusePort, backlog
+ValueError: WsServer: unknown option 'maxConnections' (5 given); did you mean 'limits.maxConnections'? Allowed options: heartbeat, idle, limits, send, ack, redelivery, resume, dedupe, store, origins, protocols, path, healthPath, trustedProxies, proxyProtocol, tls, watchdog, admin, logger, logLevel, ioThreads, reusePort, backlog
 ValueError: WsServer: 'reconnect' is an option of WsClient, not of WsServer
 ValueError: WsServer: unknown option 'workers' (4 given). Allowed options: %s
 ValueError: WsServer: unknown option 'compression' (true given). Allowed options: %s
