@@ -344,7 +344,12 @@ impl Client {
             inner.machine.handle_pending(now);
         }
         let fed = inner.feed(now, WINDOW);
-        self.settle(&mut inner, now);
+        if inner.outlet.as_ref().is_some_and(|outlet| !outlet.is_lifeline()) {
+            // On an open plain connection nothing else can have come of it.
+            self.account(&mut inner);
+        } else {
+            self.settle(&mut inner, now);
+        }
         let outlet = inner.outlet.clone().filter(|_| fed);
         drop(inner);
         if let (Some(outlet), Some(core)) = (outlet, self.core.upgrade()) {
@@ -478,6 +483,11 @@ impl Client {
             inner.wanting = None;
             self.emit(Event::Room { client: self.id });
         }
+        self.account(inner);
+    }
+
+    /// What the outbox holds has changed.
+    fn account(&self, inner: &mut Inner) {
         self.watch_congestion(inner);
         let held = inner.outbox.held();
         if held > inner.charged {
