@@ -220,6 +220,29 @@ fn what_was_given_up_is_not_sent_by_the_next_process() {
     assert_eq!(flow(&mut outbox), texts(&[(1, "one"), (3, "three"), (4, "four")]));
 }
 
+/// The keeper writes while a message is being committed.
+#[test]
+fn upkeep_beside_a_commit_leaves_it_alone() {
+    let disk = Sim::new(1);
+    let (mut outbox, _) = open(&disk, Durability::Always);
+    let now = Time::from_micros(1);
+    outbox.push(now, Bytes::from_static(b"short"), false, Some(Duration::from_micros(1))).unwrap();
+    let work = outbox.commit(now).unwrap();
+    let result = work.carry_out();
+    outbox.handle_done(&work, &result).unwrap();
+    outbox.push(now, Bytes::from_static(b"kept"), false, None).unwrap();
+    let work = outbox.commit(now).unwrap();
+    let result = work.carry_out();
+    // Its record is written, and not known to be; behind it comes that the other one is gone.
+    assert_eq!(outbox.expire(Time::from_micros(10)).len(), 1);
+    tend(&mut outbox, false);
+    tend(&mut outbox, true);
+    outbox.handle_done(&work, &result).unwrap();
+    disk.kill();
+    let (mut outbox, _) = open(&disk, Durability::Always);
+    assert_eq!(flow(&mut outbox), texts(&[(2, "kept")]));
+}
+
 #[test]
 fn the_time_to_live_goes_on_while_no_process_runs() {
     let disk = Sim::new(1);
