@@ -637,6 +637,7 @@ impl Endpoint for Core {
     fn forgotten(&self) {
         // In a forked child the object keeps saying whose it is.
         let connections = std::mem::take(&mut *self.connections.borrow_mut());
+        let sessions = std::mem::take(&mut *self.sessions.borrow_mut());
         if self.generation.get() == generation() {
             self.life.set(Life::Stopped);
             self.id.set(None);
@@ -646,7 +647,7 @@ impl Endpoint for Core {
         } else {
             self.timers.clear();
         }
-        drop(connections);
+        drop((connections, sessions));
     }
 }
 

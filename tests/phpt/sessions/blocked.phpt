@@ -34,6 +34,8 @@ pump($server, function () use (&$handled) { return count($handled ?? []) === 2; 
 var_dump($handled);
 // The item whose handler ran is not delivered again to the connection that took over.
 pump($server, function () use (&$others) { return $others[1]->poll('frame') === [0x81, 'A 1']; }, 'the acknowledgement');
+// The handler holds its own server.
+$server = $peer = $conn = $others = null;
 ?>
 --EXPECT--
 new false
