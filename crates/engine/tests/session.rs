@@ -414,14 +414,18 @@ async fn a_full_application_does_not_make_its_client_look_dead() {
     let far = Far::start(ServerConfig { send_limit: 64 << 20, ..beating(300, 300) }).await;
     let mut config = speaking(far.port);
     config.limits.inbound = 1000;
-    app.connect(config);
+    let id = app.connect(config);
     hear(&mut app, is_open).await;
     let key = far.session();
-    far.rules().send(&key, &"x".repeat(2000));
+    for _ in 0..200 {
+        far.rules().send(&key, &"x".repeat(10_000));
+    }
     // Nobody takes it. Twice the time after which a server would cut a silent peer.
     let beats = |far: &Far| far.rules().client_frames.iter().filter(|it| matches!(it, ClientFrame::Beat(_))).count();
     let before = beats(&far);
     eventually(|| beats(&far) >= before + 3).await;
+    let waiting = app.stat(id, &["bytes", "inboundWaiting"]);
+    assert!((10_000..500_000).contains(&waiting), "{waiting} bytes of two million wait");
     far.rules().send(&key, "after");
     let all = hear(&mut app, |it| *it == Heard::Message("after".to_owned())).await;
     assert!(!all.iter().any(|it| matches!(it, Heard::Close(_))), "{all:?}");
