@@ -101,7 +101,7 @@ pub struct Inbox {
     rewound: bool,
     items: BTreeMap<u64, Item>,
     waiting: VecDeque<Delivery>,
-    /// Handlers begun, of items that are not settled.
+    /// Handlers that have ended, of items that they did not settle.
     attempts: BTreeMap<u64, u32>,
     /// Handlers that run for deliveries of an earlier attachment.
     foreign: usize,
@@ -291,9 +291,7 @@ impl Inbox {
         match self.items.get_mut(&id.sequence) {
             Some(item) if *item == (Item::Queued { serial: id.serial, bytes: id.bytes }) => {
                 *item = Item::Running { serial: id.serial, attachment: self.attachment, bytes: id.bytes };
-                let attempts = self.attempts.entry(id.sequence).or_default();
-                *attempts += 1;
-                Start::Attempt(*attempts)
+                Start::Attempt(self.attempts(id.sequence))
             }
             _ => Start::Stale,
         }
@@ -315,6 +313,7 @@ impl Inbox {
             return Verdict::Reject(self.reject(id.sequence, 0, reason, true));
         }
         if attachment == self.attachment && self.attached {
+            self.count_attempt(id.sequence);
             self.miss(id.sequence);
             self.forget_waiting(id.sequence);
             // What still arrives on that connection comes again, too.
@@ -410,8 +409,14 @@ impl Inbox {
         }
     }
 
+    /// Handlers begun for an item, with the one that runs.
     fn attempts(&self, sequence: u64) -> u32 {
-        self.attempts.get(&sequence).copied().unwrap_or(0)
+        self.attempts.get(&sequence).copied().unwrap_or(0) + 1
+    }
+
+    /// The handler that runs will not settle the item.
+    fn count_attempt(&mut self, sequence: u64) {
+        *self.attempts.entry(sequence).or_default() += 1;
     }
 
     fn settle(&mut self, sequence: u64) {
@@ -430,6 +435,7 @@ impl Inbox {
             self.rejected.push_back(reject.clone());
         } else {
             self.leave_running(sequence);
+            self.count_attempt(sequence);
             self.miss(sequence);
             self.forget_waiting(sequence);
             if sequence < self.expected {

@@ -1,11 +1,12 @@
 //! A server: all its connections, sessions, inboxes and channels in one machine.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use rand::RngCore;
 
 use super::inbox::{Delivery, DeliveryId, Inbox, Receipt, Start, Verdict};
@@ -166,7 +167,7 @@ pub struct Server<R> {
     random: R,
     /// Begins the id of each session, to tell one that ended here from one of another life.
     instance: ShortId,
-    links: HashMap<LinkId, Link, BuildHasherDefault<LinkHasher>>,
+    links: std::collections::HashMap<LinkId, Link, BuildHasherDefault<LinkHasher>>,
     sessions: HashMap<Key, Owned>,
     inboxes: HashMap<Key, Shared>,
     /// New ones, counted.
@@ -177,9 +178,9 @@ pub struct Server<R> {
     /// Who may be subscribed; checked when used.
     readers: HashMap<ChannelName, BTreeSet<Key>>,
     outputs: VecDeque<Output>,
-    dirty: BTreeSet<LinkId>,
+    dirty: LinkSet,
     /// Connections with something to acknowledge at the end of the batch.
-    settled: BTreeSet<LinkId>,
+    settled: LinkSet,
     deadlines: BTreeSet<(Time, Deadline)>,
     counters: Counters,
     /// No new sessions; at the moment given the last connections are closed.
@@ -245,16 +246,16 @@ impl<R: RngCore> Server<R> {
             config,
             instance: ShortId::random(&mut random, 6),
             random,
-            links: HashMap::default(),
-            sessions: HashMap::new(),
-            inboxes: HashMap::new(),
+            links: std::collections::HashMap::default(),
+            sessions: HashMap::default(),
+            inboxes: HashMap::default(),
             inboxes_made: 0,
             idle: BTreeSet::new(),
-            logs: HashMap::new(),
-            readers: HashMap::new(),
+            logs: HashMap::default(),
+            readers: HashMap::default(),
             outputs: VecDeque::new(),
-            dirty: BTreeSet::new(),
-            settled: BTreeSet::new(),
+            dirty: LinkSet::default(),
+            settled: LinkSet::default(),
             deadlines: BTreeSet::new(),
             counters: Counters::default(),
             draining: None,
@@ -471,7 +472,7 @@ impl<R: RngCore> Server<R> {
 
     /// A batch of the application's work has ended: acknowledgements go out.
     pub fn handle_batch_end(&mut self) {
-        for link in std::mem::take(&mut self.settled) {
+        while let Some(link) = self.settled.pop_first() {
             let Some(key) = self.links.get(&link).and_then(Link::session) else { continue };
             if let Some(owned) = self.sessions.get_mut(key) {
                 owned.session.handle_batch_end();
@@ -1123,7 +1124,7 @@ impl<R: RngCore> Server<R> {
         }
         self.handle_lost(now, link);
         self.links.remove(&link);
-        self.dirty.remove(&link);
+        self.dirty.remove(link);
         self.outputs.push_back(Output::Close { link, code, reason: reason.into() });
     }
 
@@ -1154,6 +1155,43 @@ impl<R: RngCore> Server<R> {
         } else {
             self.readers.remove(channel);
             self.logs.remove(channel);
+        }
+    }
+}
+
+/// Connections to see to, each once, by their ids. Mostly there is one, which costs no allocation.
+#[derive(Clone, Debug, Default)]
+struct LinkSet {
+    /// Not in `more`.
+    one: Option<LinkId>,
+    more: BTreeSet<LinkId>,
+}
+
+impl LinkSet {
+    fn insert(&mut self, link: LinkId) {
+        if self.one.is_none() && self.more.is_empty() {
+            self.one = Some(link);
+        } else if self.one != Some(link) {
+            self.more.insert(link);
+        }
+    }
+
+    fn extend(&mut self, link: Option<LinkId>) {
+        if let Some(link) = link {
+            self.insert(link);
+        }
+    }
+
+    fn remove(&mut self, link: LinkId) {
+        self.one.take_if(|one| *one == link);
+        self.more.remove(&link);
+    }
+
+    fn pop_first(&mut self) -> Option<LinkId> {
+        match (self.one, self.more.first()) {
+            (Some(one), Some(first)) if *first < one => self.more.pop_first(),
+            (Some(_), _) => self.one.take(),
+            (None, _) => self.more.pop_first(),
         }
     }
 }
