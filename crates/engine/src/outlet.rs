@@ -33,16 +33,29 @@ pub enum Item {
         binary: bool,
         sequence: u64,
     },
+    /// A message of a session's stream; its header is made when it is written. Servers only. `acknowledged` is 0
+    /// where there is nothing to acknowledge.
+    Stream {
+        sequence: u64,
+        acknowledged: u64,
+        data: Bytes,
+        binary: bool,
+    },
     /// A message that many connections send, encoded (servers only: clients mask).
     Shared(Arc<SharedFrame>),
     Ping(Bytes),
 }
+
+/// About what a stream's message has before its payload, in bytes.
+const MESSAGE_HEADER: usize = 16;
 
 impl Item {
     /// Bytes that count against `send.limit`.
     pub fn size(&self) -> usize {
         match self {
             Self::Message { data, .. } => data.len(),
+            // Empty ones count, too.
+            Self::Stream { data, .. } => data.len() + MESSAGE_HEADER,
             Self::Shared(frame) => frame.wire.len(),
             Self::Ping(payload) => payload.len(),
         }
@@ -51,7 +64,7 @@ impl Item {
     /// Bytes that count against `limits.memory` for this connection.
     pub fn charge(&self) -> usize {
         match self {
-            Self::Message { data, .. } => data.len() + ITEM,
+            Self::Message { data, .. } | Self::Stream { data, .. } => data.len() + ITEM,
             Self::Shared(_) | Self::Ping(_) => ITEM,
         }
     }
@@ -399,7 +412,7 @@ impl Outlet {
         let step = queue.items.len() / SAMPLES + 1;
         let part = |item: &Item| match item {
             Item::Shared(frame) => frame.wire.len() / Arc::strong_count(frame),
-            Item::Message { .. } | Item::Ping(_) => 0,
+            Item::Message { .. } | Item::Stream { .. } | Item::Ping(_) => 0,
         };
         own + step * queue.items.iter().step_by(step).map(part).sum::<usize>()
     }

@@ -953,7 +953,7 @@ impl Owner for Server {
     fn handle_written(&self, _sequence: u64) {}
 
     fn handle_message(&self, outlet: &Arc<Outlet>, now: Time, data: Bytes, binary: bool) -> Upshot {
-        self.sessions.handle_message(outlet, now, &data, binary)
+        self.sessions.handle_message(outlet, now, data, binary)
     }
 
     fn handle_leaving(&self, outlet: &Arc<Outlet>, end: &End) {

@@ -19,7 +19,8 @@ use bytes::Bytes;
 use lifeline_proto::heartbeat::{HeartbeatConfig, Mode};
 use lifeline_proto::v1::ring::Retention;
 use lifeline_proto::v1::server::{LinkId, Output, Server as Machine, ServerConfig as Rules, Stored};
-use lifeline_proto::v1::wire::{Encoded, Heartbeat};
+use lifeline_proto::v1::session::Outgoing;
+use lifeline_proto::v1::wire::{Encoded, Heartbeat, ServerFrame};
 use lifeline_proto::v1::{ChannelName, Key, Position, Secret, ShortId};
 use lifeline_proto::{Time, close};
 use lifeline_store::StoreError;
@@ -305,9 +306,9 @@ impl Sessions {
     }
 
     /// A message came, on the connection's own thread.
-    pub fn handle_message(&self, outlet: &Outlet, now: Time, data: &Bytes, binary: bool) -> Upshot {
+    pub fn handle_message(&self, outlet: &Outlet, now: Time, data: Bytes, binary: bool) -> Upshot {
         let mut inner = self.inner.lock();
-        inner.machine.handle_message(now, LinkId(outlet.id.0), data, binary);
+        inner.machine.take_message(now, LinkId(outlet.id.0), data, binary);
         self.carry_out(inner, now, By::Task(outlet.id))
     }
 
@@ -330,8 +331,15 @@ impl Sessions {
                 more = false;
                 break;
             };
-            let Encoded { data, binary } = outgoing.encode();
-            outlet.put(Item::Message { data, binary, sequence: 0 });
+            outlet.put(match outgoing {
+                Outgoing::Frame(ServerFrame::Message { sequence, acknowledged, data, binary }) => {
+                    Item::Stream { sequence, acknowledged: acknowledged.unwrap_or(0), data, binary }
+                }
+                other => {
+                    let Encoded { data, binary } = other.encode();
+                    Item::Message { data, binary, sequence: 0 }
+                }
+            });
         }
         self.carry_out(inner, now, By::Task(outlet.id));
         more

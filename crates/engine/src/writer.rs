@@ -10,6 +10,7 @@ use std::task::{Context as TaskContext, Poll};
 use bytes::{Bytes, BytesMut};
 use lifeline_proto::close::truncate_reason;
 use lifeline_proto::frame::{Opcode, Role, put_frame, put_header};
+use lifeline_proto::v1::wire::MessageHeader;
 
 use crate::memory::SharedFrame;
 use crate::outlet::{Ending, Item, Outlet};
@@ -215,7 +216,7 @@ impl Writer {
                 return false;
             }
             let is_short = match queue.items.front() {
-                Some(Item::Message { data, .. }) => data.len() <= COPY,
+                Some(Item::Message { data, .. } | Item::Stream { data, .. }) => data.len() <= COPY,
                 Some(Item::Shared(_)) => true,
                 Some(Item::Ping(_)) | None => false,
             };
@@ -317,6 +318,13 @@ impl Writer {
                 scratch.clear();
                 rest.map(|rest| (rest, None))
             })?,
+            Item::Stream { sequence, acknowledged, data, binary } => SCRATCH.with_borrow_mut(|scratch| {
+                outlet.trace(|| format!("sending message {sequence} of {size} bytes"));
+                put_message_header(scratch, *sequence, *acknowledged, *binary, data.len());
+                let rest = self.write_parts(outlet, &[IoSlice::new(scratch), IoSlice::new(data)]);
+                scratch.clear();
+                rest.map(|rest| (rest, None))
+            })?,
             Item::Ping(_) => return None,
         };
         self.replies = 0;
@@ -404,6 +412,18 @@ impl Writer {
                                 batch.backlog.push_back(Chunk { bytes: data, scratch: false });
                             }
                             batch.mark(scratch, size, charge, sequence, Kind::Data, None);
+                        }
+                        Item::Stream { sequence, acknowledged, data, binary } => {
+                            outlet.trace(|| format!("sending message {sequence} of {size} bytes"));
+                            put_message_header(scratch, sequence, acknowledged, binary, data.len());
+                            if data.len() <= COPY {
+                                scratch.extend_from_slice(&data);
+                            } else {
+                                batch.move_scratch(scratch);
+                                batch.queued += data.len() as u64;
+                                batch.backlog.push_back(Chunk { bytes: data, scratch: false });
+                            }
+                            batch.mark(scratch, size, charge, 0, Kind::Data, None);
                         }
                         Item::Shared(frame) => {
                             outlet.trace(|| format!("sending a shared frame of {size} bytes"));
@@ -510,6 +530,14 @@ impl Batch {
             }
         }
     }
+}
+
+/// The header of the frame and that of the message in it, of a session's stream.
+fn put_message_header(scratch: &mut BytesMut, sequence: u64, acknowledged: u64, binary: bool, payload: usize) {
+    let opcode = if binary { Opcode::Binary } else { Opcode::Text };
+    let header = MessageHeader::new(sequence, (acknowledged > 0).then_some(acknowledged));
+    put_header(scratch, true, false, opcode, header.len() + payload, None);
+    scratch.extend_from_slice(&header);
 }
 
 #[expect(clippy::unnecessary_box_returns, reason = "the allocation is what is kept and used again")]

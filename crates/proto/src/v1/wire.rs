@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::value::{ChannelName, Key, MAX_INTEGER, Position, Secret, ShortId, Token};
@@ -386,7 +386,16 @@ impl ClientFrame {
     /// # Errors
     /// [`Violation`]
     pub fn decode(data: &Bytes, binary: bool, max_message: usize) -> Result<Option<Self>, Violation> {
-        let message = Message::split(data)?;
+        Self::take(data.clone(), binary, max_message)
+    }
+
+    /// As [`ClientFrame::decode`], of a message that nobody else holds: a payload is what is left of it, and needs
+    /// no count of its holders.
+    ///
+    /// # Errors
+    /// [`Violation`]
+    pub fn take(mut data: Bytes, binary: bool, max_message: usize) -> Result<Option<Self>, Violation> {
+        let message = Message::split(&data)?;
         Ok(Some(match message.kind {
             "A" => Self::Acknowledge { sequence: message.control(binary)?.integer("s")? },
             "E" => {
@@ -402,9 +411,10 @@ impl ClientFrame {
             "I" => Self::Beat(message.control(binary)?.integer("n")?),
             "O" => Self::Answer(message.control(binary)?.integer("n")?),
             "P" => {
-                let (mut fields, data) = message.payload(data, max_message)?;
+                let (mut fields, header) = message.header(data.len(), max_message)?;
                 let sequence = fields.next_integer("q", 1)?;
                 let acknowledged = fields.options("s")?;
+                data.advance(header);
                 Self::Item { sequence, acknowledged, data, binary }
             }
             "S" => Self::Subscribe(message.control(binary)?.channel()?),
@@ -516,6 +526,53 @@ impl ServerFrame {
 #[must_use]
 pub fn item_header(kind: char, sequence: u64, key: char, acknowledged: Option<u64>) -> String {
     String::from_utf8(item_frame(kind, sequence, key, acknowledged, &[])).unwrap_or_default()
+}
+
+/// The header of an `M` with its line feed, without an allocation.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageHeader {
+    bytes: [u8; Self::LONGEST],
+    len: usize,
+}
+
+impl MessageHeader {
+    /// Two numbers of 20 digits with what is around them.
+    const LONGEST: usize = 46;
+
+    #[must_use]
+    pub fn new(sequence: u64, acknowledged: Option<u64>) -> Self {
+        let mut header = Self { bytes: [0; Self::LONGEST], len: 0 };
+        header.put(b"M ");
+        header.put_integer(sequence);
+        if let Some(acknowledged) = acknowledged {
+            header.put(b" q=");
+            header.put_integer(acknowledged);
+        }
+        header.put(b"\n");
+        header
+    }
+
+    fn put(&mut self, part: &[u8]) {
+        self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
+        self.len += part.len();
+    }
+
+    fn put_integer(&mut self, mut number: u64) {
+        let digits = number.checked_ilog10().unwrap_or(0) as usize + 1;
+        self.len += digits;
+        for digit in self.bytes[self.len - digits..self.len].iter_mut().rev() {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+        }
+    }
+}
+
+impl std::ops::Deref for MessageHeader {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 /// An `M` or `P`, in one allocation.
@@ -667,19 +724,25 @@ impl<'a> Message<'a> {
 
     /// The fields and payload of a frame that has one.
     fn payload(&self, data: &Bytes, max_message: usize) -> Result<(Fields<'a>, Bytes), Violation> {
+        let (fields, header) = self.header(data.len(), max_message)?;
+        Ok((fields, data.slice(header..)))
+    }
+
+    /// The fields of a frame that has a payload, and where in its `len` bytes that begins.
+    fn header(&self, len: usize, max_message: usize) -> Result<(Fields<'a>, usize), Violation> {
         let Some(end) = self.rest.iter().take(MAX_HEADER + 1).position(|byte| *byte == b'\n') else {
             return Err(self.error(format!("no line feed within the {MAX_HEADER} bytes of a header")));
         };
         let fields = self.fields(&self.rest[..end])?;
-        let payload = data.slice_ref(&self.rest[end + 1..]);
-        if payload.len() > max_message {
-            let len = payload.len();
+        let header = self.kind.len() + end + 1;
+        if len - header > max_message {
+            let len = len - header;
             return Err(Violation::new(
                 close::TOO_BIG,
                 format!("{}: a payload of {len} bytes, maxMessage is {max_message}", self.kind),
             ));
         }
-        Ok((fields, payload))
+        Ok((fields, header))
     }
 
     fn channel_message(&self, data: &Bytes, max_message: usize) -> Result<(ChannelName, Position, Bytes), Violation> {
