@@ -49,8 +49,8 @@ interface WsServerInterface
 
     /**
      * On lifeline.v1 the message is acknowledged when the handler has ended: returned, its fiber or coroutine
-     * included, or by {@see WsMessage::ack()} (always with the option `ack` => 'manual'). One that throws is tried again, up to
-     * redelivery.limit times; one that throws {@see WsReject} refuses the message.
+     * included, or by {@see WsMessage::ack()} (always with the option `ack` => 'manual'). One that throws
+     * gets it again, redelivery.limit times in all; one that throws {@see WsReject} refuses the message.
      *
      * @param callable(WsConnection $connection, string $data, bool $binary, WsMessage $message): mixed $callback
      */
@@ -94,7 +94,8 @@ interface WsServerInterface
     public function onLeave(callable $callback): static;
 
     /**
-     * Before start(). Decides who may have a session (lifeline.v1): asked with each HELLO, also of clients that
+     * Before start(). Decides who may have a session (lifeline.v1; plain clients are not asked: see onHandshake()).
+     * Asked with each HELLO, also of clients that
      * come back ($session, where they have shown its token), and when a client shows fresh credentials. An array
      * is what the client may claim: `user`, or else `sub`, names the owner of the session, {@see WsConnection::$user}, and nobody else can
      * resume it. false closes with 4500, or with 4003 a client that had been let in before, so that it fetches
@@ -120,7 +121,8 @@ interface WsServerInterface
     public function onSnapshot(callable $callback): static;
 
     /**
-     * A session's client has not come back within resume.ttl. Its values can still be read.
+     * A session's client has not come back within resume.ttl, or has closed for good so long ago. Its values can
+     * still be read.
      *
      * @param callable(WsSession $session): mixed $callback
      */
@@ -130,13 +132,14 @@ interface WsServerInterface
      * Binds and starts the threads.
      *
      * @throws WsConnectException an address cannot be bound; names it
+     * @throws WsStorageException option store: the directory is in use or cannot be read or written
      */
     public function start(): void;
 
     /**
      * Starts, and dispatches until this server has stopped. Serves every server and client of the process.
      *
-     * @throws WsConnectException an address cannot be bound; names it
+     * @throws WsConnectException|WsStorageException as start()
      */
     public function run(): void;
 
@@ -442,6 +445,7 @@ interface WsClientInterface
     /**
      * Begins to connect and returns at once.
      *
+     * @throws WsStorageException option outbox.path: the directory is in use or cannot be read or written
      * @throws WsException after close()
      */
     public function connect(): void;
@@ -494,8 +498,8 @@ interface WsClientInterface
     /**
      * Many messages, with outbox.path at the cost of one: they are made durable together.
      *
-     * @param list<string> $messages not empty
-     * @return int the last one's sequence number
+     * @param array<array-key, string> $messages
+     * @return int the sequence number of the last message so far; 0: there was none
      * @throws WsOverflowException|WsTimeoutException|WsException|\ValueError|\TypeError as send(): none was
      *         taken, but with policy `block` those before stay queued
      */
@@ -528,7 +532,8 @@ interface WsClientInterface
 
     /**
      * Asks for the messages of a channel (lifeline.v1): they come to onMessage, from the server's answer on and
-     * over reconnects. A denial goes to onError.
+     * over reconnects. A denial goes to onError. Before there is a connection it waits for a server that speaks
+     * lifeline.v1.
      *
      * @throws WsException the server does not speak lifeline.v1, or it is not in the option `protocols`; after close()
      * @throws \ValueError $channel is not 1 to 255 bytes of UTF-8 without control characters
@@ -551,7 +556,9 @@ interface WsClientInterface
     public function stats(): array;
 
     /**
-     * Closes for good. Unsent messages go to onOverflow with 'closed'; onMessage is not called any more.
+     * Closes for good. onMessage is not called any more. On lifeline.v1 it waits up to a second, without blocking,
+     * for what is not acknowledged. What remains goes to onOverflow with 'closed', or with the option outbox.path stays there
+     * for the next client.
      *
      * @param int $code 1000, 1001–1003, 1007–1014, 3000–4999 (RFC 6455 section 7.4)
      * @param string $reason UTF-8, at most 123 bytes
@@ -1065,7 +1072,11 @@ final class WsGap
     /** The last; null: nobody knows, as what counted them is gone. */
     public readonly ?int $to;
 
-    /** `overflow`, `history`, `slow`, `expired`, `restart`, `epoch`, `diverged`, `unknown`, `superseded` */
+    /**
+     * `overflow`, `history`: more than resume.count, .bytes or .ttl keep; `slow`: read too slowly; `expired`, `unknown`,
+     * `superseded`: the session has ended, or is somebody else's; `restart`, `epoch`: the server, or the channel, began anew;
+     * `diverged`: the channel's log was rolled back. Others may come.
+     */
     public readonly string $why;
 
     private function __construct() {}
@@ -1135,7 +1146,10 @@ class WsTimeoutException extends WsException
 {
 }
 
-/** Thrown by a handler of a message: the message is refused, as by {@see WsMessage::reject()}. */
+/**
+ * Thrown by a server's onMessage: the message is refused, as by {@see WsMessage::reject()}, with the reason cut to 1000
+ * bytes. Thrown by onAuth: the connection is closed with the code, where that is one of 4000 to 4999.
+ */
 class WsReject extends WsException
 {
     public readonly bool $permanent;
@@ -1143,7 +1157,7 @@ class WsReject extends WsException
     public function __construct(string $reason, int $code = 0, bool $permanent = true) {}
 }
 
-/** The outbox's disk: a directory in use, a full disk, an error, damage. Names the file. */
+/** The disk of outbox.path or store: a directory in use, a full disk, an error, damage. Names the file. */
 class WsStorageException extends WsException
 {
 }
