@@ -494,6 +494,10 @@ impl Session {
         let link = self.link.as_mut().filter(|_| generation == self.generation)?;
         loop {
             if let Some(frame) = link.control.pop_front() {
+                if link.control.is_empty() {
+                    // Control frames are rare and big: an idle session keeps no room for them.
+                    link.control = VecDeque::new();
+                }
                 return Some(Outgoing::Frame(frame));
             }
             if let Some((from, to)) = self.ring.take_hole() {
