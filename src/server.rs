@@ -129,6 +129,9 @@ enum Life {
     Stopped,
 }
 
+/// What is known of a session, and PHP's object for it.
+type SeenSession = (Rc<session::Shared>, Zval);
+
 /// What the object and the dispatcher share of a server.
 pub(crate) struct Core {
     this: Weak<Self>,
@@ -143,7 +146,7 @@ pub(crate) struct Core {
     addresses: RefCell<Vec<Arc<str>>>,
     connections: RefCell<IdMap<ConnId, (Rc<Conn>, Zval)>>,
     /// Sessions that PHP has seen, until they end.
-    sessions: RefCell<HashMap<Arc<str>, (Rc<session::Shared>, Zval)>>,
+    sessions: RefCell<HashMap<Arc<str>, SeenSession>>,
 }
 
 impl std::fmt::Debug for Core {
@@ -459,18 +462,16 @@ impl Core {
             Ok(decision) => claims(&decision).map_err(Pending::from),
             Err(pending) => Err(pending),
         };
-        match answer {
-            Ok(answer) => Ok((1, answer)),
-            Err(_) => {
-                if let Some(rejection) = failure::take_rejection() {
-                    let code = u16::try_from(rejection.code).ok().filter(|code| (4000..=4999).contains(code));
-                    return Ok((1, Authentication::Refused { code, reason: rejection.reason }));
-                }
-                self.report("onAuth", None)?;
-                let reason = close::default_reason(close::INTERNAL_ERROR).to_owned();
-                Ok((1, Authentication::Refused { code: Some(close::INTERNAL_ERROR), reason }))
-            }
+        if let Ok(answer) = answer {
+            return Ok((1, answer));
         }
+        if let Some(rejection) = failure::take_rejection() {
+            let code = u16::try_from(rejection.code).ok().filter(|code| (4000..=4999).contains(code));
+            return Ok((1, Authentication::Refused { code, reason: rejection.reason }));
+        }
+        self.report("onAuth", None)?;
+        let reason = close::default_reason(close::INTERNAL_ERROR).to_owned();
+        Ok((1, Authentication::Refused { code: Some(close::INTERNAL_ERROR), reason }))
     }
 
     /// `onSnapshot`.

@@ -234,10 +234,11 @@ impl WsSession {
     /// Gives all values to $f and sets what it returns in their place; calls it again when somebody else has changed
     /// them meanwhile. Returns what was set.
     pub fn update(self_: &mut ZendClassObject<Self>, f: Callback) -> PhpResult<ArrayZval> {
+        let Callback(f) = f;
         for _ in 0..ATTEMPTS {
             let shared = Rc::clone(&self_.shared);
             let data = shared.data()?;
-            let result = f.0.call(&mut [array_of(&data)])?;
+            let result = f.call(&mut [array_of(&data)])?;
             let Some(table) = result.dereference().array() else {
                 return Err(type_error(format!(
                     "the callback of WsSession::update() must return an array, {} returned",
