@@ -34,8 +34,8 @@ impl Directory {
     ) -> Result<Option<Arc<str>>, CommandError> {
         check_channel(name)?;
         let mut channels = self.channels.write();
-        // Asked under the lock: a connection that has closed must not be left behind.
-        if outlet.is_closed() {
+        // Asked under the lock: a connection that has ended must not be left behind.
+        if !outlet.is_open() {
             return Ok(None);
         }
         let mut membership = outlet.membership.lock();
@@ -82,7 +82,7 @@ impl Directory {
     /// Gives the connection a user, in place of an earlier one.
     pub fn bind(&self, outlet: &Arc<Outlet>, user: &str) {
         let mut users = self.users.write();
-        if outlet.is_closed() {
+        if !outlet.is_open() {
             return;
         }
         let mut membership = outlet.membership.lock();

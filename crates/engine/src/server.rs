@@ -300,7 +300,7 @@ impl Server {
             connections.values().map(|entry| entry.outlet.clone()).collect()
         };
         for outlet in outlets {
-            outlet.end(Ending::Abort { code: close::GOING_AWAY, reason: "server shutdown".to_owned() });
+            outlet.end(Ending::Abort { code: shutdown_code(&outlet), reason: "server shutdown".to_owned() });
             Core::wake(&outlet);
         }
     }
@@ -386,6 +386,9 @@ impl Server {
     /// # Errors
     /// See [`Directory::subscribe`].
     pub fn subscribe(&self, outlet: &Arc<Outlet>, channel: &str) -> Result<bool, CommandError> {
+        if outlet.is_lifeline() {
+            self.sessions.make_room(channel)?;
+        }
         let joined = self.sessions.directory.subscribe(outlet, channel, &self.config.server_limits)?;
         if outlet.is_lifeline() {
             self.sessions.subscribe(outlet, channel);
@@ -863,11 +866,8 @@ impl Server {
             core.add_connection(&outlet);
             // Asked under the lock: a stop that has begun must not miss this connection.
             if *self.stopping.borrow() {
-                outlet.end(Ending::Close {
-                    code: close::GOING_AWAY,
-                    wire: close::GOING_AWAY,
-                    reason: "server shutdown".to_owned(),
-                });
+                let code = shutdown_code(&outlet);
+                outlet.end(Ending::Close { code, wire: code, reason: "server shutdown".to_owned() });
             }
             connections.insert(outlet.id, Entry { outlet: outlet.clone(), ip: admission.ip.map(Box::new) });
         }
@@ -949,6 +949,11 @@ impl Server {
     }
 }
 
+/// What a connection is told when the server stops.
+fn shutdown_code(outlet: &Outlet) -> u16 {
+    if outlet.is_lifeline() { close::SHUTDOWN } else { close::GOING_AWAY }
+}
+
 impl Owner for Server {
     fn handle_written(&self, _sequence: u64) {}
 
@@ -958,7 +963,7 @@ impl Owner for Server {
 
     fn handle_leaving(&self, outlet: &Arc<Outlet>, end: &End) {
         if outlet.is_lifeline() {
-            self.sessions.lost(outlet);
+            self.sessions.lost(outlet, end);
         }
         for channel in self.sessions.directory.remove(outlet) {
             if self.config.announce_members {

@@ -23,7 +23,7 @@ use lifeline_proto::v1::session::Outgoing;
 use lifeline_proto::v1::wire::{Encoded, Heartbeat, ServerFrame};
 use lifeline_proto::v1::{ChannelName, Key, Position, Secret, ShortId};
 use lifeline_proto::{Time, close};
-use lifeline_store::StoreError;
+use lifeline_store::{Log, StoreError};
 use parking_lot::{Mutex, MutexGuard};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -38,7 +38,7 @@ use crate::bridge::{
 use crate::channels::Directory;
 use crate::clock;
 use crate::config::ServerConfig;
-use crate::context::Upshot;
+use crate::context::{End, Upshot};
 use crate::core::{Core, IdMap};
 use crate::events::EventQueue;
 use crate::http::RequestHead;
@@ -48,6 +48,8 @@ use crate::outlet::{Ending, Item, Outlet};
 
 /// Questions that may wait for the application at a time.
 const QUESTIONS: usize = 4096;
+/// Questions about channels that one client may always have waiting.
+const QUESTIONS_OF_ONE: usize = 64;
 /// Bytes that a connection's queue takes from its session at a time.
 const ROOM: usize = 64 * 1024;
 /// How often the memory that sessions hold is counted at most; it takes at most a hundredth of the time.
@@ -94,6 +96,10 @@ struct Inner {
     waiting: VecDeque<(Time, ConnId)>,
     /// Positions in channels that the state is awaited for.
     snapshots: HashMap<(ChannelName, ShortId, u64), Ticket>,
+    /// Connections that the machine has ended, and whose end has not been told.
+    parting: IdMap<ConnId, Parting>,
+    /// The last one of each session.
+    parting_of: HashMap<Key, ConnId>,
     /// What sessions hold, as it was charged to the process.
     charged: usize,
     counted: Time,
@@ -115,6 +121,17 @@ struct Link {
     fresh: Option<(Option<Secret>, Option<Key>)>,
     /// Questions about channels that the application has not answered.
     channels_asked: usize,
+    /// Once it is open.
+    session: Option<Key>,
+}
+
+/// A connection that has lost its session and not ended.
+#[derive(Debug)]
+struct Parting {
+    session: Key,
+    outlet: Arc<Outlet>,
+    code: u16,
+    reason: Box<str>,
 }
 
 /// What the application knows of a session.
@@ -218,6 +235,7 @@ impl Sessions {
             handshake_timeout: config.limits.handshake_timeout,
             max_sessions: sessions.max_sessions,
             max_subscriptions: config.server_limits.max_subscriptions,
+            max_channels: config.server_limits.max_channels,
             authenticate: config.authenticate,
             authorise: config.authorise,
             snapshots: config.snapshots,
@@ -230,8 +248,12 @@ impl Sessions {
                 users.entry(user.clone()).or_default().insert(key.clone());
             }
         }
+        let mut machine = Machine::restore(clock::now(), rules, StdRng::from_os_rng(), stored);
+        for key in profiles.keys() {
+            machine.treasure(key);
+        }
         let inner = Inner {
-            machine: Machine::restore(clock::now(), rules, StdRng::from_os_rng(), stored),
+            machine,
             book,
             links: IdMap::default(),
             profiles,
@@ -239,6 +261,8 @@ impl Sessions {
             questions: HashMap::new(),
             waiting: VecDeque::new(),
             snapshots: HashMap::new(),
+            parting: IdMap::default(),
+            parting_of: HashMap::new(),
             charged: 0,
             counted: Time::ZERO,
             count_again: Time::ZERO,
@@ -290,6 +314,7 @@ impl Sessions {
             asked: false,
             fresh: None,
             channels_asked: 0,
+            session: None,
         };
         inner.links.insert(outlet.id, link);
         inner.machine.handle_connected(now, LinkId(outlet.id.0));
@@ -307,15 +332,26 @@ impl Sessions {
 
     /// A message came, on the connection's own thread.
     pub fn handle_message(&self, outlet: &Outlet, now: Time, data: Bytes, binary: bool) -> Upshot {
+        // The application has closed it: what comes until the peer's answer comes again to the next connection.
+        if !outlet.is_open() {
+            return Upshot::Nothing;
+        }
         let mut inner = self.inner.lock();
         inner.machine.take_message(now, LinkId(outlet.id.0), data, binary);
         self.carry_out(inner, now, By::Task(outlet.id))
     }
 
     /// The connection is about to report its end.
-    pub fn lost(&self, outlet: &Outlet) {
+    pub fn lost(&self, outlet: &Outlet, end: &End) {
         let now = clock::now();
         let mut inner = self.inner.lock();
+        if let Some(parting) = inner.take_parting(outlet.id)
+            && parting.outlet.retract()
+        {
+            // Under the lock: it must come before its session opens elsewhere.
+            let reason = end.reason.as_str().into();
+            self.tell_close(outlet.id, end.code, reason, end.clean);
+        }
         inner.machine.handle_lost(now, LinkId(outlet.id.0));
         inner.links.remove(&outlet.id);
         self.carry_out(inner, now, By::Task(outlet.id));
@@ -462,6 +498,19 @@ impl Sessions {
         }
     }
 
+    /// Whether the channel may have a log, or has one.
+    ///
+    /// # Errors
+    /// `limits.maxChannels`.
+    pub fn make_room(&self, channel: &str) -> Result<(), CommandError> {
+        let Ok(channel) = ChannelName::new(channel) else { return Ok(()) };
+        if self.inner.lock().machine.make_room(&channel) {
+            return Ok(());
+        }
+        let limit = self.config.server_limits.max_channels;
+        Err(CommandError::Limit(format!("{limit} channels have a log, limits.maxChannels allows no more")))
+    }
+
     /// The application subscribes a connection's session.
     pub fn subscribe(&self, outlet: &Outlet, channel: &str) {
         let Ok(channel) = ChannelName::new(channel) else { return };
@@ -536,12 +585,13 @@ impl Sessions {
             link.channels_asked = link.channels_asked.saturating_sub(1);
         }
         // Else the client has left the channel before it was let in.
+        let Inner { machine, links, .. } = &mut *inner;
         if allowed
-            && inner.machine.is_asking(LinkId(conn.0), &channel)
-            && let Some(link) = inner.links.get(&conn)
+            && machine.is_asking(LinkId(conn.0), &channel)
+            && let Some(link) = links.get(&conn)
         {
             // The limits are those of all connections.
-            allowed = self.join(&link.outlet, channel.as_str()).is_ok();
+            allowed = machine.make_room(&channel) && self.join(&link.outlet, channel.as_str()).is_ok();
         }
         inner.machine.handle_authorised(now, LinkId(conn.0), &channel, allowed);
         // It may have been let in before.
@@ -585,6 +635,7 @@ impl Sessions {
             return None;
         }
         inner.changed(&key);
+        inner.machine.treasure(&key);
         inner.profiles.entry(key).or_default().data.apply(change, if_version)
     }
 
@@ -654,7 +705,7 @@ impl Sessions {
             book.log.close()
         });
         if let Err(error) = closed {
-            self.fail_storage(error.to_string());
+            self.tell_disk_failed(&error);
         }
     }
 
@@ -714,7 +765,7 @@ impl Sessions {
                     let Some(state) = inner.links.get_mut(&conn) else { continue };
                     state.channels_asked += 1;
                     // Who asks, leaves and asks again is not to fill the application's queue.
-                    if state.channels_asked > 2 * self.config.server_limits.max_subscriptions {
+                    if state.channels_asked > QUESTIONS_OF_ONE.max(2 * self.config.server_limits.max_subscriptions) {
                         let why = "too many questions about channels";
                         inner.machine.disconnect(now, link, close::RATE_LIMITED, why);
                         continue;
@@ -863,8 +914,10 @@ impl Sessions {
         });
         let Some(link) = inner.links.get_mut(&conn) else { return };
         let Some(mut info) = link.info.take() else { return };
+        link.session = Some(session.clone());
         info.resumed = resumed;
         let outlet = link.outlet.clone();
+        self.tell_parted(inner, session);
         if let Some(user) = &described.user {
             self.directory.bind(&outlet, user);
         }
@@ -883,19 +936,27 @@ impl Sessions {
     fn close(&self, inner: &mut Inner, conn: ConnId, code: u16, reason: String, by: By) {
         let Some(link) = inner.links.remove(&conn) else { return };
         let outlet = link.outlet;
-        if code == close::SUPERSEDED && outlet.retract() {
-            // Its peer may be long gone, and the one that has the session now is about to be announced.
-            for channel in self.directory.remove(&outlet) {
-                self.tell_leave(&outlet, channel);
-            }
-            let reason = reason.as_str().into();
-            self.events.push(Event::Close { endpoint: self.id, conn, code, reason, clean: false });
-        } else if matches!(code, close::BAD_PROTOCOL | close::STATE_INVALID | close::TOO_BIG) && outlet.is_announced() {
+        outlet.set_closing();
+        // Its peer may be long gone.
+        for channel in self.directory.remove(&outlet) {
+            self.tell_leave(&outlet, channel);
+        }
+        if matches!(code, close::BAD_PROTOCOL | close::STATE_INVALID | close::TOO_BIG) && outlet.is_announced() {
             let kind = if code == close::TOO_BIG { FailureKind::Limit } else { FailureKind::Protocol };
             let failure = Box::new(Failure { kind, message: reason.clone(), code });
             self.events.push(Event::Failure { endpoint: self.id, conn: Some(conn), failure });
         }
-        outlet.set_closing();
+        if code == close::SUPERSEDED {
+            // The one that has the session now is about to be announced.
+            if outlet.retract() {
+                self.tell_close(conn, code, reason.as_str().into(), false);
+            }
+        } else if let Some(session) = link.session {
+            self.tell_parted(inner, &session);
+            inner.parting_of.insert(session.clone(), conn);
+            let reason = reason.as_str().into();
+            inner.parting.insert(conn, Parting { session, outlet: outlet.clone(), code, reason });
+        }
         outlet.end(Ending::Close { code, wire: code, reason });
         outlet.want_task();
         match self.core.upgrade() {
@@ -917,6 +978,20 @@ impl Sessions {
         if let Some(channel) = self.directory.unsubscribe(outlet, channel) {
             self.tell_leave(outlet, channel);
         }
+    }
+
+    /// The session's next connection is about to be announced, or has ended, too.
+    fn tell_parted(&self, inner: &mut Inner, session: &Key) {
+        let conn = inner.parting_of.get(session).copied();
+        if let Some(Parting { outlet, code, reason, .. }) = conn.and_then(|conn| inner.take_parting(conn))
+            && outlet.retract()
+        {
+            self.tell_close(outlet.id, code, reason, false);
+        }
+    }
+
+    fn tell_close(&self, conn: ConnId, code: u16, reason: Box<str>, clean: bool) {
+        self.events.push(Event::Close { endpoint: self.id, conn, code, reason, clean });
     }
 
     fn tell_leave(&self, outlet: &Outlet, channel: Arc<str>) {
@@ -995,7 +1070,10 @@ impl Tend for Sessions {
         let Inner { machine, book, profiles, .. } = &mut *inner;
         let Some(book) = book else { return };
         let mut before = None;
-        let mut written = book.write(machine, profiles, tick);
+        let (marks, mut written) = match book.write(machine, profiles, tick) {
+            Ok(marks) => (marks, Ok(())),
+            Err(error) => (Vec::new(), Err(error)),
+        };
         if tick && written.is_ok() && book.is_bloated() {
             match book.write_anew(machine, profiles, false) {
                 Ok(index) => before = Some(index),
@@ -1004,17 +1082,9 @@ impl Tend for Sessions {
         }
         let log = book.log.clone();
         drop(inner);
-        let result = written.and_then(|marks| {
-            if log.has_unsynced() {
-                log.sync_all()?;
-            }
-            if let Some(before) = before {
-                log.discard(before)?;
-            }
-            Ok(marks)
-        });
+        let result = written.and_then(|()| commit(&log, before));
         match result {
-            Ok(marks) => {
+            Ok(()) => {
                 self.disk_failed.store(false, Ordering::Release);
                 if !marks.is_empty() {
                     let now = clock::now();
@@ -1026,10 +1096,23 @@ impl Tend for Sessions {
                     self.carry_out(inner, now, By::Timekeeper);
                 }
             }
-            // What was handled is not acknowledged then: it comes again.
-            Err(error) => self.tell_disk_failed(&error),
+            // What was handled is not acknowledged then: it comes again, unless the disk takes it later.
+            Err(error) => {
+                if let Some(book) = &mut self.inner.lock().book {
+                    book.put_back(marks);
+                }
+                self.tell_disk_failed(&error);
+            }
         }
     }
+}
+
+/// Makes durable what was written; what is up to `before` is then no longer needed.
+fn commit(log: &Log, before: Option<u64>) -> Result<(), StoreError> {
+    log.sync_all()?;
+    before.map_or(Ok(()), |before| log.discard(before))?;
+    // Another thread may have met an error meanwhile, or it is an old one.
+    log.check()
 }
 
 impl Inner {
@@ -1041,6 +1124,12 @@ impl Inner {
         }
     }
 
+    fn take_parting(&mut self, conn: ConnId) -> Option<Parting> {
+        let parting = self.parting.remove(&conn)?;
+        self.parting_of.remove(&parting.session);
+        Some(parting)
+    }
+
     fn describe(&self, key: &Key) -> SessionInfo {
         let Profile { user, claims, data } = self.profiles.get(key).cloned().unwrap_or_default();
         SessionInfo { id: key.as_str().into(), user, claims, data }
@@ -1050,7 +1139,8 @@ impl Inner {
     fn refresh_profile(&mut self, conn: ConnId, key: &Key) {
         let Some(link) = self.links.get(&conn) else { return };
         let (user, claims) = (link.user.clone(), link.claims.clone());
-        if user.is_some() {
+        // Claims never change whose session it is; a user that the application has bound stays.
+        if user.is_some() && self.profiles.get(key).is_none_or(|profile| profile.user.is_none()) {
             self.set_user(key, user);
         }
         if !claims.is_empty() {
@@ -1084,8 +1174,12 @@ impl Inner {
             }
         }
         if let Some(user) = user {
+            self.machine.treasure(key);
             self.users.entry(user.clone()).or_default().insert(key.clone());
             self.profiles.entry(key.clone()).or_default().user = Some(user);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

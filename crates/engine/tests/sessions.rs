@@ -530,7 +530,7 @@ fn who_asks_for_a_channel_again_and_again_is_sent_away() {
         config.server_limits.max_subscriptions = 4;
     });
     let (mut peer, _) = Peer::fresh(&address, "box");
-    for _ in 0..20 {
+    for _ in 0..100 {
         // The later ones may find the connection closed.
         let _ = peer.socket.send(Message::text("S news"));
         let _ = peer.socket.send(Message::text("U news"));
@@ -715,4 +715,197 @@ fn a_long_publish_and_leaving_do_not_wait_for_each_other() {
         done.send(()).expect("the test waits");
     });
     assert!(finished.recv_timeout(PATIENCE).is_ok(), "a deadlock");
+}
+
+#[test]
+fn a_few_questions_about_channels_may_wait_whatever_the_limit() {
+    let mut app = App::new();
+    let (_, address) = serve(&app, |config| {
+        config.authorise = true;
+        config.server_limits.max_subscriptions = 1;
+    });
+    let (mut peer, _) = Peer::fresh(&address, "box");
+    for channel in ["a", "b", "c"] {
+        peer.send(&format!("S {channel}"));
+        peer.send(&format!("U {channel}"));
+        assert_eq!(peer.read(), format!(r#"K {{"ch":"{channel}","st":"left"}}"#));
+    }
+    for _ in 0..3 {
+        asked(&mut app);
+    }
+}
+
+#[test]
+fn what_comes_after_close_waits_for_the_next_connection() {
+    let mut app = App::new();
+    let (_, address) = serve(&app, |_| {});
+    let (mut peer, welcome) = Peer::fresh(&address, "box");
+    let (conn, _) = opened(&mut app);
+    app.submit(Command::Close { conn, code: 4006, reason: String::new() });
+    // It has not seen the close frame; the server reads this before the answer to that.
+    peer.send("P 1\nlate");
+    assert_eq!(peer.read(), "close 4006");
+    let _ = peer.socket.flush();
+    let close = app.wait(|event| match event {
+        Event::Message { data, .. } => panic!("{data:?} on a connection that was closed"),
+        Event::Close { code, .. } => Some(*code),
+        _ => None,
+    });
+    assert_eq!(close, 4006);
+    let (mut peer, welcome) = Peer::resume(&address, &welcome, 0, "box", 1, 2);
+    assert_eq!(field(&welcome, "q"), "0");
+    peer.send("P 1\nlate");
+    assert_eq!(handle(&mut app), "late");
+}
+
+/// Who is closed and does not answer has left all the same, and that is told before the next connection.
+#[test]
+fn a_connection_that_was_ended_is_gone_before_the_next_one_of_its_session() {
+    let mut app = App::new();
+    let (server, address) = serve(&app, |_| {});
+    let (mut first, welcome) = Peer::fresh(&address, "box");
+    let (conn, _) = opened(&mut app);
+    app.submit(Command::Subscribe { conn, channel: "news".into() });
+    assert_eq!(members(&app, server, "news"), 1);
+    first.send("P 1\nx");
+    let item = item(&mut app);
+    assert!(begin(&app, &item));
+    settle(&app, &item, Verdict::Failed);
+    assert_eq!(members(&app, server, "news"), 0);
+    let (mut second, again) = Peer::resume(&address, &welcome, 0, "box", 1, 2);
+    assert_eq!(field(&again, "resumed"), "true");
+    second.send("I 1");
+    while second.read() != "O 1" {}
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        match app.event() {
+            Event::Close { conn: closed, code, .. } => told.push((closed, code)),
+            Event::Open { conn, .. } => told.push((conn, 0)),
+            _ => {}
+        }
+    }
+    assert_eq!((told[0], told[1].1), ((conn, 1011), 0));
+    // And not a second time.
+    while first.read() != "close 1011" {}
+    let _ = first.socket.flush();
+    assert_eq!(members(&app, server, "news"), 1);
+    second.socket.close(None).expect("a close frame");
+    assert_ne!(app.wait_close().0, 1011);
+}
+
+#[test]
+fn who_is_cut_at_the_end_of_a_stop_was_shut_down() {
+    let mut app = App::new();
+    let (server, address) = serve(&app, |_| {});
+    // It says nothing more, and does not answer the close frame.
+    let (_peer, _) = Peer::fresh(&address, "box");
+    opened(&mut app);
+    app.submit(Command::StopServer { server, drain: Duration::from_millis(300) });
+    assert_eq!(app.wait_close().0, 4000);
+}
+
+fn user_of(app: &App, server: EndpointId, session: &str) -> Option<Arc<str>> {
+    let Reply::Session(info) = app.submit(Command::Session { server, session: session.into() }) else { panic!() };
+    info.expect("a session").user
+}
+
+#[test]
+fn the_user_that_the_application_bound_stays_with_the_session() {
+    let mut app = App::new();
+    let (server, address) = serve(&app, |config| config.authenticate = true);
+    let mut peer = Peer::silent(&address);
+    peer.send(r#"H {"v":1,"auth":"x"}"#);
+    let (ticket, ..) = credentials(&mut app);
+    accept(&app, ticket, "me");
+    let welcome = peer.read();
+    let (conn, info) = opened(&mut app);
+    let session = info.session.expect("a session").id;
+    app.submit(Command::Bind { conn, user: "other".into() });
+    peer.send(r#"T {"auth":"y"}"#);
+    let (ticket, ..) = credentials(&mut app);
+    accept(&app, ticket, "me");
+    assert_eq!(user_of(&app, server, &session).as_deref(), Some("other"));
+    let mut peer = Peer::silent(&address);
+    let (sid, tok) = (field(&welcome, "sid"), field(&welcome, "tok"));
+    peer.send(&format!(r#"H {{"v":1,"auth":"z","resume":{{"sid":"{sid}","tok":"{tok}","s":0,"ch":{{}}}}}}"#));
+    let (ticket, ..) = credentials(&mut app);
+    accept(&app, ticket, "me");
+    assert!(peer.read().contains(r#""resumed":true"#));
+    let (_, info) = opened(&mut app);
+    assert_eq!(info.session.expect("a session").user.as_deref(), Some("other"));
+    let data = Bytes::from_static(b"hi");
+    let count = |user: &str| {
+        let command = Command::SendToUser { server, user: user.into(), data: data.clone(), binary: false };
+        let Reply::Count(count) = app.submit(command) else { panic!() };
+        count
+    };
+    assert_eq!((count("me"), count("other")), (0, 1));
+}
+
+#[test]
+fn clients_make_no_more_channels_than_there_may_be() {
+    let mut app = App::new();
+    let (server, address) = serve(&app, |config| {
+        config.authorise = true;
+        config.server_limits.max_channels = 2;
+    });
+    let (mut peer, _) = Peer::fresh(&address, "box");
+    let mut ask = |app: &mut App, channel: &str| {
+        peer.send(&format!("S {channel}"));
+        let (conn, channel) = asked(app);
+        app.submit(Command::AnswerAuthorisation { conn, channel: channel.clone(), allowed: true });
+        let data = Bytes::from_static(b"kept");
+        app.submit(Command::Publish { server, channel: (&*channel).into(), data, binary: false, except: Vec::new() });
+        let answer = peer.read();
+        if answer.contains("\"ok\"") {
+            assert!(peer.read().ends_with("\nkept"));
+        }
+        peer.send(&format!("U {channel}"));
+        peer.read();
+        answer
+    };
+    assert!(ask(&mut app, "a").contains("\"ok\""));
+    assert!(ask(&mut app, "b").contains("\"ok\""));
+    // The messages of those that were left are kept.
+    assert!(ask(&mut app, "c").contains("denied"));
+    assert!(ask(&mut app, "a").contains("\"ok\""));
+}
+
+#[test]
+fn sessions_that_nobody_uses_make_room_for_newcomers() {
+    let mut app = App::new();
+    let (server, address) = serve(&app, |config| config.sessions.max_sessions = 3);
+    let (mut first, first_welcome) = Peer::fresh(&address, "one");
+    let (conn, _) = opened(&mut app);
+    app.send(conn, "something");
+    while !first.read().starts_with("M 1") {}
+    drop(first);
+    app.wait_close();
+    for _ in 0..5 {
+        let mut peer = Peer::silent(&address);
+        peer.send(r#"H {"v":1}"#);
+        assert!(peer.read().starts_with("W {"));
+        drop(peer);
+        app.wait_close();
+    }
+    assert_eq!(app.stat(server, &["sessions", "count"]), 3);
+    let (_first, again) = Peer::resume(&address, &first_welcome, 1, "one", 1, 1);
+    assert_eq!(field(&again, "resumed"), "true");
+    let (_second, _) = Peer::fresh(&address, "two");
+    let (_third, _) = Peer::fresh(&address, "three");
+    // All are in use.
+    let mut peer = Peer::silent(&address);
+    peer.send(r#"H {"v":1}"#);
+    assert_eq!(peer.read(), "close 1013");
+}
+
+#[test]
+fn a_session_costs_memory_though_it_holds_nothing() {
+    let mut app = App::new();
+    let (server, address) = serve(&app, |_| {});
+    let before = app.stat(server, &["sessions", "bytes"]);
+    let (_peer, _) = Peer::fresh(&address, "box");
+    opened(&mut app);
+    let cost = app.stat(server, &["sessions", "bytes"]) - before;
+    assert!((500..10_000).contains(&cost), "{cost}");
 }

@@ -444,6 +444,14 @@ impl Log {
         &self.config.directory
     }
 
+    /// Whether it takes more.
+    ///
+    /// # Errors
+    /// What has failed before, after which it takes nothing.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.usable().map(drop)
+    }
+
     fn usable(&self) -> Result<MutexGuard<'_, State>, StoreError> {
         let state = self.state.lock();
         state.check(&self.config.directory)?;

@@ -68,7 +68,7 @@ impl Book {
         Self::open_with(Arc::new(Disk), directory)
     }
 
-    fn open_with(files: Arc<dyn Files>, directory: &Path) -> Result<(Self, Restored), StoreError> {
+    pub(super) fn open_with(files: Arc<dyn Files>, directory: &Path) -> Result<(Self, Restored), StoreError> {
         let (log, Opened { records, cut, damages, .. }) = Log::open_with(files, &Config::new(directory))?;
         let mut sessions: BTreeMap<Key, (SessionRecord, Option<Arc<str>>, Profile)> = BTreeMap::new();
         let mut inboxes: BTreeMap<Key, (u64, u64, Vec<Reject>)> = BTreeMap::new();
@@ -206,6 +206,14 @@ impl Book {
         self.gone.clear();
         self.dirty.clear();
         Ok(std::mem::take(&mut self.marks).into_iter().collect())
+    }
+
+    /// The marks are not durable.
+    pub fn put_back(&mut self, marks: Vec<(Key, u64)>) {
+        for (outbox, handled) in marks {
+            let mark = self.marks.entry(outbox).or_insert(handled);
+            *mark = handled.max(*mark);
+        }
     }
 
     /// Whether most of the log is about what is no longer so.

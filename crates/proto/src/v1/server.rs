@@ -45,12 +45,15 @@ pub struct ServerConfig {
     pub spread: Duration,
     /// For HELLO; the driver times the application's answers itself.
     pub handshake_timeout: Duration,
+    /// Above it the session goes that has been without a connection for longest, first of those that hold nothing.
     pub max_sessions: usize,
     /// Outboxes whose marks are remembered. Above it the one whose connection ended first is forgotten: it
     /// may have items handled again that were not acknowledged. Those in use are never forgotten.
     pub max_inboxes: usize,
     /// Of one session.
     pub max_subscriptions: usize,
+    /// Logs, see [`Server::make_room`].
+    pub max_channels: usize,
     /// Ask [`Output::Authenticate`]; else everybody is let in, without an owner.
     pub authenticate: bool,
     /// Ask [`Output::Authorise`] when a client subscribes; else it is denied.
@@ -77,6 +80,7 @@ impl Default for ServerConfig {
             max_sessions: 100_000,
             max_inboxes: 250_000,
             max_subscriptions: 128,
+            max_channels: 100_000,
             authenticate: false,
             authorise: false,
             snapshots: false,
@@ -169,6 +173,8 @@ pub struct Server<R> {
     instance: ShortId,
     links: std::collections::HashMap<LinkId, Link, BuildHasherDefault<LinkHasher>>,
     sessions: HashMap<Key, Owned>,
+    /// Sessions without a connection: those that hold nothing, then the others, the longest first.
+    away: BTreeSet<(bool, Time, Key)>,
     inboxes: HashMap<Key, Shared>,
     /// New ones, counted.
     inboxes_made: u64,
@@ -215,6 +221,16 @@ struct Owned {
     link: Option<LinkId>,
     /// There is a deadline.
     armed: bool,
+    /// The driver has something for it.
+    treasured: bool,
+    /// Where it is in [`Server::away`].
+    away: Option<(bool, Time)>,
+}
+
+impl Owned {
+    fn is_blank(&self) -> bool {
+        !self.treasured && self.owner.is_none() && self.session.is_blank()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -248,6 +264,7 @@ impl<R: RngCore> Server<R> {
             random,
             links: std::collections::HashMap::default(),
             sessions: HashMap::default(),
+            away: BTreeSet::new(),
             inboxes: HashMap::default(),
             inboxes_made: 0,
             idle: BTreeSet::new(),
@@ -279,7 +296,9 @@ impl<R: RngCore> Server<R> {
             }
             let session = Session::restore(now, record, server.config.retention, server.config.snapshots);
             server.deadlines.insert((now + server.config.resume_ttl, Deadline::Session(key.clone())));
-            server.sessions.insert(key, Owned { session, owner, link: None, armed: true });
+            let owned = Owned { session, owner, link: None, armed: true, treasured: false, away: None };
+            server.sessions.insert(key.clone(), owned);
+            server.file(&key);
         }
         for (key, generation, handled, rejected) in inboxes {
             let inbox = Inbox::restore(now, server.config.redelivery_limit, generation, handled, rejected);
@@ -350,10 +369,12 @@ impl<R: RngCore> Server<R> {
             && owned.session.detach(now, open.generation)
         {
             owned.link = None;
+            let key = open.session.clone();
             if !std::mem::replace(&mut owned.armed, true) {
                 let ttl = now + self.config.resume_ttl;
-                self.deadlines.insert((ttl, Deadline::Session(open.session.clone())));
+                self.deadlines.insert((ttl, Deadline::Session(key.clone())));
             }
+            self.file(&key);
         }
         if let Some((outbox, attachment)) = &open.inbox
             && let Some(shared) = self.inboxes.get_mut(outbox)
@@ -541,6 +562,10 @@ impl<R: RngCore> Server<R> {
         let len = data.len();
         let owned = self.sessions.get_mut(session)?;
         let sequence = owned.session.send(now, data, binary);
+        if matches!(owned.away, Some((false, _))) {
+            self.file(session);
+        }
+        let owned = self.sessions.get_mut(session)?;
         let unsent = owned.session.unsent_bytes();
         // What is replayed was not sent too fast.
         let replayed = if owned.session.is_replaying() { self.config.retention.bytes } else { 0 };
@@ -599,6 +624,7 @@ impl<R: RngCore> Server<R> {
     /// Subscribes a session; the client is told, and the subscription comes back with the session.
     pub fn subscribe(&mut self, now: Time, session: &Key, channel: &ChannelName) {
         self.subscribe_session(now, session, channel, true);
+        self.file(session);
         self.wake(session);
     }
 
@@ -608,6 +634,39 @@ impl<R: RngCore> Server<R> {
             owned.session.unsubscribe(channel);
         }
         self.wake(session);
+    }
+
+    /// The driver has something for the session, e.g. values of the application: it is not among the first that go
+    /// when there are too many.
+    pub fn treasure(&mut self, session: &Key) {
+        if let Some(owned) = self.sessions.get_mut(session)
+            && !std::mem::replace(&mut owned.treasured, true)
+        {
+            self.file(session);
+        }
+    }
+
+    /// Whether there may be a log of the channel, or is one. Those that are empty and that nobody reads go for it.
+    pub fn make_room(&mut self, channel: &ChannelName) -> bool {
+        if self.logs.len() < self.config.max_channels || self.logs.contains_key(channel) {
+            return true;
+        }
+        let Self { logs, readers, sessions, deadlines, .. } = self;
+        let is_read = |name: &ChannelName| {
+            readers.get(name).is_some_and(|keys| {
+                keys.iter().any(|key| sessions.get(key).is_some_and(|owned| owned.session.is_subscribed(name)))
+            })
+        };
+        let before = logs.len();
+        logs.retain(|name, log| !log.is_empty() || is_read(name));
+        if logs.len() < before {
+            readers.retain(|name, _| logs.contains_key(name));
+            deadlines.retain(|(_, deadline)| match deadline {
+                Deadline::Log(name) => logs.contains_key(name),
+                _ => true,
+            });
+        }
+        self.logs.len() < self.config.max_channels
     }
 
     /// What the next WELCOMEs say: the driver knows how many connections there are.
@@ -698,12 +757,16 @@ impl<R: RngCore> Server<R> {
         rings + logs + usize::try_from(items).unwrap_or(usize::MAX)
     }
 
-    /// As [`Server::held_bytes`] without items: those that wait for the application.
+    /// As [`Server::held_bytes`] without items, which wait for the application, and with what sessions and logs
+    /// cost that hold nothing.
     #[must_use]
     pub fn kept_bytes(&self) -> usize {
-        let rings: usize = self.sessions.values().map(|owned| owned.session.ring().bytes()).sum();
-        let logs: usize = self.logs.values().map(ChannelLog::bytes).sum();
-        rings + logs
+        let session = |owned: &Owned| {
+            SESSION_COST + owned.session.channels().count() * SUBSCRIPTION_COST + owned.session.ring().bytes()
+        };
+        let sessions: usize = self.sessions.values().map(session).sum();
+        let logs: usize = self.logs.values().map(|log| SESSION_COST + log.bytes()).sum();
+        sessions + logs
     }
 
     /// The sessions that live, in no order.
@@ -908,7 +971,7 @@ impl<R: RngCore> Server<R> {
             };
             result.map_err(|reason| why = Some(reason)).is_ok()
         });
-        if resumable.is_none() && self.sessions.len() >= self.config.max_sessions {
+        if resumable.is_none() && self.sessions.len() >= self.config.max_sessions && !self.evict_session() {
             return self.close(now, link, close::TRY_AGAIN_LATER, "there are as many sessions as limits.maxSessions");
         }
         if why == Some(Why::Superseded)
@@ -962,6 +1025,8 @@ impl<R: RngCore> Server<R> {
         let attachment = owned.session.attach(now, token, resumable, handled);
         self.counters.resumed += u64::from(attachment.resumed);
         let previous = owned.link.replace(link).filter(|previous| *previous != link);
+        self.file(&key);
+        let Some(owned) = self.sessions.get_mut(&key) else { return };
         let welcome = wire::Welcome {
             session: key.clone(),
             token: owned.session.token().clone(),
@@ -1006,13 +1071,41 @@ impl<R: RngCore> Server<R> {
         // Replaced when a connection takes it, before anybody sees it.
         let token = Token::random(&mut self.random);
         let session = Session::new(now, key.clone(), token, self.config.retention, self.config.snapshots);
-        self.sessions.insert(key.clone(), Owned { session, owner, link: None, armed: false });
+        let owned = Owned { session, owner, link: None, armed: false, treasured: false, away: None };
+        self.sessions.insert(key.clone(), owned);
         key
     }
 
     fn end_session(&mut self, key: &Key) {
-        self.sessions.remove(key);
+        if let Some(Owned { away: Some((worth, since)), .. }) = self.sessions.remove(key) {
+            self.away.remove(&(worth, since, key.clone()));
+        }
         self.outputs.push_back(Output::SessionEnded { session: key.clone() });
+    }
+
+    /// Notes where it belongs among those without a connection.
+    fn file(&mut self, key: &Key) {
+        let Some(owned) = self.sessions.get_mut(key) else { return };
+        let away = owned.session.detached_since().filter(|_| owned.link.is_none());
+        let away = away.map(|since| (!owned.is_blank(), since));
+        let before = std::mem::replace(&mut owned.away, away);
+        if before == away {
+            return;
+        }
+        if let Some((worth, since)) = before {
+            self.away.remove(&(worth, since, key.clone()));
+        }
+        if let Some((worth, since)) = away {
+            self.away.insert((worth, since, key.clone()));
+        }
+    }
+
+    /// False: all have a connection.
+    fn evict_session(&mut self) -> bool {
+        let Some((_, since, key)) = self.away.pop_first() else { return false };
+        self.deadlines.remove(&(since + self.config.resume_ttl, Deadline::Session(key.clone())));
+        self.end_session(&key);
+        true
     }
 
     fn shed_ring(&mut self, key: &Key) -> usize {
@@ -1230,6 +1323,11 @@ impl Hasher for LinkHasher {
         self.0 = (self.0 ^ n).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
     }
 }
+
+/// Bytes that a session costs without what it holds, and likewise a log: an estimate.
+const SESSION_COST: usize = 1024;
+/// The same of a subscription.
+const SUBSCRIPTION_COST: usize = 256;
 
 /// What is in use is not looked at more often.
 const SHORTEST_SWEEP: Duration = Duration::from_secs(1);

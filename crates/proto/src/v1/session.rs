@@ -213,6 +213,12 @@ impl Session {
         self.ring.acknowledged() + 1 == self.ring.next()
     }
 
+    /// Nothing was ever sent to it, and it reads nothing.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        self.ring.next() == 1 && self.subscriptions.is_empty()
+    }
+
     /// For a store.
     #[must_use]
     pub fn record(&self) -> SessionRecord {
