@@ -556,18 +556,22 @@ impl Sessions {
         let Some(link) = inner.links.get_mut(&conn) else { return };
         link.asked = false;
         let fresh = link.fresh.take();
-        let decision = match answer {
+        let accepted = matches!(answer, Authentication::Accepted { .. });
+        match answer {
             Authentication::Accepted { user, claims } => {
                 link.user.clone_from(&user);
                 link.claims = claims;
-                Ok(user)
+                inner.machine.handle_authenticated(now, LinkId(conn.0), Ok(user));
             }
-            Authentication::Refused { code, .. } => {
-                Err(code.unwrap_or(if known { close::TOKEN_EXPIRED } else { close::UNAUTHORIZED }))
+            Authentication::Refused { code, reason } => {
+                let code = code.unwrap_or(if known { close::TOKEN_EXPIRED } else { close::UNAUTHORIZED });
+                if reason.is_empty() {
+                    inner.machine.handle_authenticated(now, LinkId(conn.0), Err(code));
+                } else {
+                    inner.machine.disconnect(now, LinkId(conn.0), code, close::truncate_reason(&reason));
+                }
             }
-        };
-        let accepted = decision.is_ok();
-        inner.machine.handle_authenticated(now, LinkId(conn.0), decision);
+        }
         if accepted && let Some(key) = inner.machine.session_of(LinkId(conn.0)).cloned() {
             inner.refresh_profile(conn, &key);
         }

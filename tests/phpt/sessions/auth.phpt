@@ -65,7 +65,7 @@ close 4500 unauthorized
 auth 'wrong' without
 close 4500 unauthorized
 auth 'banned' without
-close 4503 banned
+close 4503 go away
 auth 'broken' without
 DomainException: no database
 close 1011 internal error

@@ -410,7 +410,7 @@ impl Client {
                     terminal: !misunderstood
                         && (session_over || self.config.reconnect.terminal_codes.contains(&end.code)),
                     spread: greeting.spread,
-                    reason: format!("the connection ended before WELCOME: {}", end.reason),
+                    reason: format!("the connection ended before WELCOME with {} {}", end.code, end.reason),
                 },
             );
             return;
