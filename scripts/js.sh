@@ -35,6 +35,7 @@ trap 'rm -f "$log"' EXIT
 node --test --test-force-exit --test-reporter=tap build/test/*.mjs >"$log" 2>&1
 counts=$(sed -n 's/^# \(pass\|fail\) \([0-9]*\)$/\2/p' "$log" | xargs)
 read -r ran broken <<<"$counts"
-[ "${broken:-1}" = 0 ] || grep -vE '^(# Subtest|ok )' "$log" | head -n 150
+[ "${broken:-1}" = 0 ] || sed -n '/^ *not ok/,/^ *\.\.\.$/p' "$log"
+[ -n "${broken:-}" ] || tail -n 60 "$log"
 say "js: $((passed + ${ran:-0})) passed, $((failed + ${broken:-1})) failed"
 [ $((failed + ${broken:-1})) = 0 ]
