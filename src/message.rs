@@ -77,8 +77,13 @@ impl Turn {
         dispatcher().requeue([event].into());
     }
 
+    /// Nothing that is said of it matters any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.get()
+    }
+
     /// It is an item of a client's outbox.
-    fn is_item(&self) -> bool {
+    pub(crate) fn is_item(&self) -> bool {
         matches!(self.delivery, Some((_, Delivery::Item { .. })))
     }
 

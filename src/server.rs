@@ -398,7 +398,6 @@ impl Core {
             arguments[2] = boolean(binary);
         }
         let wants_turn = wanted > 3 || delivery.is_some();
-        let is_item = delivery.is_some();
         let turn = wants_turn.then(|| {
             let make = if manual { Turn::manual } else { Turn::new };
             make(&conn.serial, conn.id, length, delivery)
@@ -407,6 +406,7 @@ impl Core {
             arguments[3] = message::build(&arguments[1], binary, info, Some(Rc::clone(turn)));
         }
         let result = callback.call(&mut arguments[..wanted.min(4)]);
+        let is_open_item = turn.as_ref().is_some_and(|turn| turn.is_item() && !turn.is_over());
         let rejection = if result.is_err() { failure::take_rejection() } else { None };
         let refused = rejection.is_some();
         match (&turn, rejection) {
@@ -418,8 +418,8 @@ impl Core {
             (None, _) => dispatcher().consume(conn.id, length),
         }
         if result.is_err() && !refused {
-            // The engine closes for an item, unless it has failed too often.
-            if is_item {
+            // The engine closes for an item, unless it has failed too often, or was settled before.
+            if is_open_item {
                 self.tell("onMessage", Some((conn.id, object)))?;
             } else {
                 self.report("onMessage", Some((conn.id, object)))?;

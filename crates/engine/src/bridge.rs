@@ -161,6 +161,13 @@ pub struct GapInfo {
     pub delivery: Option<Delivery>,
 }
 
+impl GapInfo {
+    /// Bytes that it counts against `limits.inbound` until it is received.
+    pub(crate) fn cost(&self) -> usize {
+        MESSAGE_COST + self.why.len() + self.channel.as_ref().map_or(0, |channel| channel.len())
+    }
+}
+
 /// Names one delivery of a message; the same message may be delivered again under another name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delivery {

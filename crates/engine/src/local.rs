@@ -689,6 +689,13 @@ impl Bridge for Local {
         for event in &into[from..] {
             match event {
                 Event::Close { conn, .. } => self.core.forget_connection(*conn),
+                Event::Gap { conn, gap, .. } => {
+                    if let Some(outlet) = self.outlet(*conn)
+                        && outlet.consumed(gap.cost())
+                    {
+                        Core::wake(&outlet);
+                    }
+                }
                 Event::Overflow { client, data, .. } => {
                     if let Ok(client) = self.client(*client) {
                         client.handle_reported(data.len());

@@ -9,7 +9,7 @@ use lifeline_engine::bridge::{Command, EndpointId, Event, OverflowReason, Reply,
 use lifeline_engine::config::ClientConfig;
 use lifeline_proto::v1::Secret;
 use lifeline_proto::v1::server::ServerConfig;
-use lifeline_proto::v1::wire::{ClientFrame, GoAway, Heartbeat, PROTOCOL, ServerFrame};
+use lifeline_proto::v1::wire::{ClientFrame, Gap, GoAway, Heartbeat, PROTOCOL, ServerFrame, Why};
 
 use common::far::{Far, Fate, Verdict};
 use common::{App, PATIENCE, client, local};
@@ -711,4 +711,25 @@ async fn what_the_application_has_not_handled_comes_again_to_nobody_but_is_not_a
     assert!(!app.pending().iter().any(|event| matches!(event, Event::Message { .. })));
     assert_eq!(app.stat(id, &["session", "duplicates"]), 2);
     let Reply::Count(0) = app.submit(Command::Unacknowledged { client: id }) else { panic!() };
+}
+
+#[tokio::test]
+async fn gaps_that_nobody_takes_stop_the_reading_like_messages() {
+    let mut app = App::with_threads(1);
+    let far = Far::start(ServerConfig::default()).await;
+    let mut config = speaking(far.port);
+    config.limits.inbound = 1000;
+    let id = app.connect(config);
+    hear(&mut app, is_open).await;
+    let why = Why::Other("x".repeat(2000).into());
+    for n in 1..=2000 {
+        far.rules().say(&ServerFrame::Gap(Gap { channel: None, from: n, to: Some(n), why: why.clone() }));
+    }
+    eventually(|| app.stat(id, &["bytes", "inboundWaiting"]) >= 1000).await;
+    let data = Bytes::from_static(b"after");
+    far.rules().say(&ServerFrame::Message { sequence: 2001, acknowledged: None, data, binary: false });
+    let all = hear(&mut app, |it| *it == Heard::Message("after".to_owned())).await;
+    assert_eq!(all.iter().filter(|it| matches!(it, Heard::Gap(..))).count(), 2000);
+    let waiting = app.stat(id, &["bytes", "inboundWaiting"]);
+    assert!(waiting < 1000, "{waiting} bytes of what was taken");
 }

@@ -26,6 +26,8 @@ use crate::dial::Dialed;
 use crate::options::client_url;
 use crate::outlet::{Ending, Item, Outlet};
 
+/// Bytes of a refusal's reason that the application is told.
+const REASON: usize = 1024;
 /// How long our close frame waits for the last acknowledgements.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -106,6 +108,15 @@ impl Session {
     pub fn greeting(&self) -> Option<&Arc<Outlet>> {
         self.greeting.as_ref().map(|greeting| &greeting.outlet)
     }
+}
+
+/// As much of it as the application is told.
+fn shortened(reason: String) -> String {
+    if reason.len() <= REASON {
+        return reason;
+    }
+    let end = (0..=REASON).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
+    reason[..end].to_owned()
 }
 
 impl Client {
@@ -213,7 +224,7 @@ impl Client {
                     let message = "the server knows more messages of this outbox than it has sent: a new outbox begins";
                     self.context.log(LogLevel::Error, message, context);
                 }
-                Told::Rejected(reject) => self.reject(inner, reject.sequence, reject.code, reject.reason),
+                Told::Rejected(reject) => self.reject(inner, reject.sequence, reject.code, shortened(reject.reason)),
                 Told::ReplayDone => inner.session.replaying = false,
                 Told::Resend { sequence } => inner.outbox.handle_resend(sequence),
                 Told::Subscription { channel, status } => {
@@ -283,6 +294,8 @@ impl Client {
     }
 
     fn report_gap(&self, outlet: &Outlet, gap: GapInfo) {
+        // Until the application has taken it.
+        outlet.add_inbound(gap.cost());
         self.emit(Event::Gap { client: self.id, conn: outlet.id, gap: Box::new(gap) });
     }
 

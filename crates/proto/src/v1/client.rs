@@ -515,7 +515,7 @@ impl Client {
                     self.events.push_back(Event::Snapshot { channel, position, data, binary });
                 }
             }
-            ServerFrame::Subscription(subscription) => self.handle_subscription(subscription),
+            ServerFrame::Subscription(subscription) => self.handle_subscription(subscription)?,
             ServerFrame::Welcome(_) => return Err(Violation::bad("W: a second WELCOME, one is allowed")),
         }
         Ok(())
@@ -563,9 +563,11 @@ impl Client {
         self.events.push_back(Event::Resend { sequence });
     }
 
-    fn handle_subscription(&mut self, subscription: Subscription) {
+    fn handle_subscription(&mut self, subscription: Subscription) -> Result<(), Violation> {
         let Subscription { channel, status, position } = subscription;
         match status {
+            // Nobody asked for it.
+            Status::Denied if !self.channels.contains_key(&channel) => return Ok(()),
             Status::Denied | Status::Left => {
                 // Asked for again meanwhile: the answer to that is under way.
                 let again = status == Status::Left
@@ -579,9 +581,15 @@ impl Client {
                 }
             }
             Status::Gap | Status::Ok | Status::Snapshot => {
+                if self.channels.len() >= MAX_CHANNELS && !self.channels.contains_key(&channel) {
+                    return Err(Violation::new(
+                        close::STATE_INVALID,
+                        format!("K {channel}: a session may be in at most {MAX_CHANNELS} channels"),
+                    ));
+                }
                 let state = self.channels.entry(channel.clone()).or_default();
                 if state.leaving {
-                    return;
+                    return Ok(());
                 }
                 if status != Status::Ok {
                     state.behind_gap = position;
@@ -593,6 +601,7 @@ impl Client {
             }
         }
         self.events.push_back(Event::Subscription { channel, status });
+        Ok(())
     }
 
     fn handle_gap(&mut self, mut gap: Gap) {
@@ -649,6 +658,9 @@ impl Client {
         named.filter_map(|(name, channel)| Some((name.clone(), channel.position.clone()?))).collect()
     }
 }
+
+/// Channels that a server may put a session into: what is kept of them is named in each HELLO.
+const MAX_CHANNELS: usize = 16 * 1024;
 
 /// Whether `ours` is a place behind `theirs` in the same epoch.
 fn ahead(ours: Option<&Position>, theirs: Option<&Position>) -> bool {

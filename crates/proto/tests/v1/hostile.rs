@@ -165,3 +165,38 @@ proptest! {
         }
     }
 }
+
+/// A client that was welcomed.
+fn welcomed() -> Client {
+    let mut client = Client::new(ClientConfig::default(), 1);
+    client.handle_connected(None, None);
+    let welcome = r#"W {"sid":"s","tok":"t","resumed":false,"s0":1,"q":0,"limits":{"maxMessage":1,"window":1}}"#;
+    client.handle_message(Time::ZERO, &Bytes::from_static(welcome.as_bytes()), false).unwrap();
+    while client.poll_event().is_some() {}
+    client
+}
+
+#[test]
+fn a_server_that_makes_subscriptions_without_end_is_left() {
+    let mut client = welcomed();
+    let made = (0..100_000).find_map(|n| {
+        let frame = format!(r#"K {{"ch":"c{n}","st":"ok","e":"e","o":1,"mid":"m"}}"#);
+        client.handle_message(Time::ZERO, &Bytes::from(frame), false).err()
+    });
+    let violation = made.expect("no limit");
+    assert!(violation.code == 4004 && violation.reason.contains("16384 channels"), "{violation}");
+}
+
+#[test]
+fn a_denial_that_nobody_asked_for_is_nothing() {
+    let mut client = welcomed();
+    for _ in 0..3 {
+        let frame = Bytes::from_static(br#"K {"ch":"c","st":"denied"}"#);
+        client.handle_message(Time::ZERO, &frame, false).unwrap();
+    }
+    assert_eq!(client.poll_event(), None);
+    client.subscribe(super::world::channel("c"));
+    let frame = Bytes::from_static(br#"K {"ch":"c","st":"denied"}"#);
+    client.handle_message(Time::ZERO, &frame, false).unwrap();
+    assert!(client.poll_event().is_some());
+}
