@@ -75,6 +75,7 @@ N {"q":3,"code":-7,"reason":"mine","permanent":true}
 message poison 4
 DomainException: a bug with connection
 close 1011 internal error
+close 1011
 open
 int(3)
 message poison 4
