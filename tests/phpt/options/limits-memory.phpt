@@ -6,9 +6,9 @@ lifeline
 <?php
 require __DIR__ . '/../inc/ws.php';
 $small = ['maxMessage' => 50000, 'inbound' => 50000];
-$one = serve([], ['limits' => ['memory' => 70000] + $small, 'send' => ['limit' => 50000]]);
+$one = serve([], ['limits' => ['memory' => 70000] + $small, 'send' => ['limit' => 50000], 'resume' => ['bytes' => 50000]]);
 echo $one->stats()['memory']['limit'], "\n";
-$two = serve([], ['limits' => ['memory' => 90000] + $small, 'send' => ['limit' => 50000]]);
+$two = serve([], ['limits' => ['memory' => 90000] + $small, 'send' => ['limit' => 50000], 'resume' => ['bytes' => 50000]]);
 echo $one->stats()['memory']['limit'], "\n";
 
 $server = serve(['handshake' => fn () => true], ['limits' => ['authTimeout' => 0.1]]);
