@@ -902,6 +902,11 @@ impl Owner for Client {
         self.handle_frame(outlet, now, &data, binary)
     }
 
+    // A server may talk on while nothing that we send arrives.
+    fn awaits_confirmation(&self) -> bool {
+        self.inner.lock().session.rules.in_flight() > 0
+    }
+
     fn handle_leaving(&self, outlet: &Arc<Outlet>, _end: &End) {
         let mut inner = self.inner.lock();
         inner.outlet = None;

@@ -693,6 +693,7 @@ impl Connection {
             last_received: self.last_received,
             write_stalled_since: Some(self.stalled_since).filter(|since| *since > Time::ZERO),
             reads_paused: self.rest != Rest::No,
+            unconfirmed: self.outlet.is_lifeline() && self.owner.awaits_confirmation(),
         };
         while let Some(action) = self.heartbeat.handle_timeout(now, &link) {
             match action {

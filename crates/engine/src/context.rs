@@ -42,6 +42,11 @@ pub trait Owner: std::fmt::Debug + Send + Sync {
         Upshot::Nothing
     }
 
+    /// Something that was sent on a `lifeline.v1` connection is not confirmed by the peer.
+    fn awaits_confirmation(&self) -> bool {
+        false
+    }
+
     /// The connection is about to report its end: the place for events that come before `Close`, and
     /// for counts that the application may ask for when it sees it.
     fn handle_leaving(&self, _outlet: &Arc<Outlet>, _end: &End) {}

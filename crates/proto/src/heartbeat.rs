@@ -61,6 +61,9 @@ pub struct Link {
     pub write_stalled_since: Option<Time>,
     /// We are not reading (backpressure): silence is not evidence.
     pub reads_paused: bool,
+    /// Something that was sent is not confirmed, and what else comes from the peer does not show that it
+    /// arrived: only an answer to a beat, which leaves behind it, is a sign of life.
+    pub unconfirmed: bool,
 }
 
 /// What the driver must do.
@@ -209,7 +212,7 @@ impl Heartbeat {
                 Phase::Waiting => {
                     if self.config.mode == Mode::Passive && self.paused {
                         self.since = now;
-                    } else if self.config.mode != Mode::Fixed {
+                    } else if self.config.mode != Mode::Fixed && !link.unconfirmed {
                         self.since = self.since.max(link.last_received);
                     }
                     return if now < self.due() {
@@ -220,7 +223,7 @@ impl Heartbeat {
                         Some(self.beat(now, self.timeout(), false))
                     };
                 }
-                Phase::Beaten(beat) if link.last_received >= beat.queued => {
+                Phase::Beaten(beat) if link.last_received >= beat.queued && !link.unconfirmed => {
                     let queued = beat.queued;
                     self.handle_life(link.last_received, queued);
                 }

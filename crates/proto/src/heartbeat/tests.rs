@@ -22,7 +22,7 @@ fn heartbeat(config: HeartbeatConfig) -> Heartbeat {
 }
 
 fn heard(seconds: f64) -> Link {
-    Link { last_received: at(seconds), write_stalled_since: None, reads_paused: false }
+    Link { last_received: at(seconds), write_stalled_since: None, reads_paused: false, unconfirmed: false }
 }
 
 #[test]
@@ -41,6 +41,28 @@ fn auto_beats_after_silence_and_dies_without_an_answer() {
     assert_eq!(beats.handle_timeout(at(56.0), &heard(20.0)), Some(Action::Dead));
     assert_eq!(beats.poll_timeout(), None);
     assert_eq!(beats.handle_timeout(at(99.0), &heard(20.0)), None);
+}
+
+#[test]
+fn while_something_is_unconfirmed_only_an_answer_is_a_sign_of_life() {
+    let talking = |now| Link { unconfirmed: true, ..heard(now) };
+    let mut beats = heartbeat(config(Mode::Auto));
+    assert_eq!(beats.handle_timeout(at(25.0), &talking(24.9)), Some(Action::Beat));
+    beats.handle_beat_written(at(25.0));
+    assert_eq!(beats.handle_timeout(at(34.9), &talking(34.8)), None);
+    beats.handle_answer(at(34.9));
+    // The next wait counts from the answer, whatever else comes.
+    assert_eq!(beats.poll_timeout(), Some(at(59.5)));
+    assert_eq!(beats.handle_timeout(at(59.5), &talking(59.4)), Some(Action::Beat));
+    beats.handle_beat_written(at(59.5));
+    assert_eq!(beats.handle_timeout(at(69.4), &talking(69.3)), None);
+    assert_eq!(beats.handle_timeout(at(69.5), &talking(69.4)), Some(Action::Dead));
+    // Confirmed meanwhile: what came after the beat is life again.
+    let mut beats = heartbeat(config(Mode::Auto));
+    assert_eq!(beats.handle_timeout(at(25.0), &talking(24.9)), Some(Action::Beat));
+    beats.handle_beat_written(at(25.0));
+    assert_eq!(beats.handle_timeout(at(35.0), &heard(34.0)), None);
+    assert_eq!(beats.poll_timeout(), Some(at(59.0)));
 }
 
 #[test]
@@ -148,6 +170,7 @@ fn a_write_stall_kills_although_bytes_arrive() {
                 last_received: now,
                 write_stalled_since: (now >= at(100.0)).then(|| at(100.0)),
                 reads_paused,
+                unconfirmed: false,
             });
             assert_eq!(died, patience.map(|patience| at(100.0 + patience)), "{mode:?} {reads_paused}");
         }
