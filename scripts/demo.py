@@ -44,14 +44,15 @@ class Peer:
 
 
 class FrameReader:
-    """Gives the opcodes of the frames in one direction of a connection, from its first byte on."""
+    """Gives the opcodes of the frames in one direction of a connection, from its first byte on, and how their payloads
+    begin."""
 
     def __init__(self):
         self._buffer = bytearray()
         self._skip = 0
         self.head: bytes | None = None
 
-    def feed(self, data: bytes) -> list[int]:
+    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         self._buffer += data
         if self.head is None:
             end = self._buffer.find(b"\r\n\r\n")
@@ -59,21 +60,26 @@ class FrameReader:
                 return []
             self.head = bytes(self._buffer[:end])
             del self._buffer[: end + 4]
-        opcodes = []
+        frames = []
         while True:
             skipped = min(self._skip, len(self._buffer))
             del self._buffer[:skipped]
             self._skip -= skipped
             if self._skip or len(self._buffer) < 2:
-                return opcodes
+                return frames
             length, size = self._buffer[1] & 0x7F, 2
             extended = {126: 2, 127: 8}.get(length, 0)
             if len(self._buffer) < size + extended:
-                return opcodes
+                return frames
             if extended:
                 length = int.from_bytes(self._buffer[2 : 2 + extended], "big")
-            size += extended + (4 if self._buffer[1] & 0x80 else 0)
-            opcodes.append(self._buffer[0] & 0x0F)
+            masked = self._buffer[1] & 0x80
+            size += extended + (4 if masked else 0)
+            if len(self._buffer) < size + min(length, 2):
+                return frames
+            mask = self._buffer[size - 4 : size] if masked else bytes(4)
+            start = bytes(byte ^ key for byte, key in zip(self._buffer[size : size + min(length, 2)], mask))
+            frames.append((self._buffer[0] & 0x0F, start))
             self._skip = size + length
 
 
@@ -275,15 +281,16 @@ class Demo:
 
         def seen(direction: FrameReader, data: bytes) -> None:
             nonlocal peer
-            opcodes = direction.feed(data)
+            frames = direction.feed(data)
             if peer is None and up.head is not None:
                 name = up.head.split(b" ", 2)[1].decode().lstrip("/")
                 peer = self.peers.get(name, Peer(name, "?"))
                 self.links.setdefault(name, []).append(writer)
-            for opcode in opcodes:
-                if direction is down and opcode == Opcode.PING:
+            for opcode, start in frames:
+                # `I n` and `O n` are the beats of lifeline.v1.
+                if direction is down and (opcode == Opcode.PING or start == b"I "):
                     pinged.append(time.monotonic())
-                elif direction is up and opcode == Opcode.PONG and pinged and peer:
+                elif direction is up and (opcode == Opcode.PONG or start == b"O ") and pinged and peer:
                     peer.rtt = time.monotonic() - pinged.popleft()
                     peer.beats.append(self.now())
 

@@ -658,7 +658,8 @@ fn credentials_that_wait_for_the_application_count_as_memory() {
     peer.send("I 1");
     assert_eq!(peer.read(), "O 1");
     let charged = app.stat(server, &["memory", "used"]) - before;
-    assert!(charged >= 100_000, "{charged}");
+    // What the greeting held may be given back meanwhile.
+    assert!(charged >= 90_000, "{charged}");
     let second = ticket(&mut app);
     app.submit(Command::AnswerAuthentication { ticket: second, answer: accepted() });
     let left = app.stat(server, &["memory", "used"]) - before;
