@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 pub use lifeline_proto::client::State;
-use lifeline_proto::v1::Key;
 pub use lifeline_proto::v1::Secret;
 use lifeline_proto::v1::client::Delivered;
 pub use lifeline_proto::v1::data::{Change, SessionData};
 use lifeline_proto::v1::inbox::DeliveryId;
 pub use lifeline_proto::v1::wire::PROTOCOL;
+use lifeline_proto::v1::{ChannelName, Key, Position};
 
 use crate::config::{ClientConfig, ServerConfig};
 use crate::http::RequestHead;
@@ -175,6 +175,8 @@ pub enum Delivery {
     Item { outbox: Key, id: DeliveryId },
     /// A message of the session's stream, at a client.
     Stream(Delivered),
+    /// A message of a channel, or a hole in it, at a client that keeps its session on disk.
+    Channel(Box<(ChannelName, Position)>),
 }
 
 /// How the handling of a message has ended.

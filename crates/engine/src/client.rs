@@ -7,6 +7,7 @@
 
 mod durable;
 mod outbox;
+mod saved;
 mod session;
 
 use std::pin::Pin;
@@ -21,6 +22,7 @@ use lifeline_proto::frame::Role;
 use lifeline_proto::outbox::Item as Kept;
 use lifeline_proto::outbox::OutboxConfig;
 use lifeline_proto::v1::Secret;
+use lifeline_proto::v1::client::Delivered;
 use lifeline_proto::v1::wire::PROTOCOL;
 use lifeline_store::StoreError;
 use parking_lot::{Mutex, MutexGuard};
@@ -203,7 +205,7 @@ impl Client {
             inner: Mutex::new(Inner {
                 machine: ClientMachine::new(policy, rand::random()),
                 outbox,
-                session: Session::new(&config),
+                session: Session::new(&config, saved::decode(&found.session)),
                 charged: 0,
                 outlet: None,
                 task: None,
@@ -497,8 +499,14 @@ impl Client {
         }
         inner.charged = held;
         self.wake_for_deadline(inner);
-        if inner.outbox.needs_upkeep()
-            && !self.tending.swap(true, Ordering::Relaxed)
+        if inner.outbox.needs_upkeep() {
+            self.ask_keeper();
+        }
+    }
+
+    /// Something is to be written soon.
+    fn ask_keeper(&self) {
+        if !self.tending.swap(true, Ordering::Relaxed)
             && let Some(core) = self.core.upgrade()
         {
             core.keeper.tend(self.myself.clone());
@@ -546,6 +554,7 @@ impl Client {
                 if !inner.discarded {
                     self.report(OverflowReason::Closed, unsent);
                 }
+                inner.keep_session();
                 match (inner.outbox.farewell(now), self.myself.upgrade(), self.core.upgrade()) {
                     // The directory is free when the application is told.
                     (Some(work), Some(client), Some(core)) => core.keeper.run(move || {
@@ -575,7 +584,11 @@ impl Client {
 
     /// Stores what is to be stored and gives the directory back, if that has not happened: the process ends.
     pub fn seal(&self) {
-        let work = self.inner.lock().outbox.farewell(clock::now());
+        let work = {
+            let mut inner = self.inner.lock();
+            inner.keep_session();
+            inner.outbox.farewell(clock::now())
+        };
         if let Some(work) = work {
             self.finish(&work);
         }
@@ -867,10 +880,19 @@ impl Client {
 impl Tend for Client {
     fn tend(&self, tick: bool) {
         self.tending.store(false, Ordering::Relaxed);
-        let work = self.inner.lock().outbox.upkeep(clock::now(), tick);
-        let Some(work) = work else { return };
-        let result = work.carry_out();
-        let done = self.inner.lock().outbox.handle_done(&work, &result);
+        let mut inner = self.inner.lock();
+        let writes = inner.session.keeping.as_ref().is_some_and(|keeping| keeping.needs_writing(tick));
+        let handled = if writes { inner.keep_session() } else { None };
+        let Some(work) = inner.outbox.upkeep(clock::now(), tick) else { return };
+        let result = MutexGuard::unlocked(&mut inner, || work.carry_out());
+        let done = inner.outbox.handle_done(&work, &result);
+        if writes {
+            if let Some(keeping) = inner.session.keeping.as_mut().filter(|_| done.is_err()) {
+                keeping.handle_failed();
+            }
+            self.handle_kept(&mut inner, handled);
+        }
+        drop(inner);
         match done {
             Ok(()) => self.disk_failed.store(false, Ordering::Relaxed),
             // Once, not twice a second.
@@ -956,6 +978,13 @@ impl Inner {
             fed = true;
         }
         fed
+    }
+
+    /// Gives the outbox what is to be written of the session; returns what may be acknowledged then.
+    fn keep_session(&mut self) -> Option<Delivered> {
+        let (session, handled) = self.session.keeping.as_mut()?.take(&self.session.rules)?;
+        self.outbox.keep_session(session);
+        handled
     }
 
     fn expired(&mut self, now: Time) -> Vec<Kept> {

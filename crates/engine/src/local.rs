@@ -366,10 +366,16 @@ impl Local {
                 None => Stats::default(),
             }),
 
-            Command::Begin { delivery: Delivery::Stream(_), .. } => Reply::Flag(true),
+            Command::Begin { delivery: Delivery::Stream(_) | Delivery::Channel(_), .. } => Reply::Flag(true),
             Command::Settle { endpoint, delivery: Delivery::Stream(delivered), .. } => {
                 if let Ok(client) = self.client(endpoint) {
                     client.settle_delivery(delivered);
+                }
+                Reply::Done
+            }
+            Command::Settle { endpoint, delivery: Delivery::Channel(place), .. } => {
+                if let Ok(client) = self.client(endpoint) {
+                    client.settle_channel(*place);
                 }
                 Reply::Done
             }

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lifeline_engine::bridge::{Command, EndpointId, Event, OverflowReason, Reply, State};
-use lifeline_engine::config::ClientConfig;
+use lifeline_engine::config::{ClientConfig, Durability, Storage};
 use lifeline_proto::v1::Secret;
 use lifeline_proto::v1::server::ServerConfig;
 use lifeline_proto::v1::wire::{ClientFrame, Gap, GoAway, Heartbeat, PROTOCOL, ServerFrame, Why};
 
 use common::far::{Far, Fate, Verdict};
-use common::{App, PATIENCE, client, local};
+use common::{App, Directory, PATIENCE, client, local};
 
 /// Tells apart what the application heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -732,4 +732,100 @@ async fn gaps_that_nobody_takes_stop_the_reading_like_messages() {
     assert_eq!(all.iter().filter(|it| matches!(it, Heard::Gap(..))).count(), 2000);
     let waiting = app.stat(id, &["bytes", "inboundWaiting"]);
     assert!(waiting < 1000, "{waiting} bytes of what was taken");
+}
+
+/// What a process would leave in its directory that is killed now.
+fn left_behind(directory: &Directory) -> Directory {
+    let copy = Directory::new();
+    std::fs::create_dir_all(&copy.0).unwrap();
+    for entry in std::fs::read_dir(&directory.0).unwrap().flatten() {
+        std::fs::copy(entry.path(), copy.0.join(entry.file_name())).unwrap();
+    }
+    copy
+}
+
+fn keeping(port: u16, directory: &Directory) -> ClientConfig {
+    let storage = Some(Storage { path: directory.0.clone(), durability: Durability::Interval });
+    ClientConfig { storage, ..speaking(port) }
+}
+
+#[tokio::test]
+async fn the_next_process_goes_on_where_the_server_thinks_that_it_is() {
+    let mut app = App::with_threads(1);
+    let far = Far::start(authorising()).await;
+    let mut directory = Directory::new();
+    let mut id = app.create(keeping(far.port, &directory));
+    subscribe(&app, id, "news");
+    app.submit(Command::Connect { client: id });
+    hear(&mut app, is_open).await;
+    let key = far.session();
+    eventually(|| {
+        let said = |it: &ClientFrame| matches!(it, ClientFrame::Subscribe(_));
+        far.rules().client_frames.iter().any(said)
+    })
+    .await;
+    for round in 0..10 {
+        // These two are in the process when it dies.
+        app.settles = false;
+        far.rules().publish("news", &format!("{round} news"));
+        hear(&mut app, |it| matches!(it, Heard::Channel(..))).await;
+        app.settles = true;
+        far.rules().send(&key, &format!("{round} handled"));
+        hear(&mut app, |it| matches!(it, Heard::Message(_))).await;
+        // As soon as the server has the acknowledgement.
+        let left = loop {
+            let rules = far.rules();
+            let said =
+                |it: &ClientFrame| matches!(it, ClientFrame::Acknowledge { sequence } if *sequence == 2 * round + 1);
+            if rules.client_frames.iter().any(said) {
+                break left_behind(&directory);
+            }
+            drop(rules);
+            tokio::task::yield_now().await;
+        };
+        app.settles = false;
+        far.rules().send(&key, &format!("{round} waits"));
+        hear(&mut app, |it| matches!(it, Heard::Message(_))).await;
+        app.submit(Command::Discard { endpoint: id });
+        hear(&mut app, |it| matches!(it, Heard::Close(_))).await;
+        app.settles = true;
+        directory = left;
+        id = app.create(keeping(far.port, &directory));
+        app.submit(Command::Connect { client: id });
+        let mut all = hear(&mut app, |it| matches!(it, Heard::Message(_))).await;
+        if !all.iter().any(|it| matches!(it, Heard::Channel(..))) {
+            all.extend(hear(&mut app, |it| matches!(it, Heard::Channel(..))).await);
+        }
+        all.sort_by_key(|it| (!is_open(it), matches!(it, Heard::Channel(..))));
+        let news = Heard::Channel("news".to_owned(), round + 1, format!("{round} news"));
+        assert_eq!(all, [Heard::Open(true), Heard::Message(format!("{round} waits")), news]);
+        assert_eq!(far.session(), key);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_said_under_a_token_that_the_next_process_would_not_have() {
+    let mut app = App::with_threads(1);
+    let far = Far::start(ServerConfig::default()).await;
+    let mut directory = Directory::new();
+    let mut id = app.create(keeping(far.port, &directory));
+    for round in 0..10 {
+        app.submit(Command::Connect { client: id });
+        // Its first frame makes the token before useless.
+        app.client_send(id, "something");
+        let left = loop {
+            let rules = far.rules();
+            if rules.client_frames.iter().any(|it| matches!(it, ClientFrame::Item { .. })) {
+                break left_behind(&directory);
+            }
+            drop(rules);
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(hear(&mut app, is_open).await, [Heard::Open(round > 0)]);
+        app.submit(Command::Discard { endpoint: id });
+        hear(&mut app, |it| matches!(it, Heard::Close(_))).await;
+        directory = left;
+        far.rules().client_frames.clear();
+        id = app.create(keeping(far.port, &directory));
+    }
 }

@@ -84,7 +84,7 @@ WsStorageException: /0000000000000001.log is damaged at offset N: 38 bytes with 
 bool(true)
 bool(true)
 one three
-error is damaged at offset 143: 38 bytes
+error is damaged at offset 151: 38 bytes
 -- refused
 ValueError: WsClient: option 'outbox.path' must name a directory: it is empty or contains NUL
 ValueError: WsClient: option 'outbox.path' must name a directory: '/dev/null' is none

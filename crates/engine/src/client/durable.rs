@@ -30,7 +30,9 @@ const GONE: u8 = 2;
 /// Kind, flags, number, expiry.
 const PREFIX: usize = 18;
 const BINARY: u8 = 1;
-const HEAD_VERSION: u8 = 1;
+const HEAD_VERSION: u8 = 2;
+/// Without a session.
+const OLD_HEAD_VERSION: u8 = 1;
 /// A log with more bytes than these and twice what waits is written anew.
 const SLACK: u64 = 16 * 1024 * 1024;
 
@@ -60,6 +62,8 @@ pub struct Durable {
     aged: u64,
     /// As the log has it.
     marked: Marked,
+    /// The head has another session than the log.
+    session_changed: bool,
     closed: bool,
 }
 
@@ -76,6 +80,8 @@ struct Head {
     last: u64,
     /// The outbox's ids, each from an item's number on.
     epochs: Vec<(u64, Key)>,
+    /// Of the client's session, for the client to read; may be empty.
+    session: Vec<u8>,
 }
 
 /// Where an item is.
@@ -90,6 +96,8 @@ struct Place {
 /// What was found when the outbox was opened.
 #[derive(Debug, Default)]
 pub struct Found {
+    /// What [`Outbox::keep_session`] was given last.
+    pub session: Vec<u8>,
     /// To be told as errors: what is lost.
     pub damages: Vec<String>,
     /// To be told as warnings.
@@ -116,6 +124,15 @@ pub struct Work {
     purpose: Purpose,
 }
 
+/// Where work was written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Written {
+    /// The index of the first item.
+    first: u64,
+    /// The index of the head.
+    head: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     Commit,
@@ -125,24 +142,24 @@ enum Purpose {
 }
 
 impl Work {
-    /// Writes it; returns the index of the first item.
+    /// Writes it.
     ///
     /// # Errors
     /// What the disk says.
-    pub fn carry_out(&self) -> Result<u64, StoreError> {
+    pub fn carry_out(&self) -> Result<Written, StoreError> {
         if !self.letters.is_empty() {
             self.bury()?;
         }
         let log = &self.log;
-        let mut first = 0;
+        let mut written = Written::default();
         if !self.records.is_empty() {
-            first = log.append(self.records.iter().map(|(prefix, data)| (&prefix[..], &data[..])))?;
+            written.first = log.append(self.records.iter().map(|(prefix, data)| (&prefix[..], &data[..])))?;
         }
         if self.sync && self.purpose == Purpose::Commit {
-            log.sync(first + self.records.len() as u64 - 1)?;
+            log.sync(written.first + self.records.len() as u64 - 1)?;
         }
         if let Some(head) = &self.head {
-            log.set_head(head)?;
+            written.head = log.set_head(head)?;
             log.discard(self.discard)?;
         }
         if self.close {
@@ -150,7 +167,7 @@ impl Work {
         } else if self.sync && self.purpose != Purpose::Commit {
             log.sync_all()?;
         }
-        Ok(first)
+        Ok(written)
     }
 
     /// Keeps rejected messages for people to look at.
@@ -195,6 +212,7 @@ impl Durable {
             first: 1,
             last: 0,
             epochs: Vec::new(),
+            session: Vec::new(),
         });
         let mut kept: BTreeMap<u64, (u64, Item)> = BTreeMap::new();
         for record in records {
@@ -223,6 +241,7 @@ impl Durable {
         lower(&mut places);
         messages.restore_sequence(head.last);
         head.generation += 1;
+        found.session.clone_from(&head.session);
         // Numbers may have been given, and sent, of which the log knows nothing.
         let forgot = cut.is_some() || !damages.is_empty() || (!clean && storage.durability != Durability::Always);
         if head.epochs.is_empty() || (forgot && !fresh) {
@@ -250,6 +269,7 @@ impl Durable {
             letters: Vec::new(),
             aged: 0,
             marked: (0, 0),
+            session_changed: false,
             closed: false,
         };
         outbox.advance();
@@ -396,6 +416,11 @@ impl Outbox for Durable {
         Some(work)
     }
 
+    fn keep_session(&mut self, session: Vec<u8>) {
+        self.head.session = session;
+        self.session_changed = true;
+    }
+
     fn upkeep(&mut self, now: Time, tick: bool) -> Option<Work> {
         if self.closed {
             return None;
@@ -420,12 +445,15 @@ impl Outbox for Durable {
         self.take_gone(&mut work);
         work.letters = std::mem::take(&mut self.letters);
         let mark = (self.head.first, self.settled_index());
-        if mark != self.marked {
+        let session_changed = std::mem::take(&mut self.session_changed);
+        // Its messages are acknowledged by what is written here.
+        work.sync = session_changed && self.durability == Durability::Always;
+        if mark != self.marked || session_changed {
             self.marked = mark;
             work.head = Some(self.head.encode());
             work.discard = mark.1;
         }
-        work.sync = tick && self.durability != Durability::Always && self.log.has_unsynced();
+        work.sync |= tick && self.durability != Durability::Always && self.log.has_unsynced();
         work.sync |= work.purpose == Purpose::Rewriting || (tick && !work.items.is_empty());
         let idle = work.records.is_empty() && work.head.is_none() && work.letters.is_empty() && !work.sync;
         (!idle).then_some(work)
@@ -448,12 +476,12 @@ impl Outbox for Durable {
         Some(work)
     }
 
-    fn handle_done(&mut self, work: &Work, result: &Result<u64, StoreError>) -> Result<(), CommandError> {
+    fn handle_done(&mut self, work: &Work, result: &Result<Written, StoreError>) -> Result<(), CommandError> {
         if work.purpose == Purpose::Commit {
             self.committing = None;
         }
         let outcome = match result {
-            Ok(first) => {
+            Ok(Written { first, head }) => {
                 let indices = *first..;
                 if work.purpose == Purpose::Rewriting {
                     let copied = |sequence: u64| work.items.binary_search(&sequence).is_ok();
@@ -477,6 +505,11 @@ impl Outbox for Durable {
                 if !work.records.is_empty() {
                     self.last_index = self.last_index.max(first + work.records.len() as u64 - 1);
                 }
+                if *head > 0 && self.marked.1 == work.discard {
+                    // Files that have nothing else but heads can go with the next one.
+                    self.last_index = self.last_index.max(*head);
+                    self.marked.1 = self.settled_index();
+                }
                 Ok(())
             }
             Err(error) => {
@@ -488,6 +521,7 @@ impl Outbox for Durable {
                 self.letters.extend_from_slice(&work.letters);
                 self.gone.extend_from_slice(&work.gone);
                 self.marked = (0, 0);
+                self.session_changed |= work.head.is_some();
                 Err(CommandError::Storage(error.to_string()))
             }
         };
@@ -589,31 +623,39 @@ impl Head {
         for number in [self.generation, self.first, self.last] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
+        bytes.extend_from_slice(&(self.epochs.len() as u64).to_le_bytes());
         for (start, id) in &self.epochs {
             bytes.extend_from_slice(&start.to_le_bytes());
             bytes.push(id.as_str().len() as u8);
             bytes.extend_from_slice(id.as_str().as_bytes());
         }
+        bytes.extend_from_slice(&self.session);
         bytes
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut rest = bytes.strip_prefix(&[HEAD_VERSION])?;
+        let (version, mut rest) = bytes.split_first()?;
+        let old = *version == OLD_HEAD_VERSION;
+        if !old && *version != HEAD_VERSION {
+            return None;
+        }
         let number = |rest: &mut &[u8]| {
             let (first, others) = rest.split_first_chunk::<8>()?;
             *rest = others;
             Some(u64::from_le_bytes(*first))
         };
         let (generation, first, last) = (number(&mut rest)?, number(&mut rest)?, number(&mut rest)?);
+        let mut left = if old { u64::MAX } else { number(&mut rest)? };
         let mut epochs = Vec::new();
-        while !rest.is_empty() {
+        while left > 0 && !(old && rest.is_empty()) {
+            left -= 1;
             let start = number(&mut rest)?;
             let (len, others) = rest.split_first()?;
             let (id, others) = others.split_at_checked(usize::from(*len))?;
             rest = others;
             epochs.push((start, Key::new(std::str::from_utf8(id).ok()?).ok()?));
         }
-        Some(Self { generation, first, last, epochs })
+        Some(Self { generation, first, last, epochs, session: rest.to_vec() })
     }
 }
 

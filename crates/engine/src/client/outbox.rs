@@ -12,7 +12,7 @@ use lifeline_store::{Stats, StoreError};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::durable::Work;
+use super::durable::{Work, Written};
 use crate::bridge::CommandError;
 
 /// Why a message was not taken.
@@ -60,6 +60,9 @@ pub trait Outbox: fmt::Debug + Send {
         None
     }
 
+    /// What the next [`Outbox::upkeep`] or [`Outbox::farewell`] writes of the client's session.
+    fn keep_session(&mut self, _session: Vec<u8>) {}
+
     /// The last work; nothing else is done afterwards.
     fn farewell(&mut self, _now: Time) -> Option<Work> {
         None
@@ -69,7 +72,7 @@ pub trait Outbox: fmt::Debug + Send {
     ///
     /// # Errors
     /// It was not; what was to be committed is taken back.
-    fn handle_done(&mut self, _work: &Work, _result: &Result<u64, StoreError>) -> Result<(), CommandError> {
+    fn handle_done(&mut self, _work: &Work, _result: &Result<Written, StoreError>) -> Result<(), CommandError> {
         Ok(())
     }
 

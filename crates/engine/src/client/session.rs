@@ -9,11 +9,14 @@ use bytes::Bytes;
 use lifeline_proto::client::{Comeback, DialFailure};
 use lifeline_proto::heartbeat::{HeartbeatConfig, Mode};
 use lifeline_proto::outbox::Item as Kept;
-use lifeline_proto::v1::client::{Client as Rules, ClientConfig as RulesConfig, Delivered, Event as Told, Welcomed};
+use lifeline_proto::v1::client::{
+    Client as Rules, ClientConfig as RulesConfig, Delivered, Event as Told, Saved, Welcomed,
+};
 use lifeline_proto::v1::wire::{Heartbeat, PROTOCOL, Status};
-use lifeline_proto::v1::{ChannelName, Secret, Violation};
+use lifeline_proto::v1::{ChannelName, Position, Secret, Violation};
 use lifeline_proto::{Time, close};
 
+use super::saved::Keeping;
 use super::{Client, Inner, WINDOW};
 use crate::bridge::{
     CommandError, Delivery, Event, Failure, FailureKind, GapInfo, LogLevel, MESSAGE_COST, MessageInfo, OpenInfo, Sent,
@@ -58,6 +61,8 @@ pub struct Session {
     pub misunderstood: bool,
     /// An acknowledgement is due at the end of the application's batch.
     pub settled: bool,
+    /// With an outbox on disk, the session is kept there, too.
+    pub keeping: Option<Keeping>,
 }
 
 #[derive(Debug)]
@@ -78,10 +83,18 @@ struct Farewell {
 }
 
 impl Session {
-    pub fn new(config: &ClientConfig) -> Self {
+    /// `saved`: by an earlier process.
+    pub fn new(config: &ClientConfig, saved: Option<Saved>) -> Self {
         let rules = RulesConfig { max_message: config.limits.max_message, ..RulesConfig::default() };
+        let mut rules = Rules::new(rules, rand::random());
+        let mut keeping = config.storage.is_some().then(Keeping::default);
+        if let Some(saved) = saved {
+            keeping = Some(Keeping::restored(&saved));
+            rules.restore(saved);
+        }
         Self {
-            rules: Rules::new(rules, rand::random()),
+            rules,
+            keeping,
             greeting: None,
             token: None,
             refresh: None,
@@ -102,6 +115,17 @@ impl Session {
         let greeting = self.greeting.as_ref().map(|greeting| greeting.until);
         let farewell = self.farewell.as_ref().map(|farewell| farewell.until);
         [self.rules.poll_timeout(), greeting, farewell].into_iter().flatten().min()
+    }
+
+    /// The connection is there, and nothing may be said on it yet.
+    fn is_muted(&self) -> bool {
+        self.rules.is_open() && self.keeping.as_ref().is_some_and(|keeping| keeping.muted)
+    }
+
+    /// Where a channel is, for [`Delivery::Channel`].
+    fn place(&self, channel: &ChannelName) -> Option<(ChannelName, Position)> {
+        self.keeping.as_ref()?;
+        Some((channel.clone(), self.rules.position(channel)?.clone()))
     }
 
     /// The connection that is not announced yet.
@@ -185,8 +209,10 @@ impl Client {
                 }
                 Told::Channel { channel, position, data, binary } => {
                     let id = Some(position.message_id.as_str().into());
-                    let info =
-                        MessageInfo { delivery: None, id, channel: Some(channel.into()), sequence: position.offset };
+                    let sequence = position.offset;
+                    let keeps = inner.session.keeping.is_some();
+                    let delivery = keeps.then(|| Delivery::Channel(Box::new((channel.clone(), position))));
+                    let info = MessageInfo { delivery, id, channel: Some(channel.into()), sequence };
                     self.deliver(inner, now, outlet, data, binary, info);
                     continue;
                 }
@@ -204,12 +230,16 @@ impl Client {
                 Told::Acknowledged { sequence } => inner.outbox.handle_acknowledged(sequence),
                 Told::Answered(n) => *upshot = Upshot::Answered(n),
                 Told::Gap { gap, delivery } => {
+                    let delivery = match &gap.channel {
+                        Some(channel) => inner.session.place(channel).map(Box::new).map(Delivery::Channel),
+                        None => delivery.map(Delivery::Stream),
+                    };
                     let info = GapInfo {
                         channel: gap.channel.map(Arc::from),
                         from: gap.from,
                         to: gap.to,
                         why: gap.why.as_str().into(),
-                        delivery: delivery.map(Delivery::Stream),
+                        delivery,
                     };
                     if outlet.is_announced() {
                         self.report_gap(outlet, info);
@@ -231,6 +261,11 @@ impl Client {
                     if status == Status::Denied {
                         let message = format!("the server denied the subscription to channel '{channel}'");
                         self.fail(outlet, FailureKind::Application, 0, message);
+                    } else if status == Status::Ok {
+                        let position = inner.session.rules.position(&channel).cloned();
+                        if let Some(keeping) = &mut inner.session.keeping {
+                            keeping.handle_subscribed(&channel, position);
+                        }
                     }
                 }
                 Told::Welcomed(welcomed) => {
@@ -265,6 +300,10 @@ impl Client {
         session.max_message = usize::try_from(welcomed.limits.max_message).unwrap_or(usize::MAX);
         session.replaying = true;
         session.leaving = false;
+        if let Some(keeping) = &mut session.keeping {
+            keeping.handle_welcome();
+            self.ask_keeper();
+        }
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
         // The change of state comes before the opening.
         self.settle(inner, now);
@@ -477,6 +516,11 @@ impl Client {
     pub fn settle_delivery(self: &Arc<Self>, delivered: Delivered) {
         let now = crate::clock::now();
         let mut inner = self.inner.lock();
+        if let Some(keeping) = &mut inner.session.keeping {
+            // Acknowledged when it is written.
+            keeping.handle_delivered(delivered);
+            return self.ask_keeper();
+        }
         inner.session.rules.handle_delivered(now, delivered);
         let Some(outlet) = inner.outlet.clone() else { return };
         let Some(core) = self.core.upgrade() else { return };
@@ -488,6 +532,33 @@ impl Client {
             core.note_settled(self);
         }
         self.wake_for_deadline(&mut inner);
+    }
+
+    /// The application is through with a message of a channel, or knows of a hole in it.
+    pub fn settle_channel(&self, (channel, position): (ChannelName, Position)) {
+        if let Some(keeping) = &mut self.inner.lock().session.keeping {
+            keeping.handle_channel(channel, position);
+        }
+    }
+
+    /// What was to be written before the server may hear of it is written; or it cannot be, which was told.
+    pub(super) fn handle_kept(&self, inner: &mut Inner, handled: Option<Delivered>) {
+        let now = crate::clock::now();
+        let session = &mut inner.session;
+        if let Some(handled) = handled {
+            session.rules.handle_delivered(now, handled);
+            session.rules.handle_batch_end();
+        }
+        // A later connection's token is another.
+        if let Some(keeping) = session.keeping.as_mut().filter(|keeping| !keeping.needs_writing(false)) {
+            keeping.muted = false;
+        }
+        if let Some(outlet) = inner.outlet.clone().filter(|outlet| outlet.is_lifeline()) {
+            inner.transmit(now, &outlet);
+            inner.feed(now, WINDOW);
+            Core::wake(&outlet);
+        }
+        self.settle(inner, now);
     }
 
     /// A batch of the application's work has ended: its acknowledgement goes out.
@@ -566,6 +637,9 @@ impl Inner {
     /// Gives the connection what the rules have to say; true when there was something.
     pub(super) fn transmit(&mut self, now: Time, outlet: &Outlet) -> bool {
         let mut any = false;
+        if self.session.is_muted() {
+            return false;
+        }
         while let Some(message) = self.session.rules.poll_transmit(now) {
             if outlet.push(Item::Message { data: message.data, binary: message.binary, sequence: 0 }) == Sent::Queued {
                 // Only messages of the application count.
@@ -578,8 +652,11 @@ impl Inner {
 
     /// [`Inner::feed`] on a connection with the subprotocol.
     pub(super) fn feed_session(&mut self, now: Time, window: usize, outlet: &Outlet) -> bool {
-        let rules = &mut self.session.rules;
         let mut fed = false;
+        if self.session.is_muted() {
+            return false;
+        }
+        let rules = &mut self.session.rules;
         while outlet.is_open() && outlet.buffered.load(Ordering::Relaxed) < window {
             let Some((_, len)) = self.outbox.first_waiting() else { break };
             if len > self.session.max_message || !rules.room(len) {

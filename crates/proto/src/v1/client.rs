@@ -225,6 +225,23 @@ impl Client {
         Some(Saved { session, token, sequence: self.delivered, channels: self.positions() })
     }
 
+    /// [`Client::saved`] as it will be once `handled` is given to [`Client::handle_delivered`], which can so wait
+    /// until it is written.
+    #[must_use]
+    pub fn saved_with(&self, handled: Option<Delivered>) -> Option<Saved> {
+        let mut saved = self.saved()?;
+        if let Some(handled) = handled.filter(|handled| handled.stream == self.stream) {
+            saved.sequence = saved.sequence.max(handled.sequence);
+        }
+        Some(saved)
+    }
+
+    /// The place in a channel, as received.
+    #[must_use]
+    pub fn position(&self, channel: &ChannelName) -> Option<&Position> {
+        self.channels.get(channel)?.position.as_ref()
+    }
+
     /// The WebSocket is open, with the subprotocol: HELLO goes out. `outbox` says what the outbox has now,
     /// with nothing in flight.
     pub fn handle_connected(&mut self, auth: Option<Secret>, outbox: Option<OutboxRange>) {

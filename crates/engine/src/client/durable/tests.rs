@@ -291,7 +291,8 @@ fn one_old_message_does_not_keep_all_the_others_on_disk() {
 
 #[test]
 fn heads_and_letters_can_be_read_again() {
-    let head = Head { generation: 3, first: 4, last: 9, epochs: vec![(1, random_key()), (7, random_key())] };
+    let head =
+        Head { generation: 3, first: 4, last: 9, epochs: vec![(1, random_key()), (7, random_key())], session: vec![] };
     assert_eq!(Head::decode(&head.encode()), Some(head.clone()));
     for len in 0..head.encode().len() {
         // Cut anywhere it is none, or one with fewer ids.
@@ -449,4 +450,62 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn the_session_is_kept_and_does_not_fill_the_disk() {
+    let disk = Sim::new(1);
+    let (mut outbox, found) = open(&disk, Durability::Interval);
+    assert!(found.session.is_empty());
+    // Settled, so that all that is left are heads.
+    send(&mut outbox, "one").unwrap();
+    outbox.range();
+    flow(&mut outbox);
+    outbox.handle_acknowledged(1);
+    for round in 0..20_000u32 {
+        let mut session = vec![7; 1000];
+        session[..4].copy_from_slice(&round.to_le_bytes());
+        outbox.keep_session(session);
+        tend(&mut outbox, round % 100 == 0);
+    }
+    let bytes = outbox.log.bytes();
+    assert!(bytes < 10 << 20, "{bytes} bytes for one session");
+    // Nothing has changed.
+    tend(&mut outbox, true);
+    assert!(outbox.upkeep(Time::from_micros(1), true).is_none());
+    // What waits is not thrown away with the heads.
+    send(&mut outbox, "two").unwrap();
+    outbox.keep_session(vec![8; 3]);
+    tend(&mut outbox, false);
+    disk.kill();
+    let (mut outbox, found) = open(&disk, Durability::Interval);
+    assert_eq!((found.session, flow(&mut outbox)), (vec![8; 3], texts(&[(2, "two")])));
+    outbox.keep_session(vec![9]);
+    close(outbox);
+    assert_eq!(open(&disk, Durability::Interval).1.session, [9]);
+}
+
+#[test]
+fn what_is_acknowledged_is_durable_with_always() {
+    for (durability, syncs) in [(Durability::Always, 1), (Durability::Interval, 0)] {
+        let disk = Sim::new(1);
+        let (mut outbox, _) = open(&disk, durability);
+        let before = outbox.store_stats().unwrap().fsyncs;
+        outbox.keep_session(vec![1]);
+        tend(&mut outbox, false);
+        assert_eq!(outbox.store_stats().unwrap().fsyncs - before, syncs, "{durability:?}");
+    }
+}
+
+#[test]
+fn a_head_without_a_session_is_read() {
+    let key = Key::new("box").unwrap();
+    let mut head = Head { generation: 3, first: 4, last: 5, epochs: vec![(1, key.clone()), (4, key)], session: vec![] };
+    let mut old = vec![OLD_HEAD_VERSION];
+    old.extend_from_slice(&head.encode()[1..25]);
+    old.extend_from_slice(&head.encode()[33..]);
+    assert_eq!(Head::decode(&old), Some(head.clone()));
+    head.session = vec![1, 2, 3];
+    assert_eq!(Head::decode(&head.encode()), Some(head));
+    assert_eq!(Head::decode(&[9]), None);
 }
