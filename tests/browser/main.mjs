@@ -314,9 +314,10 @@ const tests = {
       for (const n of some) server.do('send', { session, data: `down ${n}` });
       if (i % 120 === 60) {
         await sleep(Math.random() * 30);
+        const { resumed: resumes } = await tab.stats();
         link.cut();
-        // Long enough to come back now and then, too short to have sent everything.
-        await sleep(50 + Math.random() * 150);
+        // Each second time it comes back first; else it is to send what came meanwhile with the rest.
+        if (i % 240 === 60) await until(async () => (await tab.stats()).resumed > resumes, 'it is back');
       }
     }
     assert.equal(await tab.flush(30_000), true);
