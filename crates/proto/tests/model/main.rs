@@ -103,7 +103,6 @@ const FLOORS: &[(&str, u64)] = &[
     ("client killed", 2494),
     ("client killed, nothing kept", 1341),
     ("close 1011", 5),
-    ("close 1013", 5),
     ("close 4000", 2602),
     ("close 4002", 271),
     ("close 4003", 870),
