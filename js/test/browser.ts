@@ -14,6 +14,7 @@ interface Request {
 
 const held = new Map<string, Tab>();
 const waiting = new Map<string, Request[]>();
+const database = indexedDB;
 
 function grant(name: string): void {
   if (held.has(name)) return;
@@ -31,6 +32,7 @@ function grant(name: string): void {
 export class Tab {
   alive = true;
   sockets = new Set<WebSocket>();
+  databases: IDBDatabase[] = [];
   storage: Map<string, string>;
 
   /** Duplicated from another one, it has a copy of its sessionStorage. */
@@ -43,6 +45,13 @@ export class Tab {
     const { storage } = this;
     const define = (name: string, value: unknown): void => void Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
     define('sessionStorage', { getItem: (key: string) => storage.get(key) ?? null, setItem: (key: string, value: string) => void storage.set(key, value) });
+    define('indexedDB', {
+      open: (...parameters: Parameters<IDBFactory['open']>) => {
+        const request = database.open(...parameters);
+        request.addEventListener('success', () => this.databases.push(request.result));
+        return request;
+      },
+    });
     define('navigator', {
       locks: {
         request: (name: string, options: { signal?: AbortSignal; ifAvailable?: boolean }, callback: Callback) =>
@@ -63,9 +72,10 @@ export class Tab {
     return this;
   }
 
-  /** The browser's process of this tab is gone: its locks are free, its sockets end, it runs no more. */
+  /** The browser's process of this tab is gone: its locks are free, its sockets end, it writes no more. */
   crash(): void {
     this.alive = false;
+    for (const database of this.databases) database.close();
     for (const socket of this.sockets) {
       socket.removeAllListeners();
       socket.on('error', () => undefined);
