@@ -309,10 +309,8 @@ export class Lifeline {
     /** The end: keeps what is left and lets go of the store. */
     const leave = async () => {
       await committing;
-      if (store) {
-        await store.commit(put, forgotten, undefined).catch(() => undefined);
-        await store.close(!core.count());
-      }
+      await store?.commit(put, forgotten, undefined).catch(() => undefined);
+      await store?.close(!core.count());
       slots.delete(slot);
     };
 

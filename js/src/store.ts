@@ -110,9 +110,13 @@ async function load(id: string, scope: string, durability: IDBTransactionDurabil
     },
 
     async close(remove) {
-      const [tabs, , tx] = begin();
-      if (remove) tabs.delete(id);
-      await done(tx, 'complete').catch(() => undefined);
+      try {
+        const [tabs, , tx] = begin();
+        if (remove) tabs.delete(id);
+        await done(tx, 'complete');
+      } catch {
+        // A store that is gone keeps what it has.
+      }
       release();
       db.close();
     },
@@ -137,6 +141,7 @@ function claim(id: string, patience: number): Promise<(() => void) | undefined> 
 function done(request: IDBRequest | IDBTransaction, event = 'success'): Promise<unknown> {
   return new Promise((resolve, fail) => {
     request.addEventListener(event, () => resolve('result' in request && request.result));
-    for (const name of ['error', 'abort']) request.addEventListener(name, () => fail(request.error));
+    // A request has no onabort, which does no harm.
+    (request as IDBTransaction).onabort = request.onerror = () => fail(request.error);
   });
 }
