@@ -334,7 +334,10 @@ def heartbeats(settings, _):
               figure(report.get("beat_lateness_ms", {}).get("p50")), figure(late),
               figure(report.get("beat_lateness_ms", {}).get("max")), str(report["failed"])]]
     head = ["connections", "interval", "beats", "of a core", "late by p50 ms", "p99.9 ms", "max ms", "lost"]
-    return table(head, lines), good, "< 1 % of a core at 19,000 and 25 s, p99.9 < 100 ms, none lost"
+    text = table(head, lines)
+    if report["failed"]:
+        text += "\n\nWhy they were lost: " + "; ".join(report["errors"])
+    return text, good, "< 1 % of a core at 19,000 and 25 s, p99.9 < 100 ms, none lost"
 
 
 def crowd(settings, state):
