@@ -27,8 +27,8 @@ use crate::ws::Url;
 
 /// Sockets that one process may have with the usual limit of 20,000 files.
 const SOCKETS: usize = 19_000;
-/// More connections than this want more than one own address.
-const PORTS: usize = 20_000;
+/// More connections than this want more than one own address: of its 28,232 ports, those that just ended keep theirs a minute.
+const PORTS: usize = 5000;
 
 /// What the sub-commands take.
 pub const HELP: &str = "\
