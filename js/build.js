@@ -1,4 +1,5 @@
-// Builds dist/ (the module and its types) or, with `test`, build/test/ (the tests, for Node's runner).
+// Builds dist/ (the module and its types); with `embed` also the copy that is part of the extension; or, with `test`,
+// build/test/ (the tests, for Node's runner).
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';
@@ -29,6 +30,7 @@ if (process.argv[2] === 'test') {
     compress: { passes: 4, unsafe_arrows: true, pure_getters: true, keep_fargs: false, reduce_funcs: false, sequences: false },
   });
   writeFileSync('dist/lifeline.js', code);
+  if (process.argv[2] === 'embed') writeFileSync('../crates/engine/client/lifeline.js', code);
   execFileSync('node', ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.types.json'], { stdio: 'inherit' });
   const size = gzipSync(code, { level: 9 }).length;
   console.log(`dist/lifeline.js: ${code.length} bytes minified, ${size} compressed, ${LIMIT} allowed`);

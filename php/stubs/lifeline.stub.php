@@ -606,7 +606,7 @@ interface WsClientInterface
  *   store?: 'memory'|non-empty-string,
  *   send?: array{limit?: positive-int, policy?: 'close'|'dropOldest'|'dropNewest'},
  *   origins?: 'same-host'|'any'|non-empty-list<string>,
- *   protocols?: list<string>, path?: string|null, healthPath?: string|null,
+ *   protocols?: list<string>, path?: string|null, healthPath?: string|null, static?: non-empty-string|bool|null,
  *   trustedProxies?: list<string>, proxyProtocol?: bool,
  *   tls?: array{
  *     cert?: string|null, key?: string|null, clientCa?: string|null,

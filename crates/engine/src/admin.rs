@@ -81,7 +81,7 @@ const HEAD_LIMIT: usize = 8192;
 
 /// Last parts of the names of what only grows. What is not among them is told as a gauge, which is
 /// true of anything.
-const COUNTERS: [&str; 13] = [
+const COUNTERS: [&str; 14] = [
     "accepted",
     "closedClean",
     "closedUnclean",
@@ -95,6 +95,7 @@ const COUNTERS: [&str; 13] = [
     "out",
     "refused",
     "sent",
+    "served",
 ];
 
 async fn answer(socket: AcceptedSocket, peer: PeerAddr, source: Arc<dyn AdminSource>) {

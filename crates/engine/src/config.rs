@@ -40,6 +40,8 @@ pub struct ServerConfig {
     pub path: Option<String>,
     /// A plain GET on it is answered 200 without PHP.
     pub health_path: Option<String>,
+    /// What other plain GETs are answered with, without PHP; `None`: they are refused.
+    pub static_files: Option<StaticFiles>,
     pub trusted_proxies: Vec<Network>,
     pub proxy_protocol: bool,
     pub tls: Option<ServerTls>,
@@ -78,6 +80,7 @@ impl Default for ServerConfig {
             protocols: Vec::new(),
             path: None,
             health_path: None,
+            static_files: None,
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
             tls: None,
@@ -95,6 +98,13 @@ impl Default for ServerConfig {
             announce_members: false,
         }
     }
+}
+
+/// What a server has for plain GETs: the browser's client as `/lifeline.js`, and files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StaticFiles {
+    /// What is below it is public, but for hidden names and PHP sources. An absolute path.
+    pub directory: Option<PathBuf>,
 }
 
 /// What a server keeps for clients that speak `lifeline.v1`.

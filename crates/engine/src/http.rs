@@ -1,4 +1,4 @@
-//! HTTP/1.1 heads: just what a WebSocket handshake, a health check and a refusal need.
+//! HTTP/1.1 heads: just what a WebSocket handshake, a health check, a file and a refusal need.
 //!
 //! There is no body parser and no keep-alive: whatever is answered other than by 101, the connection
 //! closes after it. So nothing behind a head can be taken for a second request.
@@ -467,6 +467,7 @@ pub fn reason(status: u16) -> &'static str {
         201 => "Created",
         202 => "Accepted",
         204 => "No Content",
+        206 => "Partial Content",
         301 => "Moved Permanently",
         302 => "Found",
         303 => "See Other",
@@ -486,6 +487,7 @@ pub fn reason(status: u16) -> &'static str {
         413 => "Content Too Large",
         414 => "URI Too Long",
         415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
         418 => "I'm a teapot",
         421 => "Misdirected Request",
         422 => "Unprocessable Content",

@@ -15,6 +15,7 @@ mod context;
 mod core;
 pub mod dial;
 mod events;
+mod files;
 pub mod forwarded;
 pub mod http;
 pub mod keeper;

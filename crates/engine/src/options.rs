@@ -20,7 +20,7 @@ use self::fields::Fields;
 use crate::bridge::LogLevel;
 use crate::config::{
     Beats, ClientConfig, ClientTls, Durability, Limits, ListenAddress, Network, Origins, Proxy, RateAction, Reconnect,
-    ServerConfig, ServerTls, SlowConsumer, Storage, WatchdogAction,
+    ServerConfig, ServerTls, SlowConsumer, StaticFiles, Storage, WatchdogAction,
 };
 
 pub use self::url::{client_url, listen_address};
@@ -184,6 +184,7 @@ pub const KEYS: &[Key] = &[
     both("protocols"),
     server_only("path"),
     server_only("healthPath"),
+    server_only("static"),
     server_only("trustedProxies"),
     server_only("proxyProtocol"),
     both("tls.cert"),
@@ -278,6 +279,7 @@ pub fn server(listen: &Value, options: &Value) -> Result<ServerConfig, OptionErr
     fields.flag("idle.evict", &mut config.idle_evict)?;
     config.path = read_path(&fields, "path")?;
     config.health_path = read_path(&fields, "healthPath")?;
+    config.static_files = read_static(&fields)?;
     fields.flag("proxyProtocol", &mut config.proxy_protocol)?;
     config.admin = read_admin(&fields)?;
     if let Some(threads) = fields.optional_int("ioThreads", 1..=64)? {
@@ -729,6 +731,34 @@ fn read_path(fields: &Fields<'_>, key: &str) -> Result<Option<String>, OptionErr
         ));
     }
     Ok(Some(path))
+}
+
+fn read_static(fields: &Fields<'_>) -> Result<Option<StaticFiles>, OptionError> {
+    let key = "static";
+    let text = match fields.take(key) {
+        None | Some(Value::Null | Value::Bool(false)) => return Ok(None),
+        Some(Value::Bool(true)) => return Ok(Some(StaticFiles::default())),
+        Some(Value::Text(text)) => text,
+        Some(other) => {
+            return Err(fields.wrong(key, "string (directory), bool (true: /lifeline.js alone) or null", other));
+        }
+    };
+    let refuse = |why: &str| Err(fields.refuse(key, &format!("must name a directory: {why}")));
+    if text.is_empty() || text.contains(&0) {
+        return refuse("it is empty or contains NUL");
+    }
+    let given = Path::new(std::ffi::OsStr::from_bytes(text));
+    let shown = fields::shown_text(text);
+    match std::fs::read_dir(given) {
+        Ok(_) => {}
+        Err(error) => return refuse(&format!("cannot read {shown}: {error}")),
+    }
+    // Where PHP is now: it may change its directory. Symbolic links stay, since they may be changed later.
+    let directory = std::path::absolute(given).unwrap_or_else(|_| given.to_owned());
+    if std::fs::canonicalize(given).is_ok_and(|path| path.parent().is_none()) {
+        return refuse(&format!("{shown} is the root of the file system, which would all be public"));
+    }
+    Ok(Some(StaticFiles { directory: Some(directory) }))
 }
 
 fn read_networks(fields: &Fields<'_>) -> Result<Vec<Network>, OptionError> {

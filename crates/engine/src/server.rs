@@ -29,6 +29,7 @@ use crate::config::{ServerConfig, WatchdogAction};
 use crate::connection::Connection;
 use crate::context::{Context, End, Owner, Upshot};
 use crate::core::{Core, Endpoint, IdMap};
+use crate::files::Files;
 use crate::forwarded;
 use crate::http::{self, RequestHead, Response};
 use crate::listen::{Accepted, AcceptedSocket, Acceptor, PeerAddr, bind_all};
@@ -112,6 +113,7 @@ pub struct Server {
     waiting: Mutex<HashMap<Ticket, oneshot::Sender<HandshakeAnswer>>>,
     addresses: Vec<Arc<str>>,
     tls: Option<ServerTlsAcceptor>,
+    files: Option<Files>,
     /// The admin listener's bound address.
     admin: Option<String>,
     counters: Counters,
@@ -190,6 +192,7 @@ impl Server {
             waiting: Mutex::default(),
             addresses,
             tls,
+            files: config.static_files.clone().map(|files| Files::new(files, core.memory.clone())),
             admin: admin.as_ref().map(admin::url),
             counters: Counters::default(),
             stopping: watch::Sender::new(false),
@@ -550,6 +553,13 @@ impl Server {
                     ("inboundWaiting".into(), int(inbound as u64)),
                 ])),
             ),
+            (
+                "files".into(),
+                Stat::Tree(Stats(vec![
+                    ("served".into(), self.files.as_ref().map_or(Stat::Int(0), |files| load(&files.served))),
+                    ("bytes".into(), self.files.as_ref().map_or(Stat::Int(0), |files| load(&files.bytes))),
+                ])),
+            ),
             ("heartbeats".into(), Stat::Tree(Stats(vec![("sent".into(), both(&counters.beats, &sum.beats))]))),
             ("channels".into(), int(self.sessions.directory.count_channels() as u64)),
             ("users".into(), int(self.sessions.directory.count_users() as u64)),
@@ -697,6 +707,10 @@ impl Server {
         };
         let decision = match self.judge(&head, &peer, &mut admission) {
             Judgement::Ask(accept) => self.ask_about(&head, accept).await,
+            Judgement::File(missing) => {
+                self.send_file(&mut stream, &head, missing).await;
+                return None;
+            }
             Judgement::Decided(decision) => decision,
         };
         let (accept, headers) = match decision {
@@ -786,13 +800,18 @@ impl Server {
     /// asked where it wants to be.
     fn judge(&self, head: &RequestHead, peer: &PeerAddr, admission: &mut Admission) -> Judgement {
         let unavailable = |why| Judgement::refuse(Response::text(503, why).with("Retry-After", "1"));
-        let accept = match upgrade::evaluate(head, &self.config) {
-            Verdict::Accept(accept) => accept,
-            Verdict::Answer(response) => return Judgement::refuse(response),
-        };
+        let verdict = upgrade::evaluate(head, &self.config);
+        if let Verdict::Answer(response) = verdict {
+            return Judgement::refuse(response);
+        }
         if !self.admit_ip(peer.ip(), admission) {
             return unavailable(TOO_MANY_FROM_ADDRESS);
         }
+        let accept = match verdict {
+            Verdict::Accept(accept) => accept,
+            Verdict::Answer(response) => return Judgement::refuse(response),
+            Verdict::File(missing) => return Judgement::File(missing),
+        };
         if self.config.ask_handshake {
             Judgement::Ask(accept)
         } else if *self.stopping.borrow() {
@@ -800,6 +819,20 @@ impl Server {
         } else {
             Judgement::Decided(Decision::Accept { accept, headers: Vec::new() })
         }
+    }
+
+    /// See [`Files::serve`]. Boxed, because most handshakes never need the room.
+    fn send_file<'a>(
+        &'a self,
+        stream: &'a mut Stream,
+        head: &'a Arc<RequestHead>,
+        missing: Option<Response>,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(async move {
+            if let Some(files) = &self.files {
+                files.serve(stream, head, missing, self.config.limits.handshake_timeout, &self.cutting).await;
+            }
+        })
     }
 
     /// What the application says. Boxed, because most handshakes never need the room.
@@ -1037,6 +1070,8 @@ enum Judgement {
     Decided(Decision),
     /// In order; now for the application.
     Ask(Accept),
+    /// See [`Verdict::File`].
+    File(Option<Response>),
 }
 
 impl Judgement {

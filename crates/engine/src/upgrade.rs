@@ -17,6 +17,8 @@ pub enum Verdict {
     /// A handshake in order: upgrade with [`switching_protocols`], after the application was asked
     /// where it wants to be.
     Accept(Accept),
+    /// A plain GET or HEAD for a file. Where there is none, send this if it is there, and close.
+    File(Option<Response>),
     /// Anything else: send it and close.
     Answer(Response),
 }
@@ -102,6 +104,12 @@ pub fn evaluate(request: &RequestHead, config: &ServerConfig) -> Verdict {
             _ => Response::text(405, "only GET and HEAD").with("Allow", "GET, HEAD"),
         });
     }
+    if !fields.upgrade && config.static_files.is_some() {
+        return match method {
+            "GET" | "HEAD" => Verdict::File((config.path.as_deref() == Some(path)).then(no_upgrade)),
+            _ => Verdict::Answer(Response::text(405, "only GET and HEAD").with("Allow", "GET, HEAD")),
+        };
+    }
     if config.path.as_deref().is_some_and(|own| own != path) {
         return Verdict::Answer(Response::text(404, "no such path"));
     }
@@ -109,9 +117,7 @@ pub fn evaluate(request: &RequestHead, config: &ServerConfig) -> Verdict {
         return Verdict::Answer(Response::text(405, "only GET").with("Allow", "GET"));
     }
     if !fields.upgrade {
-        return Verdict::Answer(upgrade_required(
-            "a WebSocket endpoint: the request has no \"Upgrade: websocket\" (does a proxy remove it?)",
-        ));
+        return Verdict::Answer(no_upgrade());
     }
     match handshake(request, version, &fields, config) {
         Ok(accept) => Verdict::Accept(accept),
@@ -198,6 +204,10 @@ const OWN: [&str; 10] = [
 
 fn invalid(message: String) -> Decision {
     Decision::Invalid { response: Response::text(500, "internal error"), message }
+}
+
+fn no_upgrade() -> Response {
+    upgrade_required("a WebSocket endpoint: the request has no \"Upgrade: websocket\" (does a proxy remove it?)")
 }
 
 fn upgrade_required(line: &str) -> Response {
@@ -400,6 +410,7 @@ mod tests {
         match evaluate(request, &config()) {
             Verdict::Accept(_) => 101,
             Verdict::Answer(response) => response.status,
+            Verdict::File(_) => 200,
         }
     }
 
@@ -410,7 +421,7 @@ mod tests {
     fn answer(text: &str) -> String {
         match evaluate(&head("10.0.0.1:9", text), &config()) {
             Verdict::Answer(response) => String::from_utf8(response.encode(true).to_vec()).unwrap(),
-            Verdict::Accept(_) => panic!("accepted"),
+            Verdict::Accept(_) | Verdict::File(_) => panic!("accepted"),
         }
     }
 
@@ -440,6 +451,33 @@ mod tests {
             assert!(response.ends_with(end.as_bytes()), "{response:?}");
         }
         assert!(switching_protocols(&accept, &[], None).ends_with(b"+xOo=\r\n\r\n"));
+    }
+
+    #[test]
+    fn files_are_beside_the_endpoint() {
+        let config = ServerConfig { static_files: Some(crate::config::StaticFiles::default()), ..config() };
+        let verdict = |line: &str, more: &str| {
+            evaluate(&head("10.0.0.1:9", &format!("{line} HTTP/1.1\r\nHost: a\r\n{more}\r\n")), &config)
+        };
+        assert_eq!(verdict("GET /", ""), Verdict::File(None));
+        assert_eq!(verdict("HEAD /a", "Upgrade: h2c\r\n"), Verdict::File(None));
+        let Verdict::File(Some(missing)) = verdict("GET /chat?a", "") else { panic!("no hint") };
+        assert_eq!(missing.status, 426);
+        for (line, more, expected) in [
+            ("POST /", "", 405),
+            ("OPTIONS *", "", 405),
+            ("GET /up", "", 200),
+            ("GET /a", "Upgrade: websocket\r\n", 404),
+            ("GET /chat", "Upgrade: websocket\r\n", 400),
+        ] {
+            let Verdict::Answer(answer) = verdict(line, more) else { panic!("{line}") };
+            assert_eq!(answer.status, expected, "{line}");
+        }
+        let text = format!(
+            "GET /chat HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+        );
+        assert!(matches!(evaluate(&head("10.0.0.1:9", &text), &config), Verdict::Accept(_)));
     }
 
     #[test]

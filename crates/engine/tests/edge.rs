@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{App, PATIENCE};
-use lifeline_engine::bridge::{Command, Event, OpenInfo, Stat};
-use lifeline_engine::config::{ListenAddress, Network, Origins, ServerConfig, ServerTls};
+use lifeline_engine::bridge::{Command, Event, HandshakeAnswer, OpenInfo, Stat};
+use lifeline_engine::config::{ListenAddress, Network, Origins, ServerConfig, ServerTls, StaticFiles};
+use lifeline_proto::heartbeat::Mode;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -296,6 +297,80 @@ fn what_is_no_handshake_is_answered_and_closed() {
         assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
         assert!(answer.contains("\r\nConnection: close"), "{answer}");
     }
+}
+
+#[test]
+fn files_are_served_beside_connections_while_the_application_is_busy() {
+    let files = Files::new("static");
+    std::fs::write(files.directory.join("index.html"), "<!doctype html>").expect("write");
+    std::fs::write(files.directory.join("large.bin"), vec![b'x'; 8 << 20]).expect("write");
+    let mut app = App::with_threads(1);
+    let (server, address) = app.serve(|config| {
+        config.static_files = Some(StaticFiles { directory: Some(files.directory.clone()) });
+        // Nobody asks the application about a file.
+        config.ask_handshake = true;
+        config.limits.handshake_timeout = Duration::from_millis(300);
+        config.heartbeat.rules.interval = Duration::from_millis(100);
+        config.heartbeat.rules.timeout = Duration::from_millis(100);
+        config.heartbeat.rules.mode = Mode::Keepalive;
+    });
+    let mut open = connect(&address);
+    open.write_all(handshake("").as_bytes()).expect("write");
+    let ticket = app.wait(|event| match event {
+        Event::Handshake { ticket, .. } => Some(*ticket),
+        _ => None,
+    });
+    app.submit(Command::AnswerHandshake { ticket, answer: HandshakeAnswer { status: 101, ..Default::default() } });
+    assert!(read_head(&mut open).starts_with("HTTP/1.1 101 "));
+    app.wait_open();
+
+    // From here on the application does nothing.
+    let get = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let page = exchange(&address, get("/").as_bytes());
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("\r\n\r\n<!doctype html>"), "{page}");
+    let script = exchange(&address, get("/lifeline.js").as_bytes());
+    assert!(script.contains("\r\nContent-Type: text/javascript; charset=utf-8\r\n"), "{script}");
+    assert_eq!(exchange(&address, (get("/") + &get("/lifeline.js")).as_bytes()).matches("HTTP/1.1 ").count(), 1);
+    // Takes its head, and then its time: it is cut.
+    let mut slow = connect(&address);
+    slow.write_all(get("/large.bin").as_bytes()).expect("write");
+    read_head(&mut slow);
+    for _ in 0..3 {
+        let mut ping = [0; 2];
+        open.read_exact(&mut ping).expect("beats go on");
+        assert_eq!(ping[0] & 0x0F, 0x09, "{ping:?}");
+        open.read_exact(&mut vec![0; usize::from(ping[1])]).expect("payload");
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while app.stat(server, &["connections", "handshaking"]) != 0 {
+        assert!(Instant::now() < deadline, "it is not cut");
+        std::thread::yield_now();
+    }
+    let mut rest = Vec::new();
+    let _ = slow.read_to_end(&mut rest);
+    assert!(rest.len() < 8 << 20, "{}", rest.len());
+    assert_eq!(app.stat(server, &["files", "served"]), 4);
+    assert_eq!(app.stat(server, &["connections", "refused"]), 0);
+}
+
+#[test]
+fn files_come_over_tls_too() {
+    let files = Files::new("static-tls");
+    let tls = files.issue("any.test");
+    std::fs::create_dir(files.directory.join("public")).expect("directory");
+    let content = "0123456789".repeat(30_000);
+    std::fs::write(files.directory.join("public/large.txt"), &content).expect("write");
+    let app = App::new();
+    let (_, address) = app.serve(|config| {
+        listen_tls(config, tls);
+        config.static_files = Some(StaticFiles { directory: Some(files.directory.join("public")) });
+    });
+    let mut stream = files.encrypt(connect(&address), "any.test");
+    stream.write_all(b"GET /large.txt HTTP/1.1\r\nHost: any.test\r\n\r\n").expect("write");
+    assert!(read_head(&mut stream).contains("\r\nContent-Length: 300000\r\n"));
+    let mut body = String::new();
+    stream.read_to_string(&mut body).expect("the end");
+    assert!(body == content);
 }
 
 #[test]

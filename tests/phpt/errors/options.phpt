@@ -23,6 +23,12 @@ foreach ([
     ['protocols' => ['a', 'a']],
     ['protocols' => ['a b']],
     ['path' => 'ws'],
+    ['static' => '/no/such/directory'],
+    ['static' => __FILE__],
+    ['static' => '/'],
+    ['static' => ''],
+    ['static' => 1],
+    ['static' => []],
     ['trustedProxies' => ['10.0.0.1/8']],
     ['trustedProxies' => '10.0.0.0/8'],
     ['admin' => '9090'],
@@ -58,7 +64,7 @@ ValueError: WsServer: unknown option 'limits.maxMesage' (5 given); did you mean 
 TypeError: WsServer: option 'limits.maxMessage' must be of type int, float given
 ValueError: WsServer: option 'limits.maxMessage' must be between 1 and 1125899906842624, 0 given
 ValueError: WsServer: option 'limits.maxFrame' must not exceed 'limits.maxMessage' (10), 20 given
-ValueError: WsServer: unknown option 'maxConnections' (5 given); did you mean 'limits.maxConnections'? Allowed options: heartbeat, idle, limits, send, ack, redelivery, resume, dedupe, store, origins, protocols, path, healthPath, trustedProxies, proxyProtocol, tls, watchdog, admin, logger, logLevel, ioThreads, reusePort, backlog
+ValueError: WsServer: unknown option 'maxConnections' (5 given); did you mean 'limits.maxConnections'? Allowed options: heartbeat, idle, limits, send, ack, redelivery, resume, dedupe, store, origins, protocols, path, healthPath, static, trustedProxies, proxyProtocol, tls, watchdog, admin, logger, logLevel, ioThreads, reusePort, backlog
 ValueError: WsServer: 'reconnect' is an option of WsClient, not of WsServer
 ValueError: WsServer: unknown option 'workers' (4 given). Allowed options: %s
 ValueError: WsServer: unknown option 'compression' (true given). Allowed options: %s
@@ -67,6 +73,12 @@ ValueError: WsServer: option 'origins' must be 'same-host', 'any' or a list of o
 ValueError: WsServer: option 'protocols' names 'a' twice
 ValueError: WsServer: option 'protocols' must hold tokens (RFC 6455 section 4.1: visible ASCII without separators), 'a b' given
 ValueError: WsServer: option 'path' must begin with '/' and hold visible ASCII without '?' and '#', 'ws' given
+ValueError: WsServer: option 'static' must name a directory: cannot read '/no/such/directory': No such file or directory (os error 2)
+ValueError: WsServer: option 'static' must name a directory: cannot read '%soptions.php': Not a directory (os error 20)
+ValueError: WsServer: option 'static' must name a directory: '/' is the root of the file system, which would all be public
+ValueError: WsServer: option 'static' must name a directory: it is empty or contains NUL
+TypeError: WsServer: option 'static' must be of type string (directory), bool (true: /lifeline.js alone) or null, int given
+TypeError: WsServer: option 'static' must be of type string (directory), bool (true: /lifeline.js alone) or null, array given
 ValueError: WsServer: option 'trustedProxies' has bits set behind the prefix in '10.0.0.1/8': did you mean '10.0.0.0/8'?
 TypeError: WsServer: option 'trustedProxies' must be of type list of strings, string given
 ValueError: WsServer: option 'admin' must be 'host:port' ('127.0.0.1:9090'), '9090': has a host that is not a name or an address: '9090'

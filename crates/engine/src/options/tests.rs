@@ -279,6 +279,12 @@ fn cases() -> Vec<Case> {
         name("path", &["/ws", "/"], &["", "ws", "/a?b", "/a#b", "/a b", "/é"]),
         name("healthPath", &["/healthz"], &["", "healthz", "/a?b"]),
         Case {
+            path: "static",
+            valid: vec![text("."), Bool(true)],
+            wrong: vec![Int(1), Float(1.0), List(vec![]), List(vec![text(".")])],
+            refused: vec![text(""), text("a\0b"), text("/"), text("/nonexistent"), text(&file), text("/tmp/..")],
+        },
+        Case {
             path: "trustedProxies",
             valid: vec![texts(&["10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "::1", "0.0.0.0/0", "::/0"])],
             wrong: not_a_list(),
@@ -463,7 +469,7 @@ fn unknown_keys_name_themselves_and_their_neighbour() {
     assert!(!far.contains("did you mean"), "{far}");
     assert!(far.contains("(1 given). Allowed options: heartbeat, idle, limits, send, ack"), "{far}");
     // Options of later releases and of other layers are as unknown as any.
-    for path in ["static", "compression", "workers"] {
+    for path in ["compression", "workers"] {
         assert!(hint(path).starts_with("WsServer: unknown option '"), "{path}: {}", hint(path));
     }
 }
