@@ -329,7 +329,7 @@ static ZEND_NAMED_FUNCTION(reject_construct)
 }
 
 static const zend_function_entry reject_methods[] = {
-	ZEND_RAW_FENTRY("__construct", reject_construct, arginfo_reject, ZEND_ACC_PUBLIC)
+	ZEND_NAMED_ME(__construct, reject_construct, arginfo_reject, ZEND_ACC_PUBLIC)
 	ZEND_FE_END
 };
 
