@@ -144,15 +144,10 @@ impl WsConnection {
         if data.0.len() >= LONG && send_now(self.conn.id, data.0, binary.0) {
             return Ok(true);
         }
-        let data = Bytes::copy_from_slice(data.0);
-        if self.conn.session.is_none() {
-            let command = Command::Send { conn: self.conn.id, data, binary: binary.0 };
-            return Ok(matches!(submit(command)?, Reply::Sent(Sent::Queued)));
-        }
-        let command = Command::Send { conn: self.conn.id, data: data.clone(), binary: binary.0 };
+        let command = Command::Send { conn: self.conn.id, data: Bytes::copy_from_slice(data.0), binary: binary.0 };
         match submit(command)? {
             // It has ended, which PHP has not been told yet.
-            Reply::Sent(Sent::Closed) => self.conn.send_later(data, binary.0),
+            Reply::Sent(Sent::Closed) => self.conn.send_later(Bytes::copy_from_slice(data.0), binary.0),
             reply => Ok(matches!(reply, Reply::Sent(Sent::Queued))),
         }
     }

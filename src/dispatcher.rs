@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use ext_php_rs::exception::PhpResult;
 use ext_php_rs::types::Zval;
 use lifeline_engine::IdMap;
-use lifeline_engine::bridge::{Bridge, Command, ConnId, Delivery, EndpointId, Event, Verdict};
+use lifeline_engine::bridge::{Bridge, Command, ConnId, Delivery, EndpointId, Event, Reply, Verdict};
 
 use crate::exceptions::{Pending, exception, pending};
 use crate::lifecycle::{self, with_bridge};
@@ -68,6 +68,9 @@ pub(crate) struct Dispatcher {
     dirty: Cell<bool>,
     /// Bytes that handlers are through with, not yet told to the engine.
     consumed: RefCell<Vec<(ConnId, usize, usize)>>,
+    /// An item whose handler has ended well, which the engine learns when the next one begins, and before any other
+    /// code of the application runs or anything else is asked of the engine.
+    done: RefCell<Option<(EndpointId, Delivery)>>,
     wakeup: RefCell<Option<Wakeup>>,
     /// The process that all of this belongs to.
     generation: Cell<u32>,
@@ -138,6 +141,11 @@ impl Dispatcher {
                 continue;
             };
             let endpoint = self.endpoints.borrow().get(&id).and_then(Weak::upgrade);
+            let is_next = matches!(&event, Event::Message { info: Some(_), .. })
+                && self.done.borrow().as_ref().is_some_and(|(other, _)| *other == id);
+            if !is_next {
+                self.settle_done();
+            }
             match endpoint {
                 Some(endpoint) => {
                     ran += Rc::clone(&endpoint).deliver(event)?;
@@ -299,9 +307,29 @@ impl Dispatcher {
 
     /// The handling of a message that `lifeline.v1` delivered has ended.
     pub(crate) fn verdict(&self, endpoint: EndpointId, delivery: Delivery, verdict: Verdict) {
+        self.settle_done();
+        if verdict == Verdict::Done && matches!(delivery, Delivery::Item { .. }) {
+            self.done.replace(Some((endpoint, delivery)));
+            return self.submitted();
+        }
         // An endpoint that has ended meanwhile does not mind.
         with_bridge(|bridge| drop(bridge.submit(Command::Settle { endpoint, delivery, verdict })));
         self.submitted();
+    }
+
+    /// Whether the handler of an item may be called.
+    pub(crate) fn begin(&self, endpoint: EndpointId, delivery: Delivery) -> bool {
+        let done = self.done.borrow_mut().take_if(|(other, _)| *other == endpoint).map(|(_, delivery)| delivery);
+        self.settle_done();
+        let begin = Command::Begin { endpoint, delivery, done };
+        matches!(with_bridge(|bridge| bridge.submit(begin)), Some(Ok(Reply::Flag(true))))
+    }
+
+    /// Tells the engine of the item that was handled last.
+    pub(crate) fn settle_done(&self) {
+        let Some((endpoint, delivery)) = self.done.take() else { return };
+        // An endpoint that has ended meanwhile does not mind.
+        with_bridge(|bridge| drop(bridge.submit(Command::Settle { endpoint, delivery, verdict: Verdict::Done })));
     }
 
     /// Tells the engine what was consumed and wakes it.
@@ -309,6 +337,7 @@ impl Dispatcher {
         if !self.dirty.replace(false) {
             return;
         }
+        self.settle_done();
         let mut consumed = self.consumed.borrow_mut();
         with_bridge(|bridge| {
             for (conn, messages, bytes) in consumed.drain(..) {
@@ -404,6 +433,7 @@ impl Dispatcher {
         }
         std::mem::forget(std::mem::take(&mut *self.queue.borrow_mut()));
         self.consumed.borrow_mut().clear();
+        self.done.replace(None);
         self.dirty.set(false);
         // Closing our copies does not change the parent's epoll set.
         *self.wakeup.borrow_mut() = None;
@@ -422,6 +452,7 @@ impl Dispatcher {
         self.suspended.borrow_mut().clear();
         self.dirty.set(false);
         self.consumed.borrow_mut().clear();
+        self.done.replace(None);
         *self.wakeup.borrow_mut() = None;
         self.generation.set(lifecycle::generation());
     }

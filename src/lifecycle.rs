@@ -155,6 +155,7 @@ fn with_signals_blocked<R>(make: impl FnOnce() -> R) -> Option<R> {
 /// Gives `command` to the engine; what it queues leaves at the end of the dispatch batch, or at once
 /// outside of one.
 pub(crate) fn submit(command: Command) -> PhpResult<Reply> {
+    dispatcher().settle_done();
     let reply = with_bridge(|bridge| bridge.submit(command)).ok_or_else(not_running)?;
     dispatcher().submitted();
     reply.map_err(from_command)
@@ -162,6 +163,7 @@ pub(crate) fn submit(command: Command) -> PhpResult<Reply> {
 
 /// Sends a message from where it lies; false: it was not sent, submit it.
 pub(crate) fn send_now(conn: ConnId, data: &[u8], binary: bool) -> bool {
+    dispatcher().settle_done();
     let sent = with_bridge(|bridge| bridge.send_now(conn, data, binary)).unwrap_or(false);
     if sent {
         dispatcher().submitted();
@@ -171,6 +173,7 @@ pub(crate) fn send_now(conn: ConnId, data: &[u8], binary: bool) -> bool {
 
 /// As [`submit`], for commands that put nothing on the wire.
 pub(crate) fn query(command: Command) -> PhpResult<Reply> {
+    dispatcher().settle_done();
     with_bridge(|bridge| bridge.submit(command)).ok_or_else(not_running)?.map_err(from_command)
 }
 

@@ -374,13 +374,12 @@ impl Core {
     ) -> Result<usize, Pending> {
         let length = data.len();
         let delivery = info.and_then(|info| info.delivery.clone());
-        if let Some(delivery) = &delivery {
-            let begin = Command::Begin { endpoint, delivery: delivery.clone() };
-            if !matches!(query(begin), Ok(Reply::Flag(true))) {
-                // It was settled meanwhile, or comes again on another connection.
-                dispatcher().consume(conn.id, length);
-                return Ok(0);
-            }
+        if let Some(delivery) = &delivery
+            && !dispatcher().begin(endpoint, delivery.clone())
+        {
+            // It was settled meanwhile, or comes again on another connection.
+            dispatcher().consume(conn.id, length);
+            return Ok(0);
         }
         let delivery = delivery.map(|delivery| (endpoint, delivery));
         let Some(callback) = self.callbacks.get(On::Message as usize) else {

@@ -313,8 +313,9 @@ pub enum Command {
     /// Due for each `Event::Message`, also when it was thrown away or the connection has closed.
     Consumed { conn: ConnId, messages: usize, bytes: usize },
     /// The application is about to handle a delivered message: `Reply::Flag`; false: throw it away, it was
-    /// settled or will come again. Due before the handler is called.
-    Begin { endpoint: EndpointId, delivery: Delivery },
+    /// settled or will come again. Due before the handler is called. `done`, an item that was begun before it, is
+    /// settled with [`Verdict::Done`] first, which is cheaper than to do so by itself.
+    Begin { endpoint: EndpointId, delivery: Delivery, done: Option<Delivery> },
     /// The handling that was begun has ended: `Reply::Done`, also when the connection or the endpoint
     /// has ended meanwhile.
     Settle { endpoint: EndpointId, delivery: Delivery, verdict: Verdict },

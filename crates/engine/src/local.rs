@@ -226,8 +226,7 @@ impl Local {
         }
     }
 
-    fn send(&self, conn: ConnId, item: Item) -> Sent {
-        let Some(outlet) = self.outlet(conn) else { return Sent::Closed };
+    fn send(&self, outlet: &Arc<Outlet>, item: Item) -> Sent {
         let size = item.size();
         let is_message = matches!(item, Item::Message { .. });
         let sent = outlet.push(item);
@@ -235,7 +234,7 @@ impl Local {
             outlet.count_message(clock::now());
         }
         if sent != Sent::Closed {
-            self.core.mark_queued(&outlet);
+            self.core.mark_queued(outlet);
             self.core.count_queued(size);
         }
         sent
@@ -264,13 +263,14 @@ impl Local {
             }
 
             Command::Send { conn, data, binary } => {
-                if let Some(outlet) = self.outlet(conn).filter(|outlet| outlet.is_lifeline()) {
+                let Some(outlet) = self.outlet(conn) else { return Ok(Reply::Sent(Sent::Closed)) };
+                if let Some(sessions) = outlet.context.sessions.as_ref().filter(|_| outlet.is_lifeline()) {
                     let len = data.len();
-                    let sent = self.server_of(&outlet)?.sessions.send(&outlet, data, binary);
+                    let sent = sessions.send(&outlet, data, binary);
                     self.core.count_queued(len);
                     return Ok(Reply::Sent(sent));
                 }
-                Reply::Sent(self.send(conn, Item::Message { data, binary, sequence: 0 }))
+                Reply::Sent(self.send(&outlet, Item::Message { data, binary, sequence: 0 }))
             }
             Command::Ping { conn, payload } => {
                 if payload.len() > 125 {
@@ -279,7 +279,9 @@ impl Local {
                         payload.len()
                     )));
                 }
-                self.send(conn, Item::Ping(payload));
+                if let Some(outlet) = self.outlet(conn) {
+                    self.send(&outlet, Item::Ping(payload));
+                }
                 Reply::Done
             }
             Command::Close { conn, code, reason } => {
@@ -379,8 +381,8 @@ impl Local {
                 }
                 Reply::Done
             }
-            Command::Begin { endpoint, delivery } => Reply::Flag(match self.core.endpoint(endpoint) {
-                Some(Endpoint::Server(server)) => server.sessions.begin(&delivery),
+            Command::Begin { endpoint, delivery, done } => Reply::Flag(match self.core.endpoint(endpoint) {
+                Some(Endpoint::Server(server)) => server.sessions.begin(&delivery, done.as_ref()),
                 _ => false,
             }),
             Command::Settle { endpoint, delivery, verdict } => {

@@ -247,12 +247,23 @@ impl Outlet {
         self.announcement.load(Ordering::Relaxed) && self.announcement.swap(false, Ordering::AcqRel)
     }
 
-    /// Takes what the session wants to be sent next; false when there is more than there was room for.
-    pub fn refill(&self) -> bool {
+    /// Takes what the session wants to be sent next, see [`crate::sessions::Sessions::refill`]; false when there is
+    /// more than there was room for.
+    pub fn refill(&self, write: impl FnMut(u64, u64, &Bytes, bool) -> bool) -> bool {
         match &self.context.sessions {
-            Some(sessions) if self.lifeline => !sessions.refill(self),
+            Some(sessions) if self.lifeline => !sessions.refill(self, write),
             _ => true,
         }
+    }
+
+    /// `count` messages of a stream are being written that were never queued, with payloads of `bytes`; returns what
+    /// to release later.
+    pub fn add_streamed(&self, count: usize, bytes: usize) -> (usize, usize) {
+        let (size, charge) = (bytes + count * MESSAGE_HEADER, bytes + count * ITEM);
+        self.context.memory.charge(charge);
+        self.charged.fetch_add(charge, Ordering::Relaxed);
+        self.buffered.fetch_add(size, Ordering::Relaxed);
+        (size, charge)
     }
 
     /// Queues what was measured out by who calls: no limit holds for it.

@@ -17,9 +17,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lifeline_proto::heartbeat::{HeartbeatConfig, Mode};
+use lifeline_proto::v1::inbox;
 use lifeline_proto::v1::ring::Retention;
 use lifeline_proto::v1::server::{LinkId, Output, Server as Machine, ServerConfig as Rules, Stored};
-use lifeline_proto::v1::session::Outgoing;
+use lifeline_proto::v1::session::{Outgoing, Session};
 use lifeline_proto::v1::wire::{Encoded, Heartbeat, ServerFrame};
 use lifeline_proto::v1::{ChannelName, Key, Position, Secret, ShortId};
 use lifeline_proto::{Time, close};
@@ -104,6 +105,8 @@ struct Inner {
     charged: usize,
     counted: Time,
     count_again: Time,
+    /// When something last came or went: near enough to now where only a second counts.
+    latest: Time,
 }
 
 #[derive(Debug)]
@@ -266,6 +269,7 @@ impl Sessions {
             charged: 0,
             counted: Time::ZERO,
             count_again: Time::ZERO,
+            latest: clock::now(),
         };
         Self {
             id,
@@ -337,8 +341,18 @@ impl Sessions {
             return Upshot::Nothing;
         }
         let mut inner = self.inner.lock();
+        inner.latest = now;
         inner.machine.take_message(now, LinkId(outlet.id.0), data, binary);
-        self.carry_out(inner, now, By::Task(outlet.id))
+        let first = loop {
+            match inner.machine.poll_output() {
+                // Most messages are this and nothing else.
+                Some(Output::Deliver { link, outbox, delivery }) if link.0 == outlet.id.0 => {
+                    self.deliver(outlet, now, outbox, delivery);
+                }
+                other => break other,
+            }
+        };
+        self.carry_out_from(first, inner, now, By::Task(outlet.id))
     }
 
     /// The connection is about to report its end.
@@ -357,12 +371,22 @@ impl Sessions {
         self.carry_out(inner, now, By::Task(outlet.id));
     }
 
-    /// Moves what the connection sends next to its queue, as far as there is room; true: there may be more.
-    pub fn refill(&self, outlet: &Outlet) -> bool {
+    /// Gives what the connection sends next to `write`, messages of the stream that nothing waits before, with their
+    /// numbers and what they acknowledge (0: nothing), while that returns true; then the rest to its queue, as far as
+    /// there is room. True: there may be more.
+    pub fn refill(&self, outlet: &Outlet, mut write: impl FnMut(u64, u64, &Bytes, bool) -> bool) -> bool {
         let now = clock::now();
         let mut inner = self.inner.lock();
+        inner.latest = now;
         let mut more = true;
-        while outlet.buffered.load(Ordering::Relaxed) < ROOM {
+        let mut full = false;
+        if outlet.queue.lock().items.is_empty() {
+            inner.machine.write_stream(LinkId(outlet.id.0), |sequence, acknowledged, message| {
+                full = !write(sequence, acknowledged.unwrap_or(0), &message.data, message.binary);
+                !full
+            });
+        }
+        while !full && outlet.buffered.load(Ordering::Relaxed) < ROOM {
             let Some(outgoing) = inner.machine.poll_transmit(now, LinkId(outlet.id.0)) else {
                 more = false;
                 break;
@@ -385,7 +409,7 @@ impl Sessions {
     pub fn unsent_bytes(&self, outlet: &Outlet) -> usize {
         let inner = self.inner.lock();
         let session = inner.machine.session_of(LinkId(outlet.id.0)).and_then(|key| inner.machine.session(key));
-        session.map_or(0, lifeline_proto::v1::session::Session::unsent_bytes)
+        session.map_or(0, Session::unsent_bytes)
     }
 
     /// A batch of the application's work has ended.
@@ -397,9 +421,19 @@ impl Sessions {
         }
     }
 
-    pub fn begin(&self, delivery: &Delivery) -> bool {
+    /// `done` is the one before it, whose handler has ended well.
+    pub fn begin(&self, delivery: &Delivery, done: Option<&Delivery>) -> bool {
         let Delivery::Item { outbox, id } = delivery else { return false };
-        let start = self.inner.lock().machine.handle_start(outbox, *id);
+        let mut inner = self.inner.lock();
+        let now = inner.latest;
+        if let Some(Delivery::Item { outbox, id }) = done {
+            inner.machine.handle_done(now, outbox, *id);
+            self.expect_batch_end();
+        }
+        let start = inner.machine.handle_start(outbox, *id);
+        if done.is_some() {
+            self.carry_out(inner, now, By::Application);
+        }
         matches!(start, lifeline_proto::v1::inbox::Start::Attempt(_))
     }
 
@@ -415,12 +449,17 @@ impl Sessions {
                 machine.handle_rejected(now, outbox, *id, code, reason, permanent);
             }
         }
-        if !self.settled.swap(true, Ordering::AcqRel)
+        self.expect_batch_end();
+        self.carry_out(inner, now, By::Application);
+    }
+
+    fn expect_batch_end(&self) {
+        if !self.settled.load(Ordering::Relaxed)
+            && !self.settled.swap(true, Ordering::AcqRel)
             && let Some(core) = self.core.upgrade()
         {
             core.expect_batch_end();
         }
-        self.carry_out(inner, now, By::Application);
     }
 
     /// To the connection's session.
@@ -430,10 +469,14 @@ impl Sessions {
         }
         let now = clock::now();
         let mut inner = self.inner.lock();
-        let Some(key) = inner.machine.session_of(LinkId(outlet.id.0)).cloned() else { return Sent::Closed };
-        let sequence = inner.machine.send(now, &key, data, binary);
-        self.reserve(&mut inner, &key, sequence);
-        self.count_sent(&inner, outlet, &key);
+        inner.latest = now;
+        let Some(sent) = inner.machine.send_on(now, LinkId(outlet.id.0), data, binary) else { return Sent::Closed };
+        if inner.book.is_some()
+            && let Some(key) = inner.machine.session_of(LinkId(outlet.id.0)).cloned()
+        {
+            self.reserve(&mut inner, &key, Some(sent.sequence));
+        }
+        self.count_sent(outlet, now, sent.unsent);
         self.carry_out(inner, now, By::Application);
         Sent::Queued
     }
@@ -737,15 +780,15 @@ impl Sessions {
         let sequence = inner.machine.send(now, key, data, binary)?;
         self.reserve(inner, key, Some(sequence));
         if let Some(link) = inner.machine.link_of(key).and_then(|link| inner.links.get(&ConnId(link.0))) {
-            self.count_sent(inner, &link.outlet, key);
+            let unsent = inner.machine.session(key).map_or(0, Session::unsent_bytes);
+            self.count_sent(&link.outlet, now, unsent);
         }
         Some(sequence)
     }
 
-    fn count_sent(&self, inner: &Inner, outlet: &Outlet, key: &Key) {
+    fn count_sent(&self, outlet: &Outlet, now: Time, unsent: usize) {
         outlet.counters.messages_out.fetch_add(1, Ordering::Relaxed);
-        outlet.count_message(clock::now());
-        let unsent = inner.machine.session(key).map_or(0, lifeline_proto::v1::session::Session::unsent_bytes);
+        outlet.count_message(now);
         if unsent > self.config.send.limit / 2 {
             outlet.congested.store(true, Ordering::Relaxed);
         }
@@ -753,8 +796,14 @@ impl Sessions {
 
     /// Carries out what the machine wants; gives the lock back.
     fn carry_out(&self, mut inner: MutexGuard<'_, Inner>, now: Time, by: By) -> Upshot {
+        let first = inner.machine.poll_output();
+        self.carry_out_from(first, inner, now, by)
+    }
+
+    /// As [`Sessions::carry_out`], with an output that was taken.
+    fn carry_out_from(&self, mut next: Option<Output>, mut inner: MutexGuard<'_, Inner>, now: Time, by: By) -> Upshot {
         let mut upshot = Upshot::Nothing;
-        while let Some(output) = inner.machine.poll_output() {
+        while let Some(output) = next.take().or_else(|| inner.machine.poll_output()) {
             match output {
                 Output::Answered { link, n } => {
                     if by == By::Task(ConnId(link.0)) {
@@ -779,23 +828,7 @@ impl Sessions {
                 Output::Close { link, code, reason } => self.close(&mut inner, ConnId(link.0), code, reason, by),
                 Output::Deliver { link, outbox, delivery } => {
                     let Some(link) = inner.links.get(&ConnId(link.0)) else { continue };
-                    let outlet = &link.outlet;
-                    outlet.counters.messages_in.fetch_add(1, Ordering::Relaxed);
-                    outlet.count_message(now);
-                    outlet.add_inbound(delivery.data.len() + MESSAGE_COST);
-                    let info = MessageInfo {
-                        sequence: delivery.id.sequence,
-                        delivery: Some(Delivery::Item { outbox, id: delivery.id }),
-                        id: None,
-                        channel: None,
-                    };
-                    self.events.push(Event::Message {
-                        endpoint: self.id,
-                        conn: outlet.id,
-                        data: delivery.data,
-                        binary: delivery.binary,
-                        info: Some(Box::new(info)),
-                    });
+                    self.deliver(&link.outlet, now, outbox, delivery);
                 }
                 Output::Opened { link, session, resumed, known } => {
                     self.open(&mut inner, ConnId(link.0), &session, resumed, known);
@@ -848,6 +881,26 @@ impl Sessions {
             self.alarm.notify_one();
         }
         upshot
+    }
+
+    /// Gives an item to the application.
+    fn deliver(&self, outlet: &Outlet, now: Time, outbox: Key, delivery: inbox::Delivery) {
+        outlet.counters.messages_in.fetch_add(1, Ordering::Relaxed);
+        outlet.count_message(now);
+        outlet.add_inbound(delivery.data.len() + MESSAGE_COST);
+        let info = MessageInfo {
+            sequence: delivery.id.sequence,
+            delivery: Some(Delivery::Item { outbox, id: delivery.id }),
+            id: None,
+            channel: None,
+        };
+        self.events.push(Event::Message {
+            endpoint: self.id,
+            conn: outlet.id,
+            data: delivery.data,
+            binary: delivery.binary,
+            info: Some(Box::new(info)),
+        });
     }
 
     fn wake(&self, outlet: &Arc<Outlet>, by: By) {

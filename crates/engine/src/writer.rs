@@ -209,16 +209,17 @@ impl Writer {
         if !self.may_write_now(outlet) {
             return false;
         }
-        outlet.refill();
         let single = {
             let mut queue = outlet.queue.lock();
             if queue.ending.is_some() || outlet.congested.load(Ordering::Relaxed) {
                 return false;
             }
             let is_short = match queue.items.front() {
-                Some(Item::Message { data, .. } | Item::Stream { data, .. }) => data.len() <= COPY,
+                // Its session may have more.
+                _ if outlet.is_lifeline() => false,
+                Some(Item::Message { data, .. }) => data.len() <= COPY,
                 Some(Item::Shared(_)) => true,
-                Some(Item::Ping(_)) | None => false,
+                Some(Item::Stream { .. } | Item::Ping(_)) | None => false,
             };
             if is_short && queue.items.len() == 1 { queue.items.pop_front() } else { None }
         };
@@ -318,14 +319,7 @@ impl Writer {
                 scratch.clear();
                 rest.map(|rest| (rest, None))
             })?,
-            Item::Stream { sequence, acknowledged, data, binary } => SCRATCH.with_borrow_mut(|scratch| {
-                outlet.trace(|| format!("sending message {sequence} of {size} bytes"));
-                put_message_header(scratch, *sequence, *acknowledged, *binary, data.len());
-                let rest = self.write_parts(outlet, &[IoSlice::new(scratch), IoSlice::new(data)]);
-                scratch.clear();
-                rest.map(|rest| (rest, None))
-            })?,
-            Item::Ping(_) => return None,
+            Item::Stream { .. } | Item::Ping(_) => return None,
         };
         self.replies = 0;
         let done = rest.is_empty();
@@ -391,9 +385,20 @@ impl Writer {
                 batch.mark(scratch, 0, 0, 0, Kind::Beat, None);
             }
             if close.is_none() && !self.close_queued {
-                let all = outlet.refill();
+                let (mut count, mut taken) = (0, 0);
+                let all = outlet.refill(|sequence, acknowledged, data, binary| {
+                    outlet.trace(|| format!("sending message {sequence} of {} bytes", data.len()));
+                    put_message_header(scratch, sequence, acknowledged, binary, data.len());
+                    batch.put_payload(scratch, data);
+                    count += 1;
+                    taken += data.len();
+                    taken + scratch.len() < BATCH && batch.backlog.len() < SLICES - 2
+                });
+                if count > 0 {
+                    let (size, charge) = outlet.add_streamed(count, taken);
+                    batch.mark(scratch, size, charge, 0, Kind::Data, None);
+                }
                 let mut queue = outlet.queue.lock();
-                let mut taken = 0;
                 while taken < BATCH && batch.backlog.len() < SLICES - 2 {
                     let Some(item) = queue.items.pop_front() else { break };
                     let (size, charge) = (item.size(), item.charge());
@@ -416,13 +421,7 @@ impl Writer {
                         Item::Stream { sequence, acknowledged, data, binary } => {
                             outlet.trace(|| format!("sending message {sequence} of {size} bytes"));
                             put_message_header(scratch, sequence, acknowledged, binary, data.len());
-                            if data.len() <= COPY {
-                                scratch.extend_from_slice(&data);
-                            } else {
-                                batch.move_scratch(scratch);
-                                batch.queued += data.len() as u64;
-                                batch.backlog.push_back(Chunk { bytes: data, scratch: false });
-                            }
+                            batch.put_payload(scratch, &data);
                             batch.mark(scratch, size, charge, 0, Kind::Data, None);
                         }
                         Item::Shared(frame) => {
@@ -487,6 +486,16 @@ impl Batch {
     ) {
         let end = self.queued + scratch.len() as u64;
         self.marks.push_back(Mark { end, size, charge, sequence, kind, _frame: frame });
+    }
+
+    fn put_payload(&mut self, scratch: &mut BytesMut, data: &Bytes) {
+        if data.len() <= COPY {
+            scratch.extend_from_slice(data);
+        } else {
+            self.move_scratch(scratch);
+            self.queued += data.len() as u64;
+            self.backlog.push_back(Chunk { bytes: data.clone(), scratch: false });
+        }
     }
 
     fn move_scratch(&mut self, scratch: &mut BytesMut) {

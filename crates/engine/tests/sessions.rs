@@ -113,7 +113,7 @@ fn item(app: &mut App) -> Item {
 }
 
 fn begin(app: &App, item: &Item) -> bool {
-    let command = Command::Begin { endpoint: item.endpoint, delivery: item.delivery.clone() };
+    let command = Command::Begin { endpoint: item.endpoint, delivery: item.delivery.clone(), done: None };
     let Reply::Flag(begun) = app.submit(command) else { panic!() };
     begun
 }
@@ -182,6 +182,54 @@ fn hello_items_messages_and_acknowledgements() {
     assert_eq!(app.stat(server, &["sessions", "duplicates"]), 1);
     assert_eq!(app.stat(server, &["sessions", "unacknowledged"]), 0);
     assert_eq!(app.stat(server, &["messages", "in"]), 6);
+}
+
+#[test]
+fn the_next_item_settles_the_one_before() {
+    let mut app = App::new();
+    let (_, address) = serve(&app, |_| {});
+    let (mut peer, _) = Peer::fresh(&address, "box");
+    let (conn, _) = opened(&mut app);
+    for sequence in 1..=3 {
+        peer.send(&format!("P {sequence}\nitem"));
+    }
+    let items = [item(&mut app), item(&mut app), item(&mut app)];
+    assert!(begin(&app, &items[0]));
+    for pair in items.windows(2) {
+        let (done, next) = (Some(pair[0].delivery.clone()), &pair[1]);
+        let command = Command::Begin { endpoint: next.endpoint, delivery: next.delivery.clone(), done };
+        assert!(matches!(app.queue(command), Reply::Flag(true)));
+    }
+    // The third is with its handler still.
+    app.submit(Command::IsOpen { conn });
+    assert_eq!(peer.read(), "A 2");
+    settle(&app, &items[2], Verdict::Done);
+    assert_eq!(peer.read(), "A 3");
+}
+
+#[test]
+fn messages_of_all_sizes_come_in_order() {
+    let mut app = App::new();
+    let (_, address) = serve(&app, |_| {});
+    let (mut peer, _) = Peer::fresh(&address, "box");
+    let (conn, _) = opened(&mut app);
+    let sizes = [0, 1, 2048, 2049, 20_000, 70_000, 5];
+    for (number, size) in sizes.iter().cycle().take(63).enumerate() {
+        let data = Bytes::from(vec![b'a' + (number % 26) as u8; *size]);
+        let command = Command::Send { conn, data, binary: false };
+        if number % 9 == 0 {
+            app.submit(command)
+        } else {
+            app.queue(command)
+        };
+    }
+    for (number, size) in sizes.iter().cycle().take(63).enumerate() {
+        let frame = peer.read();
+        let (header, data) = frame.split_once('\n').expect("a header");
+        assert_eq!((header, data.len()), (&*format!("M {}", number + 1), *size));
+        assert!(data.bytes().all(|byte| byte == b'a' + (number % 26) as u8));
+    }
+    peer.send("A 63");
 }
 
 #[test]

@@ -71,6 +71,7 @@ pub mod log;
 pub mod ring;
 pub mod server;
 pub mod session;
+mod table;
 pub mod value;
 pub mod wire;
 

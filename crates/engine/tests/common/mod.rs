@@ -198,7 +198,10 @@ impl App {
 
     /// The application handles a message; false: it must not, and throws it away.
     pub fn settle(&self, endpoint: EndpointId, delivery: Delivery) -> bool {
-        let Reply::Flag(begun) = self.submit(Command::Begin { endpoint, delivery: delivery.clone() }) else { panic!() };
+        let Reply::Flag(begun) = self.submit(Command::Begin { endpoint, delivery: delivery.clone(), done: None })
+        else {
+            panic!()
+        };
         if begun {
             self.submit(Command::Settle { endpoint, delivery, verdict: Verdict::Done });
         }

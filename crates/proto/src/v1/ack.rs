@@ -33,16 +33,17 @@ impl AckSchedule {
         Self { mark, told: mark, ..Self::default() }
     }
 
-    /// Everything up to `mark` is settled; `bytes` of payload came with it.
-    pub fn handle_settled(&mut self, now: Time, mark: u64, bytes: usize) {
+    /// Everything up to `mark` is settled; `bytes` of payload came with it. True: [`AckSchedule::poll`] has one now,
+    /// or the first that [`AckSchedule::poll_timeout`] tells of.
+    pub fn handle_settled(&mut self, now: Time, mark: u64, bytes: usize) -> bool {
         if mark <= self.mark {
-            return;
+            return false;
         }
         let count = u32::try_from(mark - self.mark).unwrap_or(u32::MAX);
         self.mark = mark;
         self.messages = self.messages.saturating_add(count);
         self.bytes = self.bytes.saturating_add(bytes);
-        self.since.get_or_insert(now);
+        self.since.replace(self.since.unwrap_or(now)).is_none() || self.wanted || self.is_much()
     }
 
     /// A duplicate came: the peer does not know the mark, tell it again.
@@ -57,10 +58,7 @@ impl AckSchedule {
 
     /// The acknowledgement that is due, if one is.
     pub fn poll(&mut self, now: Time) -> Option<u64> {
-        let due = self.wanted
-            || self.messages >= MESSAGES
-            || self.bytes >= BYTES
-            || self.since.is_some_and(|since| now >= since + DELAY);
+        let due = self.wanted || self.is_much() || self.since.is_some_and(|since| now >= since + DELAY);
         if !due {
             return None;
         }
@@ -79,6 +77,10 @@ impl AckSchedule {
             self.told = self.mark;
             self.mark
         })
+    }
+
+    fn is_much(&self) -> bool {
+        self.messages >= MESSAGES || self.bytes >= BYTES
     }
 
     /// When [`AckSchedule::poll`] wants to be asked again.

@@ -15,6 +15,8 @@ pub struct DeliveryId {
     serial: u64,
     /// Of the payload.
     pub bytes: usize,
+    /// Where its inbox is, for who keeps many.
+    pub(super) place: u32,
 }
 
 /// An item on its way to the application.
@@ -99,7 +101,7 @@ pub struct Inbox {
     expected: u64,
     /// The client was asked to go back to `expected`: what is behind it is on its way still.
     rewound: bool,
-    items: BTreeMap<u64, Item>,
+    items: Items,
     waiting: VecDeque<Delivery>,
     /// Handlers that have ended, of items that they did not settle.
     attempts: BTreeMap<u64, u32>,
@@ -147,7 +149,7 @@ impl Inbox {
             frontier: handled + 1,
             expected: handled + 1,
             rewound: false,
-            items: BTreeMap::new(),
+            items: Items::default(),
             waiting: VecDeque::new(),
             attempts: BTreeMap::new(),
             foreign: 0,
@@ -179,10 +181,10 @@ impl Inbox {
         self.attachment += 1;
         self.attached = true;
         self.forget_waiting(0);
-        self.foreign = self.items.values().filter(|item| matches!(item, Item::Running { .. })).count();
+        self.foreign = self.items.running();
         // What the client no longer has will not come.
         self.frontier = self.frontier.max(range.first);
-        self.items.retain(|sequence, item| *sequence >= range.first || *item != Item::Missing);
+        self.items.retain(|sequence, item| sequence >= range.first || item != Item::Missing);
         self.expected = range.first.max(self.handled() + 1);
         self.rewound = false;
         self.rejected.retain(|reject| reject.sequence >= range.first);
@@ -233,7 +235,7 @@ impl Inbox {
         }
         self.expected += 1;
         self.rewound = false;
-        if sequence < self.frontier && self.items.get(&sequence) != Some(&Item::Missing) {
+        if sequence < self.frontier && self.items.get(sequence) != Some(Item::Missing) {
             return Ok(Receipt::Duplicate);
         }
         self.frontier = self.frontier.max(sequence + 1);
@@ -242,7 +244,7 @@ impl Inbox {
         let bytes = data.len();
         self.items.insert(sequence, Item::Queued { serial, bytes });
         self.outstanding += cost(bytes);
-        let id = DeliveryId { sequence, serial, bytes };
+        let id = DeliveryId { sequence, serial, bytes, place: 0 };
         self.waiting.push_back(Delivery { id, data, binary });
         Ok(Receipt::Accepted)
     }
@@ -270,7 +272,7 @@ impl Inbox {
                 format!("E {sequence} from={from}: {} is next", self.expected),
             ));
         }
-        self.items.retain(|item, state| !(from..=sequence).contains(item) || *state != Item::Missing);
+        self.items.retain(|item, state| !(from..=sequence).contains(&item) || state != Item::Missing);
         self.frontier = self.frontier.max(sequence + 1);
         self.expected = sequence + 1;
         self.rewound = false;
@@ -283,12 +285,16 @@ impl Inbox {
         if self.foreign > 0 {
             return None;
         }
-        self.waiting.pop_front()
+        let delivery = self.waiting.pop_front();
+        if self.waiting.is_empty() && self.waiting.capacity() > KEPT {
+            self.waiting = VecDeque::new();
+        }
+        delivery
     }
 
     /// The application is about to handle a delivery.
     pub fn handle_start(&mut self, id: DeliveryId) -> Start {
-        match self.items.get_mut(&id.sequence) {
+        match self.items.get_mut(id.sequence) {
             Some(item) if *item == (Item::Queued { serial: id.serial, bytes: id.bytes }) => {
                 *item = Item::Running { serial: id.serial, attachment: self.attachment, bytes: id.bytes };
                 Start::Attempt(self.attempts(id.sequence))
@@ -347,7 +353,7 @@ impl Inbox {
     /// Everything up to this is settled.
     #[must_use]
     pub fn handled(&self) -> u64 {
-        self.items.first_key_value().map_or(self.frontier, |(sequence, _)| *sequence) - 1
+        self.items.first().unwrap_or(self.frontier) - 1
     }
 
     /// What A and WELCOME may say.
@@ -376,7 +382,7 @@ impl Inbox {
     /// Since when no connection has had the outbox and no handler has run; `None`: in use.
     #[must_use]
     pub fn idle_since(&self) -> Option<Time> {
-        let busy = self.attached || self.items.values().any(|item| matches!(item, Item::Running { .. }));
+        let busy = self.attached || self.items.running() > 0;
         (!busy).then_some(self.idle_since)
     }
 
@@ -403,8 +409,8 @@ impl Inbox {
     }
 
     fn running(&self, id: DeliveryId) -> Option<u64> {
-        match self.items.get(&id.sequence) {
-            Some(Item::Running { serial, attachment, .. }) if *serial == id.serial => Some(*attachment),
+        match self.items.get(id.sequence) {
+            Some(Item::Running { serial, attachment, .. }) if serial == id.serial => Some(attachment),
             _ => None,
         }
     }
@@ -421,8 +427,10 @@ impl Inbox {
 
     fn settle(&mut self, sequence: u64) {
         self.leave_running(sequence);
-        self.outstanding -= self.items.remove(&sequence).map_or(0, Item::cost);
-        self.attempts.remove(&sequence);
+        self.outstanding -= self.items.remove(sequence).map_or(0, Item::cost);
+        if !self.attempts.is_empty() {
+            self.attempts.remove(&sequence);
+        }
     }
 
     fn reject(&mut self, sequence: u64, code: i32, reason: String, permanent: bool) -> Reject {
@@ -447,8 +455,8 @@ impl Inbox {
     }
 
     fn leave_running(&mut self, sequence: u64) {
-        if let Some(Item::Running { attachment, .. }) = self.items.get(&sequence)
-            && *attachment != self.attachment
+        if let Some(Item::Running { attachment, .. }) = self.items.get(sequence)
+            && attachment != self.attachment
         {
             self.foreign -= 1;
         }
@@ -462,7 +470,7 @@ impl Inbox {
     /// What waits behind `sequence` must be sent again.
     fn forget_waiting(&mut self, sequence: u64) {
         self.waiting.retain(|delivery| delivery.id.sequence <= sequence);
-        for item in self.items.range_mut(sequence + 1..).map(|(_, item)| item) {
+        for item in self.items.behind_mut(sequence) {
             if let Item::Queued { .. } = item {
                 self.outstanding -= item.cost();
                 *item = Item::Missing;
@@ -476,6 +484,103 @@ impl Item {
         match self {
             Self::Missing => 0,
             Self::Queued { bytes, .. } | Self::Running { bytes, .. } => cost(bytes),
+        }
+    }
+}
+
+/// Items by their numbers. They come at the end and mostly go at the front, so it is a queue; what goes from its
+/// middle leaves its place until those before it are gone, too.
+#[derive(Clone, Debug, Default)]
+struct Items {
+    /// In order. The first is there.
+    places: VecDeque<(u64, Option<Item>)>,
+    /// Places without an item.
+    holes: usize,
+}
+
+/// Places for which the room is kept when none is taken.
+const KEPT: usize = 32;
+
+impl Items {
+    fn place(&self, sequence: u64) -> Result<usize, usize> {
+        let first = self.first().unwrap_or(u64::MAX);
+        // Most queues have no number left out.
+        match sequence.checked_sub(first).and_then(|index| usize::try_from(index).ok()) {
+            Some(index) if self.places.get(index).is_some_and(|(found, _)| *found == sequence) => Ok(index),
+            _ => self.places.binary_search_by_key(&sequence, |(sequence, _)| *sequence),
+        }
+    }
+
+    fn first(&self) -> Option<u64> {
+        self.places.front().map(|(sequence, _)| *sequence)
+    }
+
+    fn get(&self, sequence: u64) -> Option<Item> {
+        self.places[self.place(sequence).ok()?].1
+    }
+
+    fn get_mut(&mut self, sequence: u64) -> Option<&mut Item> {
+        let index = self.place(sequence).ok()?;
+        self.places[index].1.as_mut()
+    }
+
+    fn insert(&mut self, sequence: u64, item: Item) -> Option<Item> {
+        match self.place(sequence) {
+            Ok(index) => {
+                let before = self.places[index].1.replace(item);
+                self.holes -= usize::from(before.is_none());
+                before
+            }
+            Err(index) => {
+                if index == self.places.len() {
+                    self.places.push_back((sequence, Some(item)));
+                } else {
+                    self.places.insert(index, (sequence, Some(item)));
+                }
+                None
+            }
+        }
+    }
+
+    fn remove(&mut self, sequence: u64) -> Option<Item> {
+        let index = self.place(sequence).ok()?;
+        let item = self.places[index].1.take()?;
+        self.holes += 1;
+        self.tidy();
+        Some(item)
+    }
+
+    fn retain(&mut self, keep: impl Fn(u64, Item) -> bool) {
+        self.places.retain(|(sequence, item)| item.is_some_and(|item| keep(*sequence, item)));
+        self.holes = 0;
+        self.tidy();
+    }
+
+    fn behind_mut(&mut self, sequence: u64) -> impl Iterator<Item = &mut Item> {
+        let start = match self.place(sequence) {
+            Ok(index) => index + 1,
+            Err(index) => index,
+        };
+        self.places.range_mut(start..).filter_map(|(_, item)| item.as_mut())
+    }
+
+    /// How many are with their handlers.
+    fn running(&self) -> usize {
+        self.places.iter().filter(|(_, item)| matches!(item, Some(Item::Running { .. }))).count()
+    }
+
+    fn tidy(&mut self) {
+        while let Some((_, None)) = self.places.front() {
+            self.places.pop_front();
+            self.holes -= 1;
+        }
+        // One that stays for long must not keep the places of all that came and went since.
+        if self.holes > KEPT && self.holes > self.places.len() / 2 {
+            self.places.retain(|(_, item)| item.is_some());
+            self.holes = 0;
+        }
+        if self.places.is_empty() && self.places.capacity() > KEPT {
+            self.places = VecDeque::new();
         }
     }
 }

@@ -121,11 +121,23 @@ impl Ring {
 
     /// The connection takes the next message, if there is one and its number is at most `last`.
     pub fn take(&mut self, last: u64) -> Option<(u64, Message)> {
+        self.take_next(last).map(|(sequence, message)| (sequence, message.clone()))
+    }
+
+    /// As [`Ring::take`], where it lies.
+    pub fn take_next(&mut self, last: u64) -> Option<(u64, &Message)> {
         let sequence = self.cursor.filter(|cursor| *cursor <= last)?;
-        let message = self.message(sequence)?.clone();
+        let index = usize::try_from(sequence.checked_sub(self.oldest())?).ok()?;
+        let len = self.messages.get(index)?.data.len();
         self.move_to(sequence + 1);
-        self.unsent_bytes -= message.data.len();
-        Some((sequence, message))
+        self.unsent_bytes -= len;
+        self.messages.get(index).map(|message| (sequence, message))
+    }
+
+    /// Whether [`Ring::take_hole`] has something to report.
+    #[must_use]
+    pub fn has_hole(&self) -> bool {
+        self.cursor.is_some_and(|cursor| cursor < self.oldest())
     }
 
     /// Messages that the connection should have been given and that are gone: from, to. Reported once.

@@ -11,8 +11,9 @@ use rand::RngCore;
 
 use super::inbox::{Delivery, DeliveryId, Inbox, Receipt, Start, Verdict};
 use super::log::ChannelLog;
-use super::ring::Retention;
+use super::ring::{Message, Retention};
 use super::session::{Incoming, Outgoing, Session, SessionRecord};
+use super::table::Table;
 use super::wire::{self, ClientFrame, GoAway, Heartbeat, Hello, ITEM_COST, Limits, Reject, ServerFrame, Why};
 use super::{ChannelName, Key, Position, Secret, ShortId, Token, Violation};
 use crate::{Time, close};
@@ -130,6 +131,14 @@ pub enum Output {
     Transmit { link: LinkId },
 }
 
+/// A message was appended to a session's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    pub sequence: u64,
+    /// Bytes of the stream that the connection has not taken, with this message.
+    pub unsent: usize,
+}
+
 /// What happened since the server began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -172,10 +181,10 @@ pub struct Server<R> {
     /// Begins the id of each session, to tell one that ended here from one of another life.
     instance: ShortId,
     links: std::collections::HashMap<LinkId, Link, BuildHasherDefault<LinkHasher>>,
-    sessions: HashMap<Key, Owned>,
+    sessions: Table<Owned>,
     /// Sessions without a connection: those that hold nothing, then the others, the longest first.
     away: BTreeSet<(bool, Time, Key)>,
-    inboxes: HashMap<Key, Shared>,
+    inboxes: Table<Shared>,
     /// New ones, counted.
     inboxes_made: u64,
     /// Inboxes without a connection, the longest first.
@@ -207,9 +216,13 @@ enum Link {
 #[derive(Clone, Debug)]
 struct Open {
     session: Key,
+    /// Where it is in [`Server::sessions`].
+    session_place: u32,
     generation: u64,
     /// The outbox and its attachment.
     inbox: Option<(Key, u64)>,
+    /// Where it is in [`Server::inboxes`].
+    inbox_place: u32,
     /// Channels that the application decides on.
     asking: BTreeSet<ChannelName>,
 }
@@ -263,9 +276,9 @@ impl<R: RngCore> Server<R> {
             instance: ShortId::random(&mut random, 6),
             random,
             links: std::collections::HashMap::default(),
-            sessions: HashMap::default(),
+            sessions: Table::default(),
             away: BTreeSet::new(),
-            inboxes: HashMap::default(),
+            inboxes: Table::default(),
             inboxes_made: 0,
             idle: BTreeSet::new(),
             logs: HashMap::default(),
@@ -456,14 +469,14 @@ impl<R: RngCore> Server<R> {
 
     /// The application is about to handle an item.
     pub fn handle_start(&mut self, outbox: &Key, id: DeliveryId) -> Start {
-        self.inboxes.get_mut(outbox).map_or(Start::Stale, |shared| shared.inbox.handle_start(id))
+        self.inboxes.find_mut(id.place, outbox).map_or(Start::Stale, |shared| shared.inbox.handle_start(id))
     }
 
     /// The handler ended well, or acknowledged the item.
     pub fn handle_done(&mut self, now: Time, outbox: &Key, id: DeliveryId) {
-        let Some(shared) = self.inboxes.get_mut(outbox) else { return };
+        let Some(shared) = self.inboxes.find_mut(id.place, outbox) else { return };
         shared.inbox.handle_done(id);
-        self.settled(now, outbox, id.bytes);
+        self.settled(now, outbox, id.place, id.bytes);
     }
 
     /// The handler threw.
@@ -499,8 +512,8 @@ impl<R: RngCore> Server<R> {
     /// A batch of the application's work has ended: acknowledgements go out.
     pub fn handle_batch_end(&mut self) {
         while let Some(link) = self.settled.pop_first() {
-            let Some(key) = self.links.get(&link).and_then(Link::session) else { continue };
-            if let Some(owned) = self.sessions.get_mut(key) {
+            let Some(Link::Open(open)) = self.links.get(&link) else { continue };
+            if let Some(owned) = self.sessions.find_mut(open.session_place, &open.session) {
                 owned.session.handle_batch_end();
                 self.dirty.insert(link);
             }
@@ -559,26 +572,43 @@ impl<R: RngCore> Server<R> {
 
     /// Sends to a session, connected or not; returns the message's number, `None`: no such session.
     pub fn send(&mut self, now: Time, session: &Key, data: Bytes, binary: bool) -> Option<u64> {
+        let place = self.sessions.place(session)?;
+        self.append(now, place, data, binary).map(|sent| sent.sequence)
+    }
+
+    /// Sends to the session that a connection has; `None`: it has none.
+    pub fn send_on(&mut self, now: Time, link: LinkId, data: Bytes, binary: bool) -> Option<Sent> {
+        let Link::Open(open) = self.links.get(&link)? else { return None };
+        let place = match self.sessions.find(open.session_place, &open.session) {
+            Some(_) => open.session_place,
+            None => self.sessions.place(&open.session)?,
+        };
+        self.append(now, place, data, binary)
+    }
+
+    fn append(&mut self, now: Time, place: u32, data: Bytes, binary: bool) -> Option<Sent> {
         let len = data.len();
-        let owned = self.sessions.get_mut(session)?;
+        let owned = self.sessions.at_mut(place)?;
         let sequence = owned.session.send(now, data, binary);
-        if matches!(owned.away, Some((false, _))) {
-            self.file(session);
-        }
-        let owned = self.sessions.get_mut(session)?;
-        let unsent = owned.session.unsent_bytes();
+        let (unsent, waiting) = (owned.session.unsent_bytes(), owned.session.unsent_len());
         // What is replayed was not sent too fast.
         let replayed = if owned.session.is_replaying() { self.config.retention.bytes } else { 0 };
         let slow = unsent > self.config.send_limit.saturating_add(replayed) && unsent > len;
         // Small messages cost memory, too.
         let many = self.config.retention.count.saturating_add(MAX_UNSENT.max(self.config.send_limit / ITEM_COST));
         match owned.link {
-            Some(link) if slow || owned.session.unsent_len() > many => {
+            Some(link) if slow || waiting > many => {
                 self.close(now, link, close::SLOW_CONSUMER, close::default_reason(close::SLOW_CONSUMER));
             }
-            link => self.dirty.extend(link),
+            // Of those before it the driver knows.
+            Some(link) if waiting == 1 => self.dirty.insert(link),
+            None if matches!(owned.away, Some((false, _))) => {
+                let key = owned.session.id().clone();
+                self.file(&key);
+            }
+            _ => {}
         }
-        Some(sequence)
+        Some(Sent { sequence, unsent })
     }
 
     /// Sends to each session, connected or not; returns how many.
@@ -799,7 +829,7 @@ impl<R: RngCore> Server<R> {
     /// What the connection writes next. May bring outputs, too.
     pub fn poll_transmit(&mut self, now: Time, link: LinkId) -> Option<Outgoing> {
         let Some(Link::Open(open)) = self.links.get(&link) else { return None };
-        let session = &mut self.sessions.get_mut(&open.session)?.session;
+        let session = &mut self.sessions.find_mut(open.session_place, &open.session)?.session;
         let replaying = session.is_replaying();
         let outgoing = session.poll_transmit(now, open.generation, &self.logs);
         match outgoing {
@@ -816,6 +846,19 @@ impl<R: RngCore> Server<R> {
             self.deadlines.insert((at, Deadline::Acknowledgement(link)));
         }
         outgoing
+    }
+
+    /// Gives `write` the messages of the stream that are next for the connection, each with its number and what it
+    /// acknowledges, while it returns true; stops before anything else that is to go out. Cheaper than
+    /// [`Server::poll_transmit`], which is to be asked then.
+    pub fn write_stream(&mut self, link: LinkId, write: impl FnMut(u64, Option<u64>, &Message) -> bool) {
+        let Some(Link::Open(open)) = self.links.get(&link) else { return };
+        let Some(owned) = self.sessions.find_mut(open.session_place, &open.session) else { return };
+        let replaying = owned.session.is_replaying();
+        let count = owned.session.write_stream(open.generation, write);
+        if replaying {
+            self.counters.replayed += count;
+        }
     }
 
     /// When [`Server::handle_timeout`] wants to be called.
@@ -883,12 +926,17 @@ impl<R: RngCore> Server<R> {
                 Ok(())
             }
             Some(Link::Open(open)) => {
-                let key = open.session.clone();
-                let generation = open.generation;
-                let Some(owned) = self.sessions.get_mut(&key) else { return Ok(()) };
-                let incoming = owned.session.handle_frame(generation, frame)?;
+                let Some(owned) = self.sessions.find_mut(open.session_place, &open.session) else { return Ok(()) };
+                let incoming = owned.session.handle_frame(open.generation, frame)?;
                 // These alone give nothing to write.
                 let quiet = matches!(incoming, Incoming::None | Incoming::Item { .. });
+                if quiet && owned.session.control_len() == 0 {
+                    if let Incoming::Item { sequence, data, binary } = incoming {
+                        self.handle_item(link, sequence, data, binary)?;
+                    }
+                    return Ok(());
+                }
+                let key = open.session.clone();
                 let result = self.handle_incoming(now, link, &key, incoming);
                 if let Some(owned) = self.sessions.get(&key) {
                     let waiting = owned.session.control_len();
@@ -904,46 +952,50 @@ impl<R: RngCore> Server<R> {
         }
     }
 
+    fn handle_item(&mut self, link: LinkId, sequence: u64, data: Bytes, binary: bool) -> Result<(), Violation> {
+        let Some(Link::Open(open)) = self.links.get(&link) else { return Ok(()) };
+        let Some((outbox, attachment)) = &open.inbox else {
+            return Err(Violation::bad("P without an outbox in H"));
+        };
+        let Some(shared) = self.inboxes.find_mut(open.inbox_place, outbox) else { return Ok(()) };
+        let item_cost = (data.len() + ITEM_COST) as u64;
+        match shared.inbox.handle_item(*attachment, sequence, data, binary)? {
+            Receipt::Accepted => {
+                // Twice: handlers of items that the client has given up may run.
+                let (outstanding, allowed) = (shared.inbox.outstanding(), self.config.window.saturating_mul(2));
+                if outstanding > allowed.max(item_cost) {
+                    return Err(Violation::new(
+                        close::STATE_INVALID,
+                        format!("P {sequence}: more than limits.window, {} bytes", self.config.window),
+                    ));
+                }
+                deliver(shared, outbox, open.inbox_place, &mut self.outputs);
+            }
+            Receipt::Duplicate => {
+                self.counters.duplicates += 1;
+                if let Some(owned) = self.sessions.find_mut(open.session_place, &open.session) {
+                    owned.session.handle_duplicate();
+                    self.dirty.insert(link);
+                }
+            }
+            Receipt::Ignored | Receipt::Stale => {}
+        }
+        Ok(())
+    }
+
     fn handle_incoming(&mut self, now: Time, link: LinkId, key: &Key, incoming: Incoming) -> Result<(), Violation> {
         let Some(Link::Open(open)) = self.links.get_mut(&link) else { return Ok(()) };
         match incoming {
             Incoming::None => {}
             Incoming::Answered(n) => self.outputs.push_back(Output::Answered { link, n }),
-            Incoming::Item { sequence, data, binary } => {
-                let Some((outbox, attachment)) = open.inbox.clone() else {
-                    return Err(Violation::bad("P without an outbox in H"));
-                };
-                let Some(shared) = self.inboxes.get_mut(&outbox) else { return Ok(()) };
-                let item_cost = (data.len() + ITEM_COST) as u64;
-                match shared.inbox.handle_item(attachment, sequence, data, binary)? {
-                    Receipt::Accepted => {
-                        // Twice: handlers of items that the client has given up may run.
-                        let (outstanding, allowed) = (shared.inbox.outstanding(), self.config.window.saturating_mul(2));
-                        if outstanding > allowed.max(item_cost) {
-                            return Err(Violation::new(
-                                close::STATE_INVALID,
-                                format!("P {sequence}: more than limits.window, {} bytes", self.config.window),
-                            ));
-                        }
-                        self.deliver(&outbox);
-                    }
-                    Receipt::Duplicate => {
-                        self.counters.duplicates += 1;
-                        if let Some(owned) = self.sessions.get_mut(key) {
-                            owned.session.handle_duplicate();
-                            self.dirty.insert(link);
-                        }
-                    }
-                    Receipt::Ignored | Receipt::Stale => {}
-                }
-            }
+            Incoming::Item { sequence, data, binary } => self.handle_item(link, sequence, data, binary)?,
             Incoming::GiveUp { from, sequence } => {
                 let Some((outbox, attachment)) = open.inbox.clone() else {
                     return Err(Violation::bad("E without an outbox in H"));
                 };
                 let Some(shared) = self.inboxes.get_mut(&outbox) else { return Ok(()) };
                 shared.inbox.handle_give_up(attachment, from, sequence)?;
-                self.settled(now, &outbox, 0);
+                self.settled(now, &outbox, u32::MAX, 0);
             }
             Incoming::Subscribe(channel) => self.ask(link, key, channel),
             Incoming::Unsubscribed(channel) => {
@@ -1042,7 +1094,14 @@ impl<R: RngCore> Server<R> {
         let named = hello.resume.as_ref().map_or_else(BTreeMap::new, |resume| resume.channels.clone());
         let Some(owned) = self.sessions.get_mut(&key) else { return };
         let undecided = owned.session.welcome(welcome, resumable, &named, &self.logs);
-        let open = Open { session: key.clone(), generation: attachment.generation, inbox, asking: BTreeSet::new() };
+        let open = Open {
+            session: key.clone(),
+            session_place: self.sessions.place(&key).unwrap_or(u32::MAX),
+            generation: attachment.generation,
+            inbox_place: inbox.as_ref().and_then(|(outbox, _)| self.inboxes.place(outbox)).unwrap_or(u32::MAX),
+            inbox,
+            asking: BTreeSet::new(),
+        };
         self.links.insert(link, Link::Open(Box::new(open)));
         if let Some(previous) = previous {
             self.close(now, previous, close::SUPERSEDED, close::default_reason(close::SUPERSEDED));
@@ -1058,7 +1117,7 @@ impl<R: RngCore> Server<R> {
         }
         if let Some(range) = &hello.outbox {
             // What HELLO gave up may move the mark.
-            self.settled(now, &range.id, 0);
+            self.settled(now, &range.id, u32::MAX, 0);
         }
         self.wake(&key);
     }
@@ -1158,13 +1217,6 @@ impl<R: RngCore> Server<R> {
         self.readers.entry(channel.clone()).or_default().insert(key.clone());
     }
 
-    fn deliver(&mut self, outbox: &Key) {
-        let Some(shared) = self.inboxes.get_mut(outbox) else { return };
-        while let Some(delivery) = shared.inbox.poll_delivery() {
-            self.outputs.push_back(Output::Deliver { link: shared.link, outbox: outbox.clone(), delivery });
-        }
-    }
-
     fn carry_out(&mut self, now: Time, outbox: &Key, id: DeliveryId, verdict: Verdict) {
         let Some(shared) = self.inboxes.get(outbox) else { return };
         let link = shared.link;
@@ -1183,12 +1235,12 @@ impl<R: RngCore> Server<R> {
                 }
             }
         }
-        self.settled(now, outbox, id.bytes);
+        self.settled(now, outbox, id.place, id.bytes);
     }
 
     /// Items may have been settled.
-    fn settled(&mut self, now: Time, outbox: &Key, bytes: usize) {
-        let Some(shared) = self.inboxes.get_mut(outbox) else { return };
+    fn settled(&mut self, now: Time, outbox: &Key, place: u32, bytes: usize) {
+        let Some(shared) = self.inboxes.find_mut(place, outbox) else { return };
         let link = shared.link;
         let mut mark = None;
         if let Some(handled) = shared.inbox.poll_store() {
@@ -1199,20 +1251,19 @@ impl<R: RngCore> Server<R> {
                 mark = Some(shared.inbox.acknowledged());
             }
         }
-        while let Some(delivery) = shared.inbox.poll_delivery() {
-            self.outputs.push_back(Output::Deliver { link, outbox: outbox.clone(), delivery });
-        }
+        deliver(shared, outbox, place, &mut self.outputs);
         if let Some(mark) = mark {
             self.acknowledge(now, link, mark, bytes);
         }
     }
 
     fn acknowledge(&mut self, now: Time, link: LinkId, mark: u64, bytes: usize) {
-        let Some(key) = self.links.get(&link).and_then(Link::session) else { return };
-        if let Some(owned) = self.sessions.get_mut(key) {
-            owned.session.handle_settled(now, mark, bytes);
+        let Some(Link::Open(open)) = self.links.get(&link) else { return };
+        if let Some(owned) = self.sessions.find_mut(open.session_place, &open.session) {
             self.settled.insert(link);
-            self.dirty.insert(link);
+            if owned.session.handle_settled(now, mark, bytes) {
+                self.dirty.insert(link);
+            }
         }
     }
 
@@ -1257,16 +1308,29 @@ impl<R: RngCore> Server<R> {
     }
 }
 
+/// What of an inbox is the application's turn.
+fn deliver(shared: &mut Shared, outbox: &Key, place: u32, outputs: &mut VecDeque<Output>) {
+    while let Some(mut delivery) = shared.inbox.poll_delivery() {
+        delivery.id.place = place;
+        outputs.push_back(Output::Deliver { link: shared.link, outbox: outbox.clone(), delivery });
+    }
+}
+
 /// Connections to see to, each once, by their ids. Mostly there is one, which costs no allocation.
 #[derive(Clone, Debug, Default)]
 struct LinkSet {
     /// Not in `more`.
     one: Option<LinkId>,
     more: BTreeSet<LinkId>,
+    /// The one that came last, while it is here.
+    last: Option<LinkId>,
 }
 
 impl LinkSet {
     fn insert(&mut self, link: LinkId) {
+        if self.last.replace(link) == Some(link) {
+            return;
+        }
         if self.one.is_none() && self.more.is_empty() {
             self.one = Some(link);
         } else if self.one != Some(link) {
@@ -1281,11 +1345,16 @@ impl LinkSet {
     }
 
     fn remove(&mut self, link: LinkId) {
+        self.last.take_if(|last| *last == link);
         self.one.take_if(|one| *one == link);
         self.more.remove(&link);
     }
 
     fn pop_first(&mut self) -> Option<LinkId> {
+        self.last = None;
+        if self.more.is_empty() {
+            return self.one.take();
+        }
         match (self.one, self.more.first()) {
             (Some(one), Some(first)) if *first < one => self.more.pop_first(),
             (Some(_), _) => self.one.take(),

@@ -462,11 +462,10 @@ impl Session {
         link.wake(channel);
     }
 
-    /// Everything of the outbox up to `mark` may be acknowledged.
-    pub fn handle_settled(&mut self, now: Time, mark: u64, bytes: usize) {
-        if let Some(link) = &mut self.link {
-            link.acks.handle_settled(now, mark, bytes);
-        }
+    /// Everything of the outbox up to `mark` may be acknowledged. True: ask [`Session::poll_transmit`] and
+    /// [`Session::poll_timeout`], an acknowledgement is due, or is from some time on.
+    pub fn handle_settled(&mut self, now: Time, mark: u64, bytes: usize) -> bool {
+        self.link.as_mut().is_some_and(|link| link.acks.handle_settled(now, mark, bytes))
     }
 
     /// A duplicate item came.
@@ -529,6 +528,24 @@ impl Session {
             let sequence = self.ring.sent().unwrap_or(0);
             return link.end_replay(sequence).then_some(Outgoing::Frame(ServerFrame::ReplayDone { sequence }));
         }
+    }
+
+    /// Gives `write` what [`Session::poll_transmit`] would give next, as far as that is messages of the stream, while
+    /// it returns true; returns how many.
+    pub fn write_stream(&mut self, generation: u64, mut write: impl FnMut(u64, Option<u64>, &Message) -> bool) -> u64 {
+        let Some(link) = self.link.as_mut().filter(|_| generation == self.generation) else { return 0 };
+        if !link.control.is_empty() || self.ring.has_hole() {
+            return 0;
+        }
+        let last = link.replay.as_ref().map_or(u64::MAX, |replay| replay.stream);
+        let mut count = 0;
+        while let Some((sequence, message)) = self.ring.take_next(last) {
+            count += 1;
+            if !write(sequence, link.acks.take(), message) {
+                break;
+            }
+        }
+        count
     }
 
     /// A channel whose state the application must give ([`Session::handle_snapshot`]). The position has

@@ -1,3 +1,5 @@
+use rand::{Rng, SeedableRng};
+
 use super::super::Key;
 use super::*;
 
@@ -86,7 +88,7 @@ fn a_hole_is_refused_unless_the_client_gives_it_up() {
     assert_eq!(inbox.handled(), 4);
     handle(&mut inbox, ids[1]);
     assert_eq!(inbox.handled(), super::super::value::MAX_INTEGER);
-    assert!(inbox.items.is_empty());
+    assert!(inbox.items.places.is_empty());
 }
 
 #[test]
@@ -295,4 +297,51 @@ fn what_was_acknowledged_before_it_came_again_need_not_come() {
     assert_eq!(receive(&mut inbox, link, [3]), [Receipt::Accepted]);
     // Nor must it be given up.
     assert!(inbox.handle_give_up(link, Some(2), 3).is_ok());
+}
+
+#[test]
+fn one_that_stays_for_long_does_not_keep_what_came_and_went_behind_it() {
+    let (mut inbox, link) = inbox();
+    receive(&mut inbox, link, [1]);
+    let first = deliveries(&mut inbox)[0];
+    inbox.handle_start(first);
+    for sequence in 2..10_000 {
+        receive(&mut inbox, link, [sequence]);
+        for id in deliveries(&mut inbox) {
+            handle(&mut inbox, id);
+        }
+        assert!(inbox.items.places.len() <= 2 * KEPT + 2, "{}", inbox.items.places.len());
+    }
+    assert_eq!((inbox.handled(), inbox.outstanding()), (0, cost(0)));
+    inbox.handle_done(first);
+    assert_eq!((inbox.handled(), inbox.outstanding()), (9999, 0));
+    assert!(inbox.items.places.is_empty());
+}
+
+#[test]
+fn items_are_found_by_their_numbers_as_in_a_map() {
+    let mut random = rand::rngs::StdRng::seed_from_u64(7);
+    for _ in 0..200 {
+        let (mut items, mut map) = (Items::default(), BTreeMap::new());
+        let mut next = 1;
+        for _ in 0..300 {
+            let sequence = random.random_range(1..next + 3);
+            match random.random_range(0..8) {
+                0..=3 => {
+                    let item = Item::Queued { serial: next, bytes: 0 };
+                    assert_eq!(items.insert(sequence, item), map.insert(sequence, item));
+                    next = next.max(sequence) + 1;
+                }
+                4..=6 => assert_eq!(items.remove(sequence), map.remove(&sequence)),
+                _ => {
+                    let least = sequence / 2;
+                    items.retain(|sequence, _| sequence >= least);
+                    map.retain(|sequence, _| *sequence >= least);
+                }
+            }
+            assert_eq!(items.first(), map.first_key_value().map(|(sequence, _)| *sequence));
+            assert_eq!(items.get(sequence), map.get(&sequence).copied());
+            assert!(items.behind_mut(sequence).map(|item| *item).eq(map.range(sequence + 1..).map(|(_, item)| *item)));
+        }
+    }
 }
