@@ -24,10 +24,10 @@ async function until(condition, what, ms = 20_000) {
 class Server {
   events = [];
 
-  static async start(listen = 'ws://127.0.0.1:0') {
+  static async start(listen = 'ws://127.0.0.1:0', ...directory) {
     const server = new Server();
     const { PHP, MODULE } = process.env;
-    server.process = spawn(PHP, ['-n', '-d', `extension=${MODULE}`, new URL('server.php', import.meta.url).pathname, listen], { stdio: ['pipe', 'pipe', 'inherit'] });
+    server.process = spawn(PHP, ['-n', '-d', `extension=${MODULE}`, new URL('server.php', import.meta.url).pathname, listen, ...directory], { stdio: ['pipe', 'pipe', 'inherit'] });
     server.process.stdin.on('error', () => undefined);
     createInterface({ input: server.process.stdout }).on('line', (line) => server.events.push(JSON.parse(line)));
     await until(() => server.of('ready').length, 'the server is ready');
@@ -366,6 +366,8 @@ const tests = {
   },
 };
 
+Object.assign(tests, (await import('./page.mjs')).tests);
+
 const browser = await chromium.launch({ executablePath: '/usr/bin/chromium', args: ['--no-sandbox', '--disable-dev-shm-usage'] });
 let [passed, failed] = [0, 0];
 for (const [name, test] of Object.entries(tests)) {
@@ -379,7 +381,7 @@ for (const [name, test] of Object.entries(tests)) {
     return server;
   };
   try {
-    await test({ server, link, context, replace });
+    await test({ server, link, context, replace, browser, serveFiles: (directory) => Server.start('ws://127.0.0.1:0', directory) });
     assert.deepEqual(server.of('error'), []);
     passed++;
     console.log(`ok    ${name} (${Date.now() - began} ms)`);

@@ -1,5 +1,6 @@
 <?php
-// What the browser tests talk to: argument 1 is where to listen. It writes what it handles as lines of JSON; a line
+// What the browser tests talk to: argument 1 is where to listen, argument 2
+// a directory to serve. It writes what it handles as lines of JSON; a line
 // of JSON on stdin is a command: {"op":"send","session":"…","data":"…"}, {"op":"publish","channel":"…","data":"…"},
 // {"op":"abort"}.
 declare(strict_types=1);
@@ -9,7 +10,7 @@ function tell(array $what): void
     fwrite(STDOUT, json_encode($what, JSON_THROW_ON_ERROR) . "\n");
 }
 
-$server = new WsServer($argv[1], ['origins' => 'any', 'resume' => ['ttl' => 30]]);
+$server = new WsServer($argv[1], ['origins' => 'any', 'resume' => ['ttl' => 30], 'static' => $argv[2] ?? null]);
 $server->onAuth(function (WsRequest $r, ?string $token): array|false {
     tell(['event' => 'auth', 'token' => $token]);
     return $token === 'banned' ? false : ['user' => 'someone'];

@@ -1,0 +1,59 @@
+// Takes the pictures of the page of `make serve` that are in docs/: both themes, wide and on a phone.
+//   node tests/browser/screenshots.mjs [directory]
+import { mkdirSync } from 'node:fs';
+import { Served, browse, sleep, until } from './served.mjs';
+
+const directory = process.argv[2] ?? new URL('../../docs/page/', import.meta.url).pathname;
+mkdirSync(directory, { recursive: true });
+const served = await Served.start();
+const browser = await browse();
+const pages = [];
+for (const [name, width, height] of [['wide', 1280, 900], ['phone', 360, 740]]) {
+  for (const colorScheme of ['light', 'dark']) {
+    const context = await browser.newContext({ viewport: { width, height }, colorScheme, deviceScaleFactor: name === 'phone' ? 2 : 1, reducedMotion: 'reduce', locale: 'en-GB' });
+    const page = await context.newPage();
+    await page.addInitScript((who) => sessionStorage.setItem('name', who), ['Ada', 'Grace', 'Radia', 'Barbara'][pages.length]);
+    await page.goto(served.url);
+    pages.push({ page, file: `${name}-${colorScheme}.png`, whole: name === 'phone' });
+    await until(() => page.evaluate("document.getElementById('state').textContent === 'Connected'"), 'a connection');
+  }
+}
+const say = async (index, text) => {
+  await pages[index].page.fill('#text', text);
+  await pages[index].page.press('#text', 'Enter');
+  await sleep(700);
+};
+await sleep(12_000);
+await say(0, 'Anybody here?');
+await say(1, 'Yes. I am on a train, so do not mind when I come and go');
+await say(2, 'Same here. What happens when somebody cuts the link?');
+for (const { page } of pages) await page.click('#cut');
+await sleep(5000);
+await say(0, 'Nothing was lost, it seems');
+// One click for all: it is one PHP.
+await pages[3].page.click('#block');
+await sleep(3000);
+await say(1, 'Now PHP is busy. Beats go on, and this arrives when it is back');
+await sleep(9000);
+for (const { page } of pages) await page.click('#offline');
+await sleep(5000);
+for (const { page } of pages) await page.click('#offline');
+await sleep(6000);
+await say(3, 'Tunnel. What did I miss?');
+await sleep(5000);
+await say(1, 'Look at the round trips');
+await pages[2].page.click('#restart');
+await sleep(1200);
+for (const index of [0, 1, 2, 3]) await say(index, ['Written while the server is away', 'So is this', 'And this', 'Me too'][index]);
+// The wide ones while it is away, those on a phone when all is well again.
+const shoot = async ({ page, file, whole }) => {
+  await page.evaluate("document.activeElement?.blur(); scrollTo(0, 0); document.getElementById('log').scrollTop = 1e9");
+  await page.screenshot({ path: `${directory}/${file}`, fullPage: whole });
+  console.log(file);
+};
+await sleep(4500);
+for (const one of pages.slice(0, 2)) await shoot(one);
+await sleep(3000);
+for (const one of pages.slice(2)) await shoot(one);
+await browser.close();
+await served.stop();
