@@ -830,6 +830,8 @@ impl Sessions {
                     let Some(link) = inner.links.get(&ConnId(link.0)) else { continue };
                     self.deliver(&link.outlet, now, outbox, delivery);
                 }
+                // No document is opened.
+                Output::Edit { .. } | Output::Edited { .. } => {}
                 Output::Opened { link, session, resumed, known } => {
                     self.open(&mut inner, ConnId(link.0), &session, resumed, known);
                 }

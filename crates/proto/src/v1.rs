@@ -6,6 +6,7 @@
 //! - [`ring`]: what a session keeps to send again; [`log`]: what a channel keeps;
 //! - [`inbox`]: which items of a client's outbox were received and handled, process-wide;
 //! - [`data`]: the application's values of a session;
+//! - [`document`]: a map of JSON values on a channel, and a client's replica of it;
 //! - [`session`]: a session on the server: tokens, the connection that has it, what goes out next;
 //! - [`server`]: these together, one machine for all connections of a server;
 //! - [`client`]: the other role; its items are in an outbox of the driver's choice;
@@ -66,6 +67,7 @@
 pub mod ack;
 pub mod client;
 pub mod data;
+pub mod document;
 pub mod inbox;
 pub mod log;
 pub mod ring;

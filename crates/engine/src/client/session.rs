@@ -247,6 +247,8 @@ impl Client {
                         inner.session.early.push(info);
                     }
                 }
+                // No document is followed.
+                Told::Delta { .. } | Told::State { .. } => {}
                 Told::Leave { url } => self.leave(inner, outlet, url.as_deref()),
                 Told::OutboxDiverged { handled } => {
                     inner.outbox.renew();

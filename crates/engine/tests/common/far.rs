@@ -330,6 +330,7 @@ impl Rules {
                     }
                     self.server.handle_batch_end();
                 }
+                Output::Edit { .. } => panic!("the application is not asked about edits"),
                 Output::Snapshot { link, channel, position } => {
                     self.server.handle_snapshot(link, &channel, &position, self.state.clone());
                 }
@@ -346,7 +347,8 @@ impl Rules {
                         }
                     }
                 }
-                Output::Opened { .. }
+                Output::Edited { .. }
+                | Output::Opened { .. }
                 | Output::SessionEnded { .. }
                 | Output::Store { .. }
                 | Output::Subscribed { .. } => {}

@@ -8,6 +8,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::ack::AckSchedule;
+use super::document::Place;
 use super::wire::{
     ClientFrame, Credentials, Encoded, Gap, Heartbeat, Hello, ITEM_COST, Limits, OutboxRange, Reject, Resume,
     ServerFrame, Status, Subscription, VERSION, Welcome, Why,
@@ -64,6 +65,8 @@ pub enum Event {
     Answered(u64),
     /// A message of a channel.
     Channel { channel: ChannelName, position: Position, data: Bytes, binary: bool },
+    /// A change of a channel's document, see [`super::document::Delta`].
+    Delta { channel: ChannelName, position: Position, data: Bytes },
     /// Messages are missing, and will not come.
     Gap {
         gap: Gap,
@@ -86,6 +89,8 @@ pub enum Event {
     Resend { sequence: u64 },
     /// The state of a channel in which messages were missing.
     Snapshot { channel: ChannelName, position: Position, data: Bytes, binary: bool },
+    /// The server's state of a document, with a snapshot where it is another than this client's.
+    State { channel: ChannelName, place: Place, data: Bytes },
     /// A subscription began, went on, was denied or ended.
     Subscription { channel: ChannelName, status: Status },
     /// The session is there: the connection is open for the application.
@@ -126,6 +131,8 @@ pub struct Client {
     config: ClientConfig,
     random: SmallRng,
     phase: Phase,
+    /// R has come.
+    live: bool,
     session: Option<(Key, Token)>,
     /// Counts sessions.
     stream: u32,
@@ -182,6 +189,7 @@ impl Client {
             config,
             random: SmallRng::seed_from_u64(seed),
             phase: Phase::Offline,
+            live: false,
             session: None,
             stream: 0,
             received: 0,
@@ -278,6 +286,7 @@ impl Client {
     /// The connection has ended. Items that were in flight are to be put back into the outbox.
     pub fn handle_lost(&mut self) {
         self.phase = Phase::Offline;
+        self.live = false;
         self.transmit.clear();
         self.in_flight.clear();
         self.in_flight_cost = 0;
@@ -351,6 +360,16 @@ impl Client {
     /// Sends the outbox's next item; what is missing before it was given up and will not come. False: it
     /// is not the next one, or nothing can be sent now.
     pub fn send(&mut self, sequence: u64, data: Bytes, binary: bool) -> bool {
+        self.send_item(sequence, data, Some(binary))
+    }
+
+    /// As [`Client::send`], of an item that edits a document.
+    pub fn send_edit(&mut self, sequence: u64, data: Bytes) -> bool {
+        self.send_item(sequence, data, None)
+    }
+
+    /// `binary`: a message.
+    fn send_item(&mut self, sequence: u64, data: Bytes, binary: Option<bool>) -> bool {
         if sequence < self.next_item || !self.room(data.len()) {
             return false;
         }
@@ -361,8 +380,18 @@ impl Client {
         self.in_flight.push_back((sequence, cost));
         self.in_flight_cost += cost;
         let acknowledged = self.acks.take();
-        self.transmit.push_back(ClientFrame::Item { sequence, acknowledged, data, binary });
+        self.transmit.push_back(match binary {
+            Some(binary) => ClientFrame::Item { sequence, acknowledged, data, binary },
+            None => ClientFrame::Edit { sequence, acknowledged, data },
+        });
         true
+    }
+
+    /// Tells which state of a document there is; [`Event::State`] is the answer, where the channel is subscribed to.
+    pub fn verify(&mut self, channel: ChannelName, place: Place) {
+        if self.phase == Phase::Open {
+            self.transmit.push_back(ClientFrame::Verify { channel, place });
+        }
     }
 
     /// What was not sent up to `sequence` will not come: expired, or dropped.
@@ -436,6 +465,12 @@ impl Client {
         self.phase == Phase::Open
     }
 
+    /// What was missed has come on this connection.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
     /// The session's id, once there is one.
     #[must_use]
     pub fn session(&self) -> Option<&Key> {
@@ -495,8 +530,8 @@ impl Client {
             ServerFrame::Acknowledge { sequence } => self.handle_acknowledged(sequence)?,
             ServerFrame::Answer(n) => self.events.push_back(Event::Answered(n)),
             ServerFrame::Beat(n) => self.transmit.push_back(ClientFrame::Answer(n)),
-            ServerFrame::Channel { channel, position, data, binary } => {
-                self.handle_channel(channel, position, data, binary)?;
+            ServerFrame::Channel { channel, position, data, binary, document } => {
+                self.handle_channel(channel, position, data, binary, document)?;
             }
             ServerFrame::Gap(gap) => self.handle_gap(gap),
             ServerFrame::GoAway(go_away) => {
@@ -525,11 +560,19 @@ impl Client {
                 }
             }
             ServerFrame::Reject(reject) => self.handle_reject(now, reject),
-            ServerFrame::ReplayDone { .. } => self.events.push_back(Event::ReplayDone),
+            ServerFrame::ReplayDone { .. } => {
+                self.live = true;
+                self.events.push_back(Event::ReplayDone);
+            }
             ServerFrame::Snapshot { channel, position, data, binary } => {
                 if let Some(state) = self.channels.get_mut(&channel).filter(|state| !state.leaving) {
                     state.position = Some(position.clone());
                     self.events.push_back(Event::Snapshot { channel, position, data, binary });
+                }
+            }
+            ServerFrame::State { channel, place, data } => {
+                if self.channels.get(&channel).is_some_and(|state| !state.leaving) {
+                    self.events.push_back(Event::State { channel, place, data });
                 }
             }
             ServerFrame::Subscription(subscription) => self.handle_subscription(subscription)?,
@@ -645,6 +688,7 @@ impl Client {
         position: Position,
         data: Bytes,
         binary: bool,
+        document: bool,
     ) -> Result<(), Violation> {
         // Left, and the server did not know it yet.
         let Some(state) = self.channels.get_mut(&channel).filter(|state| !state.leaving) else { return Ok(()) };
@@ -666,7 +710,11 @@ impl Client {
             ));
         }
         state.position = Some(position.clone());
-        self.events.push_back(Event::Channel { channel, position, data, binary });
+        self.events.push_back(if document {
+            Event::Delta { channel, position, data }
+        } else {
+            Event::Channel { channel, position, data, binary }
+        });
         Ok(())
     }
 

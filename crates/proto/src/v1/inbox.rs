@@ -25,6 +25,8 @@ pub struct Delivery {
     pub id: DeliveryId,
     pub data: Bytes,
     pub binary: bool,
+    /// It is not a message but an edit of a document.
+    pub edit: bool,
 }
 
 /// A connection may send items.
@@ -217,6 +219,25 @@ impl Inbox {
         data: Bytes,
         binary: bool,
     ) -> Result<Receipt, Violation> {
+        self.receive(attachment, sequence, data, binary, false)
+    }
+
+    /// As [`Inbox::handle_item`], of one that edits a document.
+    ///
+    /// # Errors
+    /// See [`Inbox::handle_item`].
+    pub fn handle_edit(&mut self, attachment: u64, sequence: u64, data: Bytes) -> Result<Receipt, Violation> {
+        self.receive(attachment, sequence, data, false, true)
+    }
+
+    fn receive(
+        &mut self,
+        attachment: u64,
+        sequence: u64,
+        data: Bytes,
+        binary: bool,
+        edit: bool,
+    ) -> Result<Receipt, Violation> {
         if !self.is_current(attachment) {
             return Ok(Receipt::Stale);
         }
@@ -245,7 +266,7 @@ impl Inbox {
         self.items.insert(sequence, Item::Queued { serial, bytes });
         self.outstanding += cost(bytes);
         let id = DeliveryId { sequence, serial, bytes, place: 0 };
-        self.waiting.push_back(Delivery { id, data, binary });
+        self.waiting.push_back(Delivery { id, data, binary, edit });
         Ok(Receipt::Accepted)
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::ring::Retention;
-use super::wire::{Gap, Why, channel_header};
+use super::wire::{Gap, Why, channel_header, delta_header};
 use super::{ChannelName, Key, Position, ShortId};
 use crate::Time;
 
@@ -70,9 +70,28 @@ impl ChannelLog {
 
     /// Appends a message that is not for the sessions of `except`; returns its position.
     pub fn append(&mut self, now: Time, message_id: ShortId, payload: &[u8], binary: bool, except: &[Key]) -> Position {
+        self.append_framed(now, message_id, payload, binary, except, |channel, place| {
+            channel_header('C', channel, place)
+        })
+    }
+
+    /// Appends a change of the channel's document.
+    pub fn append_delta(&mut self, now: Time, message_id: ShortId, payload: &[u8]) -> Position {
+        self.append_framed(now, message_id, payload, false, &[], delta_header)
+    }
+
+    fn append_framed(
+        &mut self,
+        now: Time,
+        message_id: ShortId,
+        payload: &[u8],
+        binary: bool,
+        except: &[Key],
+        header: impl Fn(&ChannelName, &Position) -> String,
+    ) -> Position {
         self.top += 1;
         let position = Position { epoch: self.epoch.clone(), offset: self.top, message_id };
-        let mut frame = channel_header('C', &self.channel, &position).into_bytes();
+        let mut frame = header(&self.channel, &position).into_bytes();
         let header = frame.len();
         frame.reserve_exact(payload.len());
         frame.extend_from_slice(payload);

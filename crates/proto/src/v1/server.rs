@@ -1,5 +1,7 @@
 //! A server: all its connections, sessions, inboxes and channels in one machine.
 
+mod documents;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -9,6 +11,9 @@ use bytes::Bytes;
 use foldhash::HashMap;
 use rand::RngCore;
 
+use self::documents::Documents;
+pub use self::documents::Write;
+use super::document::Edit;
 use super::inbox::{Delivery, DeliveryId, Inbox, Receipt, Start, Verdict};
 use super::log::ChannelLog;
 use super::ring::{Message, Retention};
@@ -109,6 +114,18 @@ pub enum Output {
     /// Give the item to the application: [`Server::handle_start`], then its verdict. Items of one
     /// outbox one after another.
     Deliver { link: LinkId, outbox: Key, delivery: Delivery },
+    /// Ask the application whether the edit may be made: [`Server::handle_start`], then
+    /// [`Server::handle_edit_decided`] or [`Server::handle_failed`]. Only where [`Write::Ask`].
+    Edit { link: LinkId, outbox: Key, delivery: Delivery, edit: Box<Edit> },
+    /// A document has changed: `data` is the change as its receivers get it, those of the channel that have no session
+    /// are to be told.
+    Edited {
+        channel: ChannelName,
+        key: Box<str>,
+        data: Bytes,
+        /// The client that did it; `None`: the application.
+        by: Option<LinkId>,
+    },
     /// WELCOME is queued: the connection is open for the application.
     Opened {
         link: LinkId,
@@ -190,6 +207,7 @@ pub struct Server<R> {
     /// Inboxes without a connection, the longest first.
     idle: BTreeSet<(Time, Key)>,
     logs: HashMap<ChannelName, ChannelLog>,
+    documents: Documents,
     /// Who may be subscribed; checked when used.
     readers: HashMap<ChannelName, BTreeSet<Key>>,
     outputs: VecDeque<Output>,
@@ -282,6 +300,7 @@ impl<R: RngCore> Server<R> {
             inboxes_made: 0,
             idle: BTreeSet::new(),
             logs: HashMap::default(),
+            documents: Documents::default(),
             readers: HashMap::default(),
             outputs: VecDeque::new(),
             dirty: LinkSet::default(),
@@ -377,6 +396,7 @@ impl<R: RngCore> Server<R> {
 
     /// The connection has ended.
     pub fn handle_lost(&mut self, now: Time, link: LinkId) {
+        self.documents.forget_link(link);
         let Some(Link::Open(open)) = self.links.remove(&link) else { return };
         if let Some(owned) = self.sessions.get_mut(&open.session)
             && owned.session.detach(now, open.generation)
@@ -449,6 +469,7 @@ impl<R: RngCore> Server<R> {
             owned.session.deny(channel);
         }
         self.wake(&key);
+        self.release_edits(now, link, channel);
     }
 
     /// The application's answer to [`Output::Snapshot`], with the position from there; `None`: it has none.
@@ -637,6 +658,12 @@ impl<R: RngCore> Server<R> {
         let spared: Vec<_> = except.iter().filter_map(|link| self.session_of(*link).cloned()).collect();
         let id = ShortId::random(&mut self.random, 11);
         let position = self.log(now, channel).append(now, id, data, binary, &spared);
+        self.tell_readers(channel);
+        position
+    }
+
+    /// Something was published.
+    fn tell_readers(&mut self, channel: &ChannelName) {
         if let Some(keys) = self.readers.get_mut(channel) {
             keys.retain(|key| {
                 let Some(owned) = self.sessions.get_mut(key).filter(|owned| owned.session.is_subscribed(channel))
@@ -648,7 +675,6 @@ impl<R: RngCore> Server<R> {
                 true
             });
         }
-        position
     }
 
     /// Subscribes a session; the client is told, and the subscription comes back with the session.
@@ -796,7 +822,7 @@ impl<R: RngCore> Server<R> {
         };
         let sessions: usize = self.sessions.values().map(session).sum();
         let logs: usize = self.logs.values().map(|log| SESSION_COST + log.bytes()).sum();
-        sessions + logs
+        sessions + logs + self.documents.bytes()
     }
 
     /// The sessions that live, in no order.
@@ -828,6 +854,9 @@ impl<R: RngCore> Server<R> {
 
     /// What the connection writes next. May bring outputs, too.
     pub fn poll_transmit(&mut self, now: Time, link: LinkId) -> Option<Outgoing> {
+        if let Some(state) = self.poll_state(link) {
+            return Some(state);
+        }
         let Some(Link::Open(open)) = self.links.get(&link) else { return None };
         let session = &mut self.sessions.find_mut(open.session_place, &open.session)?.session;
         let replaying = session.is_replaying();
@@ -932,7 +961,7 @@ impl<R: RngCore> Server<R> {
                 let quiet = matches!(incoming, Incoming::None | Incoming::Item { .. });
                 if quiet && owned.session.control_len() == 0 {
                     if let Incoming::Item { sequence, data, binary } = incoming {
-                        self.handle_item(link, sequence, data, binary)?;
+                        self.handle_item(link, sequence, data, Some(binary))?;
                     }
                     return Ok(());
                 }
@@ -952,14 +981,19 @@ impl<R: RngCore> Server<R> {
         }
     }
 
-    fn handle_item(&mut self, link: LinkId, sequence: u64, data: Bytes, binary: bool) -> Result<(), Violation> {
+    /// `binary`: a message; `None`: an edit.
+    fn handle_item(&mut self, link: LinkId, sequence: u64, data: Bytes, binary: Option<bool>) -> Result<(), Violation> {
         let Some(Link::Open(open)) = self.links.get(&link) else { return Ok(()) };
         let Some((outbox, attachment)) = &open.inbox else {
-            return Err(Violation::bad("P without an outbox in H"));
+            return Err(Violation::bad("an item without an outbox in H"));
         };
         let Some(shared) = self.inboxes.find_mut(open.inbox_place, outbox) else { return Ok(()) };
         let item_cost = (data.len() + ITEM_COST) as u64;
-        match shared.inbox.handle_item(*attachment, sequence, data, binary)? {
+        let receipt = match binary {
+            Some(binary) => shared.inbox.handle_item(*attachment, sequence, data, binary)?,
+            None => shared.inbox.handle_edit(*attachment, sequence, data)?,
+        };
+        match receipt {
             Receipt::Accepted => {
                 // Twice: handlers of items that the client has given up may run.
                 let (outstanding, allowed) = (shared.inbox.outstanding(), self.config.window.saturating_mul(2));
@@ -969,7 +1003,7 @@ impl<R: RngCore> Server<R> {
                         format!("P {sequence}: more than limits.window, {} bytes", self.config.window),
                     ));
                 }
-                deliver(shared, outbox, open.inbox_place, &mut self.outputs);
+                deliver(shared, outbox, open.inbox_place, &mut self.outputs, &mut self.documents);
             }
             Receipt::Duplicate => {
                 self.counters.duplicates += 1;
@@ -988,7 +1022,11 @@ impl<R: RngCore> Server<R> {
         match incoming {
             Incoming::None => {}
             Incoming::Answered(n) => self.outputs.push_back(Output::Answered { link, n }),
-            Incoming::Item { sequence, data, binary } => self.handle_item(link, sequence, data, binary)?,
+            Incoming::Edit { sequence, data } => {
+                self.handle_item(link, sequence, data, None)?;
+                self.run_edits(now);
+            }
+            Incoming::Item { sequence, data, binary } => self.handle_item(link, sequence, data, Some(binary))?,
             Incoming::GiveUp { from, sequence } => {
                 let Some((outbox, attachment)) = open.inbox.clone() else {
                     return Err(Violation::bad("E without an outbox in H"));
@@ -1000,6 +1038,7 @@ impl<R: RngCore> Server<R> {
             Incoming::Subscribe(channel) => self.ask(link, key, channel),
             Incoming::Unsubscribed(channel) => {
                 open.asking.remove(&channel);
+                self.release_edits(now, link, &channel);
                 self.outputs.push_back(Output::Subscribed { link, channel, on: false });
             }
             Incoming::Token(auth) => {
@@ -1008,6 +1047,7 @@ impl<R: RngCore> Server<R> {
                     self.outputs.push_back(Output::Authenticate { link, auth: Some(auth), session });
                 }
             }
+            Incoming::Verify(channel, place) => self.verify(link, channel, place),
         }
         Ok(())
     }
@@ -1251,10 +1291,11 @@ impl<R: RngCore> Server<R> {
                 mark = Some(shared.inbox.acknowledged());
             }
         }
-        deliver(shared, outbox, place, &mut self.outputs);
+        deliver(shared, outbox, place, &mut self.outputs, &mut self.documents);
         if let Some(mark) = mark {
             self.acknowledge(now, link, mark, bytes);
         }
+        self.run_edits(now);
     }
 
     fn acknowledge(&mut self, now: Time, link: LinkId, mark: u64, bytes: usize) {
@@ -1309,10 +1350,14 @@ impl<R: RngCore> Server<R> {
 }
 
 /// What of an inbox is the application's turn.
-fn deliver(shared: &mut Shared, outbox: &Key, place: u32, outputs: &mut VecDeque<Output>) {
+fn deliver(shared: &mut Shared, outbox: &Key, place: u32, outputs: &mut VecDeque<Output>, documents: &mut Documents) {
     while let Some(mut delivery) = shared.inbox.poll_delivery() {
         delivery.id.place = place;
-        outputs.push_back(Output::Deliver { link: shared.link, outbox: outbox.clone(), delivery });
+        if delivery.edit {
+            documents.queue(shared.link, outbox, delivery);
+        } else {
+            outputs.push_back(Output::Deliver { link: shared.link, outbox: outbox.clone(), delivery });
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::hash::BuildHasher;
 use bytes::Bytes;
 
 use super::ack::AckSchedule;
+use super::document::Place;
 use super::log::{ChannelLog, Entry, Standing};
 use super::ring::{Message, Retention, Ring};
 use super::wire::{self, ClientFrame, Encoded, Gap, Reject, Resume, ServerFrame, Status, Why};
@@ -43,6 +44,8 @@ impl<S: BuildHasher> Logs for HashMap<ChannelName, ChannelLog, S> {
 pub enum Incoming {
     /// The client answered beat `n`.
     Answered(u64),
+    /// For [`super::inbox::Inbox::handle_edit`].
+    Edit { sequence: u64, data: Bytes },
     /// For [`super::inbox::Inbox::handle_give_up`].
     GiveUp { from: Option<u64>, sequence: u64 },
     /// For [`super::inbox::Inbox::handle_item`].
@@ -55,6 +58,8 @@ pub enum Incoming {
     Token(Secret),
     /// Gone already; to be told to the application.
     Unsubscribed(ChannelName),
+    /// The state that the client has of a document: answer with [`ServerFrame::State`].
+    Verify(ChannelName, Place),
 }
 
 /// What to write to the connection next.
@@ -372,6 +377,12 @@ impl Session {
                 link.control.push_back(ServerFrame::Answer(n));
                 Incoming::None
             }
+            ClientFrame::Edit { sequence, acknowledged, data } => {
+                if let Some(acknowledged) = acknowledged {
+                    self.handle_acknowledged(acknowledged)?;
+                }
+                Incoming::Edit { sequence, data }
+            }
             ClientFrame::GiveUp { from, sequence } => Incoming::GiveUp { from, sequence },
             ClientFrame::Hello(_) => return Err(Violation::bad("H: a second HELLO, one is allowed")),
             ClientFrame::Item { sequence, acknowledged, data, binary } => {
@@ -386,6 +397,7 @@ impl Session {
                 self.unsubscribe(&channel);
                 Incoming::Unsubscribed(channel)
             }
+            ClientFrame::Verify { channel, place } => Incoming::Verify(channel, place),
         })
     }
 

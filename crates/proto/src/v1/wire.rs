@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::document::Place;
 use super::value::{ChannelName, Key, MAX_INTEGER, Position, Secret, ShortId, Token};
 use super::value::{integer, integer_or_zero, optional_integer, seconds};
 use crate::close;
@@ -67,6 +68,14 @@ pub enum ClientFrame {
     Answer(u64),
     /// `I n`: a beat; the server answers.
     Beat(u64),
+    /// `D q`: an item that edits a document.
+    Edit {
+        sequence: u64,
+        /// Piggybacked `A s`.
+        acknowledged: Option<u64>,
+        /// JSON, see [`super::document::Edit`].
+        data: Bytes,
+    },
     /// `E q`: items up to `q` will not come.
     GiveUp {
         /// The first of them.
@@ -88,6 +97,11 @@ pub enum ClientFrame {
     Token(Credentials),
     /// `U name`
     Unsubscribe(ChannelName),
+    /// `V name e n h`: the state that the client has of a document; the server answers.
+    Verify {
+        channel: ChannelName,
+        place: Place,
+    },
 }
 
 /// What a server sends.
@@ -107,6 +121,8 @@ pub enum ServerFrame {
         position: Position,
         data: Bytes,
         binary: bool,
+        /// `d=1`: a change of a document, see [`super::document::Delta`].
+        document: bool,
     },
     Gap(Gap),
     GoAway(GoAway),
@@ -130,6 +146,13 @@ pub enum ServerFrame {
         position: Position,
         data: Bytes,
         binary: bool,
+    },
+    /// `V name e n h`: the state of a document, and a snapshot where it is not the client's.
+    State {
+        channel: ChannelName,
+        place: Place,
+        /// Empty: the client has this state, or there is no document.
+        data: Bytes,
     },
     Subscription(Subscription),
     Welcome(Box<Welcome>),
@@ -398,6 +421,14 @@ impl ClientFrame {
         let message = Message::split(&data)?;
         Ok(Some(match message.kind {
             "A" => Self::Acknowledge { sequence: message.control(binary)?.integer("s")? },
+            "D" => {
+                message.check_text(binary)?;
+                let (mut fields, header) = message.header(data.len(), max_message)?;
+                let sequence = fields.next_integer("q", 1)?;
+                let acknowledged = fields.options("s")?;
+                data.advance(header);
+                Self::Edit { sequence, acknowledged, data }
+            }
             "E" => {
                 let mut fields = message.control(binary)?;
                 let sequence = fields.next_integer("q", 1)?;
@@ -420,6 +451,10 @@ impl ClientFrame {
             "S" => Self::Subscribe(message.control(binary)?.channel()?),
             "T" => Self::Token(message.json(binary)?),
             "U" => Self::Unsubscribe(message.control(binary)?.channel()?),
+            "V" => {
+                let (channel, place) = message.control(binary)?.state()?;
+                Self::Verify { channel, place }
+            }
             _ => return Ok(None),
         }))
     }
@@ -431,6 +466,9 @@ impl ClientFrame {
             Self::Acknowledge { sequence } => control(&format!("A {sequence}")),
             Self::Answer(n) => control(&format!("O {n}")),
             Self::Beat(n) => control(&format!("I {n}")),
+            Self::Edit { sequence, acknowledged, data } => {
+                Encoded { data: item_frame('D', *sequence, 's', *acknowledged, data).into(), binary: false }
+            }
             Self::GiveUp { from: None, sequence } => control(&format!("E {sequence}")),
             Self::GiveUp { from: Some(from), sequence } => control(&format!("E {sequence} from={from}")),
             Self::Hello(hello) => json("H", hello),
@@ -440,6 +478,7 @@ impl ClientFrame {
             Self::Subscribe(channel) => control(&format!("S {}", Escaped(channel))),
             Self::Token(credentials) => json("T", credentials),
             Self::Unsubscribe(channel) => control(&format!("U {}", Escaped(channel))),
+            Self::Verify { channel, place } => control(&state_header(channel, place)),
         }
     }
 }
@@ -454,15 +493,15 @@ impl ServerFrame {
         Ok(Some(match message.kind {
             "A" => Self::Acknowledge { sequence: message.control(binary)?.integer("q")? },
             "B" => {
-                let (channel, position, data) = message.channel_message(data, max_message)?;
+                let (channel, position, data, _) = message.channel_message(data, max_message)?;
                 Self::Snapshot { channel, position, data, binary }
             }
             "C" => {
-                let (channel, position, data) = message.channel_message(data, max_message)?;
+                let (channel, position, data, document) = message.channel_message(data, max_message)?;
                 if position.offset == 0 {
                     return Err(message.error("o is 0, allowed are integers from 1"));
                 }
-                Self::Channel { channel, position, data, binary }
+                Self::Channel { channel, position, data, binary, document }
             }
             "G" => {
                 let gap: Gap = message.json(binary)?;
@@ -489,6 +528,12 @@ impl ServerFrame {
             "N" => Self::Reject(message.json(binary)?),
             "O" => Self::Answer(message.control(binary)?.integer("n")?),
             "R" => Self::ReplayDone { sequence: message.control(binary)?.integer_or_zero("s")? },
+            "V" => {
+                message.check_text(binary)?;
+                let (fields, data) = message.payload(data, max_message)?;
+                let (channel, place) = fields.state()?;
+                Self::State { channel, place, data }
+            }
             "W" => Self::Welcome(Box::new(message.json(binary)?)),
             "X" => Self::GoAway(message.json(binary)?),
             _ => return Ok(None),
@@ -502,8 +547,11 @@ impl ServerFrame {
             Self::Acknowledge { sequence } => control(&format!("A {sequence}")),
             Self::Answer(n) => control(&format!("O {n}")),
             Self::Beat(n) => control(&format!("I {n}")),
-            Self::Channel { channel, position, data, binary } => {
+            Self::Channel { channel, position, data, binary, document: false } => {
                 with_payload(channel_header('C', channel, position), data, *binary)
+            }
+            Self::Channel { channel, position, data, binary, document: true } => {
+                with_payload(delta_header(channel, position), data, *binary)
             }
             Self::Gap(gap) => json("G", gap),
             Self::GoAway(go_away) => json("X", go_away),
@@ -514,6 +562,9 @@ impl ServerFrame {
             Self::ReplayDone { sequence } => control(&format!("R {sequence}")),
             Self::Snapshot { channel, position, data, binary } => {
                 with_payload(channel_header('B', channel, position), data, *binary)
+            }
+            Self::State { channel, place, data } => {
+                with_payload(format!("{}\n", state_header(channel, place)), data, false)
             }
             Self::Subscription(subscription) => json("K", subscription),
             Self::Welcome(welcome) => json("W", welcome),
@@ -611,6 +662,19 @@ fn put_integer(out: &mut Vec<u8>, mut number: u64) {
 pub fn channel_header(kind: char, channel: &ChannelName, position: &Position) -> String {
     let Position { epoch, offset, message_id } = position;
     format!("{kind} {} {epoch} {offset} {message_id}\n", Escaped(channel))
+}
+
+/// As [`channel_header`], of a `C` that changes a document.
+#[must_use]
+pub fn delta_header(channel: &ChannelName, position: &Position) -> String {
+    let Position { epoch, offset, message_id } = position;
+    format!("C {} {epoch} {offset} {message_id} d=1\n", Escaped(channel))
+}
+
+/// The header of a `V` without a line feed.
+fn state_header(channel: &ChannelName, place: &Place) -> String {
+    let Place { epoch, version, digest } = place;
+    format!("V {} {epoch} {version} {digest}", Escaped(channel))
 }
 
 /// A channel's name in a header.
@@ -745,14 +809,19 @@ impl<'a> Message<'a> {
         Ok((fields, header))
     }
 
-    fn channel_message(&self, data: &Bytes, max_message: usize) -> Result<(ChannelName, Position, Bytes), Violation> {
+    /// With whether `d` is there.
+    fn channel_message(
+        &self,
+        data: &Bytes,
+        max_message: usize,
+    ) -> Result<(ChannelName, Position, Bytes, bool), Violation> {
         let (mut fields, payload) = self.payload(data, max_message)?;
         let channel = fields.next_channel()?;
         let epoch = fields.short_id("e")?;
         let offset = fields.next_integer("o", 0)?;
         let message_id = fields.short_id("mid")?;
-        fields.end()?;
-        Ok((channel, Position { epoch, offset, message_id }, payload))
+        let document = fields.options("d")?.is_some();
+        Ok((channel, Position { epoch, offset, message_id }, payload, document))
     }
 
     /// The body of a frame whose rest is JSON.
@@ -849,6 +918,16 @@ impl<'a> Fields<'a> {
         let channel = self.next_channel()?;
         self.end()?;
         Ok(channel)
+    }
+
+    /// What `V` says.
+    fn state(mut self) -> Result<(ChannelName, Place), Violation> {
+        let channel = self.next_channel()?;
+        let epoch = self.short_id("e")?;
+        let version = self.next_integer("n", 0)?;
+        let digest = self.next("h")?.parse().map_err(|error| self.error(error))?;
+        self.end()?;
+        Ok((channel, Place { epoch, version, digest }))
     }
 
     /// `key=value` fields of which none is known.

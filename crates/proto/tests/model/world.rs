@@ -870,6 +870,7 @@ impl World {
                 Event::Leave { .. } => peer.leave = true,
                 Event::Answered(n) => assert_eq!(n, 7),
                 Event::ReplayDone => {}
+                Event::Delta { .. } | Event::State { .. } => panic!("there are no documents"),
                 Event::OutboxDiverged { handled } => panic!("client {client}: diverged at {handled}"),
             }
         }
@@ -1265,6 +1266,7 @@ impl World {
                 assert_eq!(n, 9);
                 self.reach("beat answered");
             }
+            Output::Edit { .. } | Output::Edited { .. } => panic!("there are no documents"),
             Output::Subscribed { .. } | Output::Transmit { .. } => {}
         }
     }

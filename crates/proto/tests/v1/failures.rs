@@ -1046,7 +1046,7 @@ fn a_peer_that_says_nothing_or_the_wrong_thing_is_closed() {
     }
     // Unknown types are for a later version.
     world.server.handle_connected(world.now, LinkId(9));
-    for frame in [r#"H {"v":1}"#, "D 1\nx", "LATER x"] {
+    for frame in [r#"H {"v":1}"#, "Q 1\nx", "LATER x"] {
         world.server.handle_message(world.now, LinkId(9), &Bytes::from(frame), false);
     }
     assert_eq!(closed(&mut world, 9), None);

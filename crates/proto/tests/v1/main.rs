@@ -1,5 +1,6 @@
 //! `lifeline.v1`: both machines against each other.
 
+mod documents;
 mod failures;
 mod hostile;
 mod model;

@@ -10,12 +10,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use lifeline_proto::v1::document::replica::Policy;
+use lifeline_proto::v1::document::{Bounds, Delta, Digest, Edit, decode_snapshot};
 use lifeline_proto::v1::ring::Retention;
-use lifeline_proto::v1::server::ServerConfig;
+use lifeline_proto::v1::server::{ServerConfig, Write};
 use lifeline_proto::v1::wire::{ClientFrame, ServerFrame};
 use serde_json::{Value, json};
 
-use super::world::{World, channel};
+use super::world::{DOCUMENT as DOCUMENT_CHANNEL, World, channel};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -136,6 +138,23 @@ fn act(world: &mut World, step: &Value) {
             world.peers[0].client.handle_batch_end();
             world.settle();
         }
+        "open document" => {
+            let write = if step["write"] == false { Write::Nobody } else { Write::Subscribers };
+            assert!(world.server.open_document(&channel(DOCUMENT_CHANNEL), Bounds::default(), write));
+            world.settle();
+        }
+        "document" => world.follow(
+            0,
+            match step["conflict"].as_str() {
+                Some("clientWins") => Policy::ClientWins,
+                Some("both") => Policy::Ask,
+                _ => Policy::ServerWins,
+            },
+        ),
+        "edit" => drop(world.edit(0, text("key"), Some(&step["value"].to_string()))),
+        "delete" => drop(world.edit(0, text("key"), None)),
+        "server sets" => world.server_edit(text("key"), Some(&step["value"].to_string())),
+        "server deletes" => world.server_edit(text("key"), None),
         "sleep" => world.sleep(Duration::from_secs(number("seconds"))),
         "restart server" => {
             let stored = (step["stored"] == true).then(|| world.server.stored());
@@ -195,6 +214,55 @@ fn transcript(dialogue: &Value) -> String {
     text
 }
 
+fn documents() -> Value {
+    serde_json::from_str(&read(DOCUMENTS)).unwrap_or_else(|error| panic!("{DOCUMENTS}: {error}"))
+}
+
+/// As [`pretty`].
+fn pretty_documents(documents: &Value) -> String {
+    let mut text = String::from("{\n");
+    for part in ["digests", "payloads", "frames"] {
+        let _ = writeln!(text, "\"{part}\": [");
+        let vectors = documents[part].as_array().unwrap();
+        for (index, vector) in vectors.iter().enumerate() {
+            let _ = writeln!(text, " {vector}{}", if index + 1 < vectors.len() { "," } else { "" });
+        }
+        text.push_str("],\n");
+    }
+    let _ = writeln!(text, "\"dialogues\": {}}}", pretty(documents["dialogues"].as_array().unwrap()));
+    text
+}
+
+#[test]
+fn digests_are_what_the_vectors_say() {
+    let documents = documents();
+    for vector in documents["digests"].as_array().unwrap() {
+        let versions = vector["versions"].as_object().unwrap().iter().map(|(key, n)| (&**key, n.as_u64().unwrap()));
+        assert_eq!(vector["h"], json!(Digest::sum(versions)), "{vector}");
+    }
+    assert!(documents["digests"].as_array().unwrap().len() > 3);
+}
+
+#[test]
+fn payloads_are_read_as_the_vectors_say() {
+    for vector in documents()["payloads"].as_array().unwrap() {
+        let text = vector["text"].as_str().unwrap();
+        // With the same text where it is ours.
+        let found = match vector["of"].as_str().unwrap() {
+            "D" => Edit::decode(text.as_bytes()).map(|edit| edit.encode()),
+            "C" => Delta::decode(text.as_bytes()).map(|delta| delta.encode()),
+            "V" => decode_snapshot(text.as_bytes()).map(|_| text.to_owned().into()),
+            other => panic!("{other}"),
+        };
+        let found = match found {
+            Ok(again) if again == text => "ok",
+            Ok(_) => "read",
+            Err(_) => "bad",
+        };
+        assert_eq!(found, vector["result"], "{vector}");
+    }
+}
+
 /// Compact enough to read in a diff: one step a line.
 fn pretty(dialogues: &[Value]) -> String {
     let mut text = String::from("[\n");
@@ -214,12 +282,15 @@ fn pretty(dialogues: &[Value]) -> String {
     text
 }
 
+const DOCUMENTS: &str = "tests/vectors/documents.json";
 const DIALOGUES: &str = "tests/vectors/dialogues.json";
 const DOCUMENT: &str = "docs/protocol.md";
 
 #[test]
 fn dialogues_are_what_happens_and_the_document_shows_them() {
     let mut dialogues = vectors(DIALOGUES);
+    let (own, mut documents) = (dialogues.len(), documents());
+    dialogues.append(documents["dialogues"].as_array_mut().unwrap());
     let update = std::env::var_os("UPDATE_VECTORS").is_some();
     let mut document = read(DOCUMENT);
     for dialogue in &mut dialogues {
@@ -245,7 +316,9 @@ fn dialogues_are_what_happens_and_the_document_shows_them() {
     let shown = document.matches("```text ").count();
     assert_eq!(shown, dialogues.len(), "{DOCUMENT} shows a dialogue that is no vector");
     if update {
+        documents["dialogues"] = Value::from(dialogues.split_off(own));
         write(DIALOGUES, &pretty(&dialogues));
+        write(DOCUMENTS, &pretty_documents(&documents));
         write(DOCUMENT, &document);
     }
 }
@@ -255,7 +328,8 @@ fn dialogues_are_what_happens_and_the_document_shows_them() {
 #[test]
 fn frames_are_read_as_the_vectors_say() {
     let mut count = 0;
-    for vector in vectors("tests/vectors/frames.json") {
+    let of_documents = documents()["frames"].as_array().unwrap().clone();
+    for vector in vectors("tests/vectors/frames.json").into_iter().chain(of_documents) {
         count += 1;
         let text = vector["text"].as_str().unwrap();
         let repeat = vector["repeat"].as_u64().unwrap_or(0) as usize;

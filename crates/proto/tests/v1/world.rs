@@ -7,10 +7,12 @@ use bytes::Bytes;
 use lifeline_proto::Time;
 use lifeline_proto::outbox::{MemoryOutbox, OutboxConfig};
 use lifeline_proto::v1::client::{Client, ClientConfig, Event};
+use lifeline_proto::v1::document::replica::{self, Policy, Replica};
+use lifeline_proto::v1::document::{Edit, Json};
 use lifeline_proto::v1::inbox::{Delivery, Start};
 use lifeline_proto::v1::server::{LinkId, Output, Server, ServerConfig, Stored};
-use lifeline_proto::v1::wire::{Encoded, Gap, OutboxRange};
-use lifeline_proto::v1::{ChannelName, Key};
+use lifeline_proto::v1::wire::{Encoded, Gap, OutboxRange, Status};
+use lifeline_proto::v1::{ChannelName, Key, ShortId};
 use rand::RngCore;
 use serde_json::{Value, json};
 
@@ -47,6 +49,9 @@ pub struct Given {
     pub link: LinkId,
 }
 
+/// Makes the ids of operations: a prefix and a number.
+pub type Ids = Box<dyn FnMut() -> ShortId>;
+
 pub struct Peer {
     pub client: Client,
     pub outbox: MemoryOutbox,
@@ -59,6 +64,12 @@ pub struct Peer {
     pub events: VecDeque<Event>,
     /// Close codes that ended its connections, 0: cut.
     pub ends: Vec<u16>,
+    /// Of one document, where it has one.
+    pub replica: Option<Replica<Ids>>,
+    /// Items of the outbox that edit it.
+    pub edits: BTreeMap<u64, Edit>,
+    /// What the replica told.
+    pub told: Vec<replica::Event>,
 }
 
 pub struct World {
@@ -108,6 +119,10 @@ fn words(event: &Event) -> String {
         Event::Channel { channel, position, data, .. } => {
             format!("channel {channel} {} {}", position.offset, text(data))
         }
+        Event::Delta { channel, position, data } => format!("delta {channel} {} {}", position.offset, text(data)),
+        Event::State { channel, place, data } => {
+            format!("state {channel} {} {} {} {}", place.epoch, place.version, place.digest, text(data))
+        }
         Event::Gap { gap: Gap { channel, from, to, why }, .. } => {
             let name = channel.as_ref().map_or_else(|| "of the session".into(), ToString::to_string);
             format!("gap {name} {from}..{} {}", to.map_or_else(|| "?".into(), |to| to.to_string()), why.as_str())
@@ -129,7 +144,115 @@ fn words(event: &Event) -> String {
     }
 }
 
+/// As the transcripts tell it.
+fn value(value: Option<&Json>) -> &str {
+    value.map_or("-", Json::as_str)
+}
+
+impl Peer {
+    fn tell_replica(&mut self, event: &Event) {
+        let Some(replica) = &mut self.replica else { return };
+        match event {
+            Event::Acknowledged { sequence } => replica.handle_acknowledged(*sequence),
+            Event::Delta { data, .. } => replica.handle_delta(data),
+            Event::Gap { gap, .. } if gap.channel.is_some() => replica.handle_gap(),
+            Event::Rejected(reject) => {
+                if let Some(edit) = self.edits.get(&reject.sequence) {
+                    replica.handle_rejected(&edit.id, reject.code, &reject.reason);
+                }
+            }
+            Event::ReplayDone => replica.handle_replay_done(),
+            Event::State { place, data, .. } => replica.handle_state(place.clone(), data),
+            Event::Subscription { status, .. } => match status {
+                Status::Ok => replica.handle_subscribed(false),
+                Status::Gap | Status::Snapshot => replica.handle_subscribed(true),
+                Status::Denied | Status::Left => replica.handle_left(),
+            },
+            _ => {}
+        }
+    }
+
+    fn poll_replica(&mut self, now: Time, journal: &mut Vec<Value>) {
+        let Some(replica) = &mut self.replica else { return };
+        while let Some(event) = replica.poll_event() {
+            let words = match &event {
+                replica::Event::Changed { key, local } => {
+                    let whose = if *local { " by itself" } else { "" };
+                    format!("changed {key} {}{whose}", value(replica.get(key)))
+                }
+                replica::Event::Conflict(conflict) => {
+                    let replica::Conflict { key, mine, theirs, attempt, resolution } = conflict;
+                    let theirs = value(theirs.as_ref().map(|(_, value)| value));
+                    format!("conflict {key} {} {theirs} {attempt} {resolution:?}", value(mine.as_ref())).to_lowercase()
+                }
+                replica::Event::Refused { key, value: mine, code, .. } => {
+                    format!("refused {key} {} {code}", value(mine.as_ref()))
+                }
+                replica::Event::Synced => "synced".into(),
+            };
+            journal.push(json!({"clientEvent": words}));
+            if let replica::Event::Conflict(replica::Conflict {
+                key,
+                mine,
+                theirs,
+                resolution: replica::Resolution::Asked,
+                ..
+            }) = &event
+            {
+                // As an application might: both.
+                let theirs = theirs.as_ref().map(|(_, value)| value);
+                let both =
+                    format!("[{},{}]", mine.as_ref().map_or("null", Json::as_str), theirs.map_or("null", Json::as_str));
+                let id =
+                    replica.merge(key, Some(Json::new(&both).unwrap_or_else(|_| Json::new("0").unwrap()))).unwrap();
+                assert!(replica.has_pending(&id));
+            }
+            self.told.push(event);
+        }
+        while let Some(edit) = replica.poll_edit() {
+            let sequence = self.outbox.push(now, edit.encode(), false, None).unwrap().sequence;
+            replica.handle_queued(&edit.id, sequence);
+            self.edits.insert(sequence, edit);
+        }
+        if let Some(place) = replica.poll_verify() {
+            self.client.verify(channel(DOCUMENT), place);
+        }
+    }
+}
+
+/// The channel of all documents here.
+pub const DOCUMENT: &str = "board";
+
 impl World {
+    /// The client opens the document.
+    pub fn follow(&mut self, index: usize, policy: Policy) {
+        let mut number = 0;
+        let ids: Ids = Box::new(move || {
+            number += 1;
+            let prefix = if index == 0 { String::new() } else { format!("c{index}") };
+            ShortId::new(format!("{prefix}o{number}")).unwrap()
+        });
+        let mut replica = Replica::new(channel(DOCUMENT), policy, ids);
+        if self.peers[index].client.is_live() {
+            replica.handle_replay_done();
+        }
+        self.peers[index].replica = Some(replica);
+        self.subscribe(index, DOCUMENT);
+    }
+
+    pub fn edit(&mut self, index: usize, key: &str, value: Option<&str>) -> ShortId {
+        let replica = self.peers[index].replica.as_mut().unwrap();
+        let id = replica.edit(key, value.map(|value| Json::new(value).unwrap())).unwrap();
+        self.settle();
+        id
+    }
+
+    pub fn server_edit(&mut self, key: &str, value: Option<&str>) {
+        let value = value.map(|value| Json::new(value).unwrap());
+        self.server.change_document(self.now, &channel(DOCUMENT), key, value, None).unwrap().unwrap();
+        self.settle();
+    }
+
     pub fn new(config: ServerConfig, clients: usize) -> Self {
         let mut world = Self {
             now: Time::ZERO,
@@ -166,6 +289,9 @@ impl World {
             to_client: VecDeque::new(),
             events: VecDeque::new(),
             ends: Vec::new(),
+            replica: None,
+            edits: BTreeMap::new(),
+            told: Vec::new(),
         });
         self.peers.len() - 1
     }
@@ -263,6 +389,9 @@ impl World {
         let link = peer.link.take()?;
         peer.ends.push(code);
         peer.client.handle_lost();
+        if let Some(replica) = &mut peer.replica {
+            replica.handle_lost();
+        }
         peer.outbox.handle_lost();
         peer.to_server.clear();
         peer.to_client.clear();
@@ -488,10 +617,17 @@ impl World {
         }
         for peer in &mut self.peers {
             while let Some(event) = peer.client.poll_event() {
-                self.journal.push(json!({"clientEvent": words(&event)}));
+                if !matches!(event, Event::Delta { .. } | Event::State { .. }) {
+                    self.journal.push(json!({"clientEvent": words(&event)}));
+                }
+                peer.tell_replica(&event);
                 match &event {
                     Event::Acknowledged { sequence } => peer.outbox.handle_written(*sequence),
                     Event::Resend { sequence } => peer.outbox.handle_resend(*sequence),
+                    Event::Rejected(reject) if peer.edits.contains_key(&reject.sequence) => {
+                        peer.outbox.handle_rejected(reject.sequence);
+                    }
+                    Event::Delta { .. } | Event::State { .. } => {}
                     Event::Rejected(reject) => {
                         if peer.outbox.handle_rejected(reject.sequence).is_some() {
                             peer.events.push_back(event);
@@ -500,9 +636,14 @@ impl World {
                     _ => peer.events.push_back(event),
                 }
             }
+            peer.poll_replica(self.now, &mut self.journal);
             while peer.outbox.has_waiting() && peer.client.room(1) {
                 let Some(item) = peer.outbox.next_to_send(self.now) else { break };
-                assert!(peer.client.send(item.sequence, item.data, item.binary));
+                if peer.edits.contains_key(&item.sequence) {
+                    assert!(peer.client.send_edit(item.sequence, item.data));
+                } else {
+                    assert!(peer.client.send(item.sequence, item.data, item.binary));
+                }
             }
             while let Some(message) = peer.client.poll_transmit(self.now) {
                 if peer.link.is_some() {

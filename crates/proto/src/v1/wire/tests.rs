@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::document::Digest;
 use super::*;
 
 fn client(text: &str) -> Result<Option<ClientFrame>, Violation> {
@@ -35,6 +36,7 @@ fn spelling() {
         position: position("k3", 42, "m_-1"),
         data: Bytes::from_static(&[0, 255]),
         binary: true,
+        document: false,
     };
     let encoded = message.encode();
     assert_eq!(encoded.data, [b"C caf%C3%A9%20a=b%20100%25/x k3 42 m_-1\n".as_slice(), &[0, 255]].concat());
@@ -51,7 +53,7 @@ fn spelling() {
 
 #[test]
 fn what_later_versions_add_is_ignored() {
-    assert_eq!(client("D 7\nx"), Ok(None));
+    assert_eq!(client("Q 7\nx"), Ok(None));
     assert_eq!(client("QUERY {\"a\":"), Ok(None));
     assert_eq!(ServerFrame::decode(&Bytes::from_static(&[b'Z', b' ', 0xFF]), true, 1), Ok(None));
     assert_eq!(
@@ -205,6 +207,18 @@ fn reject() -> impl Strategy<Value = Reject> {
     })
 }
 
+fn text() -> impl Strategy<Value = Bytes> {
+    "\\PC{0,50}".prop_map(Bytes::from)
+}
+
+fn state() -> impl Strategy<Value = Place> {
+    (place(0), any::<u32>()).prop_map(|(place, sum)| Place {
+        epoch: place.epoch,
+        version: place.offset,
+        digest: Digest(sum),
+    })
+}
+
 fn client_frame() -> impl Strategy<Value = ClientFrame> {
     let resume = (key(), token(), number_or_zero(), prop::collection::btree_map(name(), place(0), 0..5))
         .prop_map(|(session, token, sequence, channels)| Resume { session, token, sequence, channels });
@@ -229,6 +243,12 @@ fn client_frame() -> impl Strategy<Value = ClientFrame> {
         name().prop_map(ClientFrame::Subscribe),
         "\\PC{0,50}".prop_map(|auth| ClientFrame::Token(Credentials { auth: Secret(auth) })),
         name().prop_map(ClientFrame::Unsubscribe),
+        (number(), prop::option::of(number()), text()).prop_map(|(sequence, acknowledged, data)| ClientFrame::Edit {
+            sequence,
+            acknowledged,
+            data
+        }),
+        (name(), state()).prop_map(|(channel, place)| ClientFrame::Verify { channel, place }),
     ]
 }
 
@@ -267,12 +287,10 @@ fn server_frame() -> impl Strategy<Value = ServerFrame> {
         number().prop_map(|sequence| ServerFrame::Acknowledge { sequence }),
         number().prop_map(ServerFrame::Answer),
         number().prop_map(ServerFrame::Beat),
-        (name(), place(1), payload()).prop_map(|(channel, position, (data, binary))| ServerFrame::Channel {
-            channel,
-            position,
-            data,
-            binary
+        (name(), place(1), payload(), any::<bool>()).prop_map(|(channel, position, (data, binary), document)| {
+            ServerFrame::Channel { channel, position, data, binary, document }
         }),
+        (name(), state(), text()).prop_map(|(channel, place, data)| ServerFrame::State { channel, place, data }),
         gap.prop_map(ServerFrame::Gap),
         (duration(), duration(), prop::option::of("\\PC{0,50}"))
             .prop_map(|(after, window, url)| ServerFrame::GoAway(GoAway { after, window, url })),
@@ -302,7 +320,8 @@ fn kept(frame: &ClientFrame) -> usize {
             });
             channels + hello.auth.as_ref().map_or(0, |auth| auth.0.len())
         }
-        ClientFrame::Item { data, .. } => data.len(),
+        ClientFrame::Edit { data, .. } | ClientFrame::Item { data, .. } => data.len(),
+        ClientFrame::Verify { channel, place } => channel.as_str().len() + place.epoch.as_str().len(),
         ClientFrame::Subscribe(name) | ClientFrame::Unsubscribe(name) => name.as_str().len(),
         ClientFrame::Token(credentials) => credentials.auth.0.len(),
         _ => 0,
