@@ -18,10 +18,10 @@ for (const [name, width, height] of [['wide', 1280, 900], ['phone', 360, 740]]) 
     await until(() => page.evaluate("document.getElementById('state').textContent === 'Connected'"), 'a connection');
   }
 }
-const say = async (index, text) => {
+const say = async (index, text, pause = 700) => {
   await pages[index].page.fill('#text', text);
   await pages[index].page.press('#text', 'Enter');
-  await sleep(700);
+  await sleep(pause);
 };
 await sleep(12_000);
 await say(0, 'Anybody here?');
@@ -42,18 +42,20 @@ await sleep(6000);
 await say(3, 'Tunnel. What did I miss?');
 await sleep(5000);
 await say(1, 'Look at the round trips');
-await pages[2].page.click('#restart');
-await sleep(1200);
-for (const index of [0, 1, 2, 3]) await say(index, ['Written while the server is away', 'So is this', 'And this', 'Me too'][index]);
-// The wide ones while it is away, those on a phone when all is well again.
 const shoot = async ({ page, file, whole }) => {
+  await page.mouse.move(0, 0);
   await page.evaluate("document.activeElement?.blur(); scrollTo(0, 0); document.getElementById('log').scrollTop = 1e9");
   await page.screenshot({ path: `${directory}/${file}`, fullPage: whole });
   console.log(file);
 };
-await sleep(4500);
-for (const one of pages.slice(0, 2)) await shoot(one);
-await sleep(3000);
-for (const one of pages.slice(2)) await shoot(one);
+// The first while the server is away, the others when all is well again.
+await pages[2].page.click('#restart');
+await until(() => pages[0].page.isVisible('#countdown'), 'the server is away');
+await say(0, 'Written while the server is away', 100);
+await until(() => pages[0].page.isVisible('#countdown'), 'a countdown');
+await shoot(pages[0]);
+for (const index of [1, 2, 3]) await say(index, ['', 'So is this', 'And this', 'Me too'][index]);
+await sleep(7000);
+for (const one of pages.slice(1)) await shoot(one);
 await browser.close();
 await served.stop();

@@ -297,7 +297,7 @@ function show() {
   put('duplicates', stats.duplicates);
   put('gaps', stats.gaps);
   put('missing', missing());
-  put('note', blocked ? 'PHP is blocked: messages wait, beats go on.' : up ? '' : 'No connection: what you write is kept and sent once it is back, in order.');
+  put('note', blocked ? 'PHP is blocked: messages wait, beats go on.' : up ? 'Kept until the server has it.' : 'No connection: what you say is sent once it is back, in order.');
   $('note').classList.toggle('wait', blocked || !up);
   for (const id of ['cut', 'block', 'restart']) $(id).disabled = !harm || !up || offline || blocked;
   if (redraw) drawLog();
