@@ -1,5 +1,6 @@
 use std::os::unix::fs::symlink;
 
+use proptest::prelude::*;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
@@ -357,4 +358,21 @@ async fn there_is_an_end_to_transfers() {
     drop(far);
     task.await.unwrap();
     assert_eq!(status(&ask(&files, "GET", "/ten", "").await.0), 200);
+}
+
+proptest! {
+    #[test]
+    fn no_path_names_anything_above_or_hidden(
+        parts in proptest::collection::vec("/|\\.|\\.\\.|%2e|%2E|%2f|%5c|%00|%25|\\\\|a|\\.git|x\\.php|\u{e9}|[ -~]", 0..12),
+    ) {
+        let path = parts.concat();
+        if let Ok(target) = Target::parse(&path) {
+            for part in target.name.components() {
+                let std::path::Component::Normal(name) = part else { panic!("{path}: {part:?}") };
+                let name = name.as_bytes();
+                prop_assert!(!name.contains(&0) && !name.contains(&b'\\') && name[0] != b'.', "{}", path);
+            }
+            prop_assert!(!target.name.is_absolute() && path.starts_with('/'));
+        }
+    }
 }
