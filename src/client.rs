@@ -668,6 +668,8 @@ impl Endpoint for Core {
             | Event::Authenticate { .. }
             | Event::Authorise { .. }
             | Event::SnapshotWanted { .. }
+            | Event::Edit { .. }
+            | Event::DocumentChanged { .. }
             | Event::SessionEnded { .. } => Ok(0),
         }
     }

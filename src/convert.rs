@@ -122,6 +122,10 @@ returned_as!(
     SessionZval, DataType::object("WsSession"), true
 );
 returned_as!(
+    /// Returned as `WsDocument`.
+    DocumentZval, DataType::object("WsDocument"), false
+);
+returned_as!(
     /// Returned as `?WsConnection`.
     ConnectionZval, DataType::object("WsConnection"), true
 );

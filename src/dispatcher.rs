@@ -185,6 +185,7 @@ impl Dispatcher {
     fn orphan(&self, event: &Event) {
         match event {
             Event::Message { conn, data, .. } | Event::Snapshot { conn, data, .. } => self.consume(*conn, data.len()),
+            Event::Edit { conn, edit, .. } => self.consume(*conn, edit.data.len()),
             Event::Stopped { endpoint } => self.unregister(*endpoint),
             _ => {}
         }
@@ -525,6 +526,8 @@ fn endpoint_of(event: &Event) -> Option<EndpointId> {
         | Event::Authenticate { server: id, .. }
         | Event::Authorise { server: id, .. }
         | Event::SnapshotWanted { server: id, .. }
+        | Event::Edit { server: id, .. }
+        | Event::DocumentChanged { server: id, .. }
         | Event::SessionEnded { server: id, .. }
         | Event::Transition { client: id, .. }
         | Event::HeadersWanted { client: id, .. }
@@ -609,8 +612,12 @@ impl Serial {
     /// The connection is gone: messages that waited for their turn are nobody's.
     pub(crate) fn discard(&self) {
         for event in self.take() {
-            if let Event::Message { conn, data, .. } | Event::Snapshot { conn, data, .. } = event {
-                dispatcher().consume(conn, data.len());
+            match event {
+                Event::Message { conn, data, .. } | Event::Snapshot { conn, data, .. } => {
+                    dispatcher().consume(conn, data.len());
+                }
+                Event::Edit { conn, edit, .. } => dispatcher().consume(conn, edit.data.len()),
+                _ => {}
             }
         }
     }

@@ -23,19 +23,21 @@ pub(crate) enum Class {
     Overflow,
     Timeout,
     Storage,
+    Conflict,
 }
 
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "WsException",
     "WsConnectException",
     "WsProtocolException",
     "WsOverflowException",
     "WsTimeoutException",
     "WsStorageException",
+    "WsConflictException",
 ];
 
 // Stored again at every MINIT: a SAPI may shut the module down and start it again.
-static ENTRIES: [AtomicPtr<ClassEntry>; 6] = [const { AtomicPtr::new(ptr::null_mut()) }; 6];
+static ENTRIES: [AtomicPtr<ClassEntry>; 7] = [const { AtomicPtr::new(ptr::null_mut()) }; 7];
 
 impl Class {
     /// The registered class.
@@ -115,8 +117,15 @@ pub(crate) fn from_failure(failure: &Failure) -> PhpException {
 
 /// Registers the classes; only in MINIT.
 pub(crate) fn register() -> ext_php_rs::error::Result<()> {
-    const CLASSES: [Class; 6] =
-        [Class::Base, Class::Connect, Class::Protocol, Class::Overflow, Class::Timeout, Class::Storage];
+    const CLASSES: [Class; 7] = [
+        Class::Base,
+        Class::Connect,
+        Class::Protocol,
+        Class::Overflow,
+        Class::Timeout,
+        Class::Storage,
+        Class::Conflict,
+    ];
     for class in CLASSES {
         let parent: fn() -> &'static ClassEntry = match class {
             // SAFETY: SPL is always compiled in and registered before extensions.
@@ -130,6 +139,7 @@ pub(crate) fn register() -> ext_php_rs::error::Result<()> {
             Class::Overflow => |entry, _| ENTRIES[3].store(entry, Ordering::Release),
             Class::Timeout => |entry, _| ENTRIES[4].store(entry, Ordering::Release),
             Class::Storage => |entry, _| ENTRIES[5].store(entry, Ordering::Release),
+            Class::Conflict => |entry, _| ENTRIES[6].store(entry, Ordering::Release),
         };
         ClassBuilder::new(NAMES[class as usize])
             .extends((parent, "\\RuntimeException"))

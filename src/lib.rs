@@ -10,6 +10,7 @@ mod client;
 mod connection;
 mod convert;
 mod dispatcher;
+mod document;
 mod exceptions;
 mod failure;
 mod gc;
@@ -70,6 +71,7 @@ fn register_classes() -> ext_php_rs::error::Result<()> {
     request::register()?;
     message::register()?;
     session::register()?;
+    document::register()?;
     connection::register()?;
     server::register()?;
     client::register()

@@ -14,8 +14,8 @@ use ext_php_rs::types::{ZendClassObject, ZendHashTable, ZendObject, ZendStr, Zva
 use ext_php_rs::zend::ce;
 use lifeline_engine::IdMap;
 use lifeline_engine::bridge::{
-    Authentication, Command, ConnId, Credentials, EndpointId, Event, HandshakeAnswer, MessageInfo, Reply, SessionInfo,
-    Verdict,
+    Authentication, Command, ConnId, Credentials, EditInfo, EndpointId, Event, HandshakeAnswer, MessageInfo, Reply,
+    SessionInfo, Verdict,
 };
 use lifeline_engine::close;
 use lifeline_engine::config::ServerConfig;
@@ -27,9 +27,11 @@ use crate::callable::{Callback, Callbacks};
 use crate::classes::{self, mask};
 use crate::connection::{Conn, channel_name, close_code, close_quietly, close_reason, id_of, payload, utf8};
 use crate::convert::{
-    ArrayZval, ConnectionZval, IterableZval, MixedZval, SessionZval, This, boolean, bytes, int, list, null, text,
+    ArrayZval, ConnectionZval, DocumentZval, IterableZval, MixedZval, SessionZval, This, boolean, bytes, int, list,
+    null, text,
 };
 use crate::dispatcher::{Endpoint, dispatcher};
+use crate::document::{self, Documents};
 use crate::exceptions::{
     Pending, argument_type_error, argument_value_error, error, exception, from_failure, type_error,
 };
@@ -147,6 +149,7 @@ pub(crate) struct Core {
     connections: RefCell<IdMap<ConnId, (Rc<Conn>, Zval)>>,
     /// Sessions that PHP has seen, until they end.
     sessions: RefCell<HashMap<Arc<str>, SeenSession>>,
+    documents: Documents,
 }
 
 impl std::fmt::Debug for Core {
@@ -223,6 +226,11 @@ impl Core {
         drop(connections);
         let sessions = std::mem::take(&mut *self.sessions.borrow_mut());
         drop(sessions);
+        let documents = std::mem::take(&mut *self.documents.borrow_mut());
+        for (document, _) in documents.values() {
+            document.end();
+        }
+        drop(documents);
     }
 
     /// The object is being freed.
@@ -338,6 +346,7 @@ impl Core {
                 self.message(endpoint, conn, object, data, binary, info.as_deref())
             }
             Event::Authorise { channel, .. } => self.authorise(id, object, channel),
+            Event::Edit { server, edit, .. } => self.edit(server, id, object, &edit),
             Event::Close { code, reason, clean, .. } => {
                 conn.closed();
                 // Kept until the callback has returned, then released if nobody else holds it.
@@ -449,6 +458,72 @@ impl Core {
         outcome.map(|()| 1)
     }
 
+    /// The callback of a document's option `write`.
+    fn edit(&self, server: EndpointId, conn: ConnId, object: &Zval, edit: &EditInfo) -> Result<usize, Pending> {
+        let begun = dispatcher().begin(server, edit.delivery.clone());
+        dispatcher().consume(conn, edit.data.len());
+        if !begun {
+            // It comes again on another connection.
+            return Ok(0);
+        }
+        let document = self.documents.borrow().get(&*edit.channel).map(|(document, _)| Rc::clone(document));
+        let asked = document.and_then(|document| {
+            let callback = document.write_callback()?;
+            Some(document.edit_arguments(object, edit).map_err(Pending::from).and_then(|mut arguments| {
+                let wanted = callback.wanted().min(arguments.len());
+                callback.call(&mut arguments[..wanted])
+            }))
+        });
+        let delivery = edit.delivery.clone();
+        let answer =
+            |allowed| Command::AnswerEdit { server, delivery: delivery.clone(), data: edit.data.clone(), allowed };
+        let context = "the callback of a document's option 'write'";
+        match asked {
+            // Nobody decides any more.
+            None => {
+                let _ = submit(answer(false));
+                Ok(0)
+            }
+            Some(Ok(decision)) if decision.dereference().bool().is_some() => {
+                // A connection that has gone meanwhile is no error.
+                let _ = submit(answer(decision.dereference().bool() == Some(true)));
+                Ok(1)
+            }
+            Some(Ok(decision)) => {
+                dispatcher().verdict(server, edit.delivery.clone(), Verdict::Failed);
+                let kind = crate::options::kind(decision.dereference());
+                type_error(format!("{context} must return bool, {kind} returned")).throw();
+                self.tell(context, Some((conn, object))).map(|()| 1)
+            }
+            Some(Err(_)) => {
+                if let Some(rejection) = failure::take_rejection() {
+                    dispatcher().verdict(server, edit.delivery.clone(), rejection.verdict());
+                    return Ok(1);
+                }
+                dispatcher().verdict(server, edit.delivery.clone(), Verdict::Failed);
+                self.tell(context, Some((conn, object))).map(|()| 1)
+            }
+        }
+    }
+
+    /// A document's `onChange`.
+    fn document_changed(&self, channel: &str) -> Result<usize, Pending> {
+        let document = self.documents.borrow().get(channel).map(|(document, _)| Rc::clone(document));
+        let Some(document) = document else { return Ok(0) };
+        let mut ran = 0;
+        for change in document.take_changes() {
+            let Some(callback) = document.change_callback() else { break };
+            let by = change.by.and_then(|conn| self.connection(conn)).map_or_else(null, |(_, object)| object);
+            let mut arguments = document::change_arguments(&change, by);
+            let wanted = callback.wanted().min(arguments.len());
+            ran += 1;
+            if callback.call(&mut arguments[..wanted]).is_err() {
+                self.report("WsDocument::onChange", None)?;
+            }
+        }
+        Ok(ran)
+    }
+
     /// `onAuth`.
     fn authenticate(&self, credentials: &Credentials) -> Result<(usize, Authentication), Pending> {
         let session = credentials.session.as_ref().and_then(|session| self.living_session(session));
@@ -535,10 +610,13 @@ impl Endpoint for Core {
             | Event::Join { conn: id, .. }
             | Event::Leave { conn: id, .. }
             | Event::Authorise { conn: id, .. }
+            | Event::Edit { conn: id, .. }
             | Event::Failure { conn: Some(id), .. } => {
                 let Some((conn, object)) = self.connection(id) else {
-                    if let Event::Message { data, .. } = &event {
-                        dispatcher().consume(id, data.len());
+                    match &event {
+                        Event::Message { data, .. } => dispatcher().consume(id, data.len()),
+                        Event::Edit { edit, .. } => dispatcher().consume(id, edit.data.len()),
+                        _ => {}
                     }
                     return Ok(0);
                 };
@@ -593,6 +671,7 @@ impl Endpoint for Core {
                 let _ = submit(Command::AnswerSnapshot { ticket, state });
                 Ok(ran)
             }
+            Event::DocumentChanged { channel, .. } => self.document_changed(&channel),
             Event::SessionEnded { session, .. } => {
                 let known = self.sessions.borrow_mut().remove(&session.id);
                 if known.is_none() && !self.callbacks.is_set(On::SessionEnd as usize) {
@@ -638,6 +717,7 @@ impl Endpoint for Core {
         // In a forked child the object keeps saying whose it is.
         let connections = std::mem::take(&mut *self.connections.borrow_mut());
         let sessions = std::mem::take(&mut *self.sessions.borrow_mut());
+        let documents = std::mem::take(&mut *self.documents.borrow_mut());
         if self.generation.get() == generation() {
             self.life.set(Life::Stopped);
             self.id.set(None);
@@ -647,7 +727,7 @@ impl Endpoint for Core {
         } else {
             self.timers.clear();
         }
-        drop((connections, sessions));
+        drop((connections, sessions, documents));
     }
 }
 
@@ -786,6 +866,12 @@ impl gc::Visit for WsServer {
                 see(object);
             }
         }
+        if let Ok(documents) = self.core.documents.try_borrow() {
+            for (document, object) in documents.values() {
+                document.visit(see);
+                see(object);
+            }
+        }
     }
 }
 
@@ -862,6 +948,7 @@ impl WsServer {
             addresses: RefCell::default(),
             connections: RefCell::default(),
             sessions: RefCell::default(),
+            documents: RefCell::default(),
         });
         Ok(Self { core })
     }
@@ -1091,6 +1178,32 @@ impl WsServer {
         self.core.own()?;
         let connection = self.core.connection(ConnId(id.0.cast_unsigned()));
         Ok(ConnectionZval(connection.map_or_else(null, |(_, object)| object)))
+    }
+
+    /// The document of that channel: opened where there is none. $options: write (bool, or callable that decides on
+    /// each edit of a client), keys, bytes.
+    #[php(defaults(options = PhpArray(None)))]
+    pub fn document(&self, channel: PhpBytes, options: PhpArray) -> PhpResult<DocumentZval> {
+        let Some(server) = self.core.running("document")? else {
+            return Err(exception("WsServer::document() needs a server that has not stopped"));
+        };
+        let channel = channel_name(1, channel)?;
+        let longest = self.core.config.limits.max_message;
+        let known = self
+            .core
+            .documents
+            .borrow()
+            .get(channel)
+            .map(|(shared, object)| (Rc::clone(shared), object.shallow_clone()));
+        if let Some((shared, object)) = known {
+            if options.0.is_some_and(|options| !options.is_empty()) {
+                shared.configure(options.0, longest)?;
+            }
+            return Ok(DocumentZval(object));
+        }
+        let (shared, object) = document::Shared::open(server, channel, options.0, longest)?;
+        self.core.documents.borrow_mut().insert(channel.into(), (shared, object.shallow_clone()));
+        Ok(DocumentZval(object))
     }
 
     /// The session of that id; null when it has ended.

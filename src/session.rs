@@ -127,7 +127,7 @@ pub(crate) fn encode(value: &Zval, what: &str) -> PhpResult<Bytes> {
 }
 
 /// The value of a JSON text of ours.
-fn decode(json: &[u8]) -> Zval {
+pub(crate) fn decode(json: &[u8]) -> Zval {
     let mut value = Zval::new();
     value.set_null();
     // SAFETY: the text is alive for the call; the value's reference goes to `value`.

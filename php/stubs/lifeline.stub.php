@@ -233,6 +233,20 @@ interface WsServerInterface
     /** The session of that id, with or without a connection; null: it has ended. */
     public function session(string $id): ?WsSession;
 
+    /**
+     * The document of that channel; opened, empty, where there is none. It lives until the server stops. Clients follow
+     * it where onSubscribe lets them into the channel.
+     *
+     * @param array{write?: bool|callable(WsConnection $connection, string $key, mixed $value, int $version, bool $deleted): bool, keys?: int, bytes?: int} $options
+     *        write: which clients may edit. true (the default): those that are subscribed; false: none; a callable decides
+     *        on each edit ($version is the key's present one, 0: there is none; what it throws closes the connection,
+     *        and the edit comes again; {@see WsReject} refuses it). keys (1000): how many at most. bytes (256 KiB, at
+     *        most limits.maxMessage): of keys and values as JSON, and 64 for each. What is not given stays as it was.
+     * @throws \ValueError|\TypeError options or names that are not allowed
+     * @throws WsException before start(), after the end, or beyond limits.maxChannels
+     */
+    public function document(string $channel, array $options = []): WsDocument;
+
     /** Number of open connections. */
     public function count(): int;
 
@@ -694,6 +708,8 @@ final class WsServer implements WsServerInterface, \Countable
 
     public function session(string $id): ?WsSession {}
 
+    public function document(string $channel, array $options = []): WsDocument {}
+
     public function count(): int {}
 
     public function after(float $s, callable $f): int {}
@@ -799,6 +815,61 @@ final class WsMessage implements \Stringable
 
     /** The data. */
     public function __toString(): string {}
+}
+
+/**
+ * A map of JSON values on a channel, which a server shares with the clients of it: {@see WsServer::document()}. Objects
+ * come back as arrays. The server's is the authoritative one. Each change makes the document's next version, and that is
+ * the key's, too.
+ */
+final class WsDocument
+{
+    public readonly string $channel;
+
+    private function __construct() {}
+
+    /**
+     * The value of a key (null: there is none, or it is null), or all by key.
+     *
+     * @throws WsException the server has ended
+     */
+    public function get(?string $key = null): mixed {}
+
+    /**
+     * Sets a key, and tells all who follow the document.
+     *
+     * @param int|null $ifVersion the version that the key must have; 0: it must not exist
+     * @return int its new version
+     * @throws WsConflictException it has another version; nothing was changed
+     * @throws \ValueError what JSON cannot hold, or is nested more than 64 deep
+     * @throws WsException more keys or bytes than there may be; the server has ended
+     */
+    public function set(string $key, mixed $value, ?int $ifVersion = null): int {}
+
+    /**
+     * Removes a key, also one that there is not.
+     *
+     * @param int|null $ifVersion as of {@see set()}
+     * @return int the document's new version
+     * @throws WsConflictException|WsException as set()
+     */
+    public function delete(string $key, ?int $ifVersion = null): int {}
+
+    /**
+     * The version of a key (0: there is none), or the document's.
+     *
+     * @throws WsException the server has ended
+     */
+    public function version(?string $key = null): int {}
+
+    /**
+     * Clients have changed a key: once for its newest state, where it was changed several times meanwhile. What the
+     * application changes itself is not told.
+     *
+     * @param callable(string $key, mixed $value, int $version, ?WsConnection $by, bool $deleted): void $callback $by: the
+     *        client that did it, null when it has gone
+     */
+    public function onChange(callable $callback): static {}
 }
 
 /**
@@ -1159,5 +1230,10 @@ class WsReject extends WsException
 
 /** The disk of outbox.path or store: a directory in use, a full disk, an error, damage. Names the file. */
 class WsStorageException extends WsException
+{
+}
+
+/** A key of a {@see WsDocument} has another version than the one that was asked for. */
+class WsConflictException extends WsException
 {
 }

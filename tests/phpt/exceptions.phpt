@@ -3,7 +3,7 @@ The exception classes are plain exceptions: parents, constructors, subclasses, f
 --FILE--
 <?php
 require __DIR__ . '/inc/ws.php';
-foreach (['WsConnectException', 'WsProtocolException', 'WsOverflowException', 'WsTimeoutException', 'WsStorageException'] as $class) {
+foreach (['WsConnectException', 'WsProtocolException', 'WsOverflowException', 'WsTimeoutException', 'WsStorageException', 'WsConflictException'] as $class) {
     echo $class, ' ', implode(' ', class_parents($class)), "\n";
 }
 class Mine extends WsTimeoutException
@@ -24,5 +24,6 @@ WsProtocolException WsException RuntimeException Exception
 WsOverflowException WsException RuntimeException Exception
 WsTimeoutException WsException RuntimeException Exception
 WsStorageException WsException RuntimeException Exception
+WsConflictException WsException RuntimeException Exception
 Mine mine: x 7 10 exceptions.php LogicException x
 thrower

@@ -14,7 +14,9 @@ pub use lifeline_proto::client::State;
 pub use lifeline_proto::v1::Secret;
 use lifeline_proto::v1::client::Delivered;
 pub use lifeline_proto::v1::data::{Change, SessionData};
+pub use lifeline_proto::v1::document::Bounds;
 use lifeline_proto::v1::inbox::DeliveryId;
+pub use lifeline_proto::v1::server::Write;
 pub use lifeline_proto::v1::wire::PROTOCOL;
 use lifeline_proto::v1::{ChannelName, Key, Position};
 
@@ -95,6 +97,12 @@ pub enum Event {
     /// Somebody has lost its place in the channel: answer with its state by [`Command::AnswerSnapshot`]. Only
     /// where [`ServerConfig::snapshots`].
     SnapshotWanted { server: EndpointId, ticket: Ticket, channel: Arc<str> },
+    /// A client edits a document of which the application decides ([`Command::OpenDocument`]): begin it
+    /// ([`Command::Begin`]), then [`Command::AnswerEdit`], or [`Command::Settle`] where the handler has failed. Its bytes
+    /// (those of `data`) count as a message's.
+    Edit { server: EndpointId, conn: ConnId, edit: Box<EditInfo> },
+    /// Clients have changed a document that is watched: [`Command::TakeChanges`]; not told again before.
+    DocumentChanged { server: EndpointId, channel: Arc<str> },
     /// A session's time without a connection is over.
     SessionEnded { server: EndpointId, session: Box<SessionInfo> },
     /// For the application's logger.
@@ -166,6 +174,46 @@ impl GapInfo {
     pub(crate) fn cost(&self) -> usize {
         MESSAGE_COST + self.why.len() + self.channel.as_ref().map_or(0, |channel| channel.len())
     }
+}
+
+/// See [`Event::Edit`].
+#[derive(Debug, Clone)]
+pub struct EditInfo {
+    pub channel: Arc<str>,
+    pub key: Box<str>,
+    /// As JSON; none: it is to be removed.
+    pub value: Option<Bytes>,
+    /// For [`Command::AnswerEdit`].
+    pub data: Bytes,
+    pub delivery: Delivery,
+}
+
+/// A document, with the entries that were asked for, by key.
+#[derive(Debug, Clone)]
+pub struct DocumentInfo {
+    pub version: u64,
+    pub entries: Vec<DocumentEntry>,
+}
+
+/// A key of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentEntry {
+    pub key: Box<str>,
+    pub version: u64,
+    /// As JSON.
+    pub value: Bytes,
+}
+
+/// What became of a key of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentChange {
+    pub key: Box<str>,
+    /// As JSON; none: it has gone.
+    pub value: Option<Bytes>,
+    /// The key's; the document's where it has gone.
+    pub version: u64,
+    /// The client that changed it last.
+    pub by: Option<ConnId>,
 }
 
 /// Names one delivery of a message; the same message may be delivered again under another name.
@@ -374,6 +422,25 @@ pub enum Command {
     /// Whether a connection has the session: `Reply::Flag`.
     SessionOnline { server: EndpointId, session: Box<str> },
 
+    /// Opens a channel's document, or sets the rules of the one that there is: `Reply::Done`. `watch`:
+    /// [`Event::DocumentChanged`] is wanted. Errors: no name of a channel, limits.
+    OpenDocument { server: EndpointId, channel: Box<str>, bounds: Bounds, write: Write, watch: bool },
+    /// One entry of a document or all: `Reply::Document`.
+    Document { server: EndpointId, channel: Box<str>, key: Option<Box<str>> },
+    /// Sets a key of a document to a JSON value, or removes it (none): `Reply::Version`; none: `if_version` (0: it must
+    /// not exist) is not its version. Errors: not JSON, no key, no room.
+    ChangeDocument {
+        server: EndpointId,
+        channel: Box<str>,
+        key: Box<str>,
+        value: Option<Bytes>,
+        if_version: Option<u64>,
+    },
+    /// Whether the edit may be made: `Reply::Done`.
+    AnswerEdit { server: EndpointId, delivery: Delivery, data: Bytes, allowed: bool },
+    /// What clients have changed: `Reply::Changes`.
+    TakeChanges { server: EndpointId, channel: Box<str> },
+
     /// Creates a client in state `Disconnected` (its outbox takes messages at once): `Reply::Endpoint`.
     CreateClient(Box<ClientConfig>),
     /// Begins to connect; a second call does nothing: `Reply::Done`.
@@ -450,6 +517,10 @@ pub enum Reply {
     Session(Option<Box<SessionInfo>>),
     /// The version that a change has made.
     Version(Option<u64>),
+    /// None: there is none.
+    Document(Option<Box<DocumentInfo>>),
+    /// In the order of versions.
+    Changes(Vec<DocumentChange>),
 }
 
 /// What became of a message given to [`Command::Send`].

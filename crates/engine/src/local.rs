@@ -425,6 +425,28 @@ impl Local {
                 Reply::Flag(self.server(server)?.sessions.is_online(&session))
             }
 
+            Command::OpenDocument { server, channel, bounds, write, watch } => {
+                self.server(server)?.sessions.open_document(&channel, bounds, write, watch)?;
+                Reply::Done
+            }
+            Command::Document { server, channel, key } => {
+                let document = self.server(server)?.sessions.document(&channel, key.as_deref());
+                Reply::Document(document.map(Box::new))
+            }
+            Command::ChangeDocument { server, channel, key, value, if_version } => {
+                let sessions = &self.server(server)?.sessions;
+                Reply::Version(sessions.change_document(&channel, &key, value.as_deref(), if_version)?)
+            }
+            Command::AnswerEdit { server, delivery, data, allowed } => {
+                if let Some(Endpoint::Server(server)) = self.core.endpoint(server) {
+                    server.sessions.answer_edit(&delivery, &data, allowed);
+                }
+                Reply::Done
+            }
+            Command::TakeChanges { server, channel } => {
+                Reply::Changes(self.server(server)?.sessions.take_changes(&channel))
+            }
+
             Command::CreateClient(config) => Reply::Endpoint(Client::create(&self.core, *config)?),
             Command::Connect { client } => {
                 self.client(client)?.connect();
@@ -658,6 +680,8 @@ fn of_nothing(command: &Command) -> Option<Reply> {
         Command::Session { .. } => Reply::Session(None),
         Command::SessionSend { .. } => Reply::Sequence(0),
         Command::SessionChange { .. } => Reply::Version(None),
+        Command::Document { .. } => Reply::Document(None),
+        Command::TakeChanges { .. } => Reply::Changes(Vec::new()),
         Command::Members { .. } | Command::ConnectionsOf { .. } | Command::Connections { .. } => {
             Reply::Conns(Vec::new())
         }

@@ -9,6 +9,7 @@
 //! and no code of the application runs under the machine's lock.
 
 mod book;
+mod documents;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,6 +32,7 @@ use rand::rngs::StdRng;
 use tokio::sync::Notify;
 
 use self::book::{Book, Restored};
+use self::documents::Watches;
 use crate::bridge::{
     Authentication, Change, CommandError, ConnId, Credentials, Delivery, EndpointId, Event, Failure, FailureKind,
     LogLevel, LogRecord, MESSAGE_COST, MessageInfo, OpenInfo, Sent, SessionData, SessionInfo, Stat, Stats, Ticket,
@@ -103,6 +105,7 @@ struct Inner {
     parting_of: HashMap<Key, ConnId>,
     /// What sessions hold, as it was charged to the process.
     charged: usize,
+    watches: Watches,
     counted: Time,
     count_again: Time,
     /// When something last came or went: near enough to now where only a second counts.
@@ -267,6 +270,7 @@ impl Sessions {
             parting: IdMap::default(),
             parting_of: HashMap::new(),
             charged: 0,
+            watches: Watches::default(),
             counted: Time::ZERO,
             count_again: Time::ZERO,
             latest: clock::now(),
@@ -830,8 +834,12 @@ impl Sessions {
                     let Some(link) = inner.links.get(&ConnId(link.0)) else { continue };
                     self.deliver(&link.outlet, now, outbox, delivery);
                 }
-                // No document is opened.
-                Output::Edit { .. } | Output::Edited { .. } => {}
+                Output::Edit { link, outbox, delivery, edit } => {
+                    self.ask_edit(&inner, link, delivery, outbox, &edit);
+                }
+                Output::Edited { channel, key, created, data, by: link } => {
+                    self.tell_edited(&mut inner, channel, key, created, &data, (link, by));
+                }
                 Output::Opened { link, session, resumed, known } => {
                     self.open(&mut inner, ConnId(link.0), &session, resumed, known);
                 }

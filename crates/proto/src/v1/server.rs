@@ -122,6 +122,8 @@ pub enum Output {
     Edited {
         channel: ChannelName,
         key: Box<str>,
+        /// The key did not exist before.
+        created: bool,
         data: Bytes,
         /// The client that did it; `None`: the application.
         by: Option<LinkId>,

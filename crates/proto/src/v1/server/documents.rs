@@ -92,12 +92,13 @@ impl<R: RngCore> Server<R> {
         if_version: Option<u64>,
     ) -> Option<Result<u64, Refusal>> {
         let (document, _) = self.documents.all.get_mut(channel)?;
+        let created = document.entry(key).is_none();
         let delta = match document.set(key, value, if_version) {
             Ok(delta) => delta,
             Err(refusal) => return Some(Err(refusal)),
         };
         let version = delta.version;
-        self.publish_delta(now, channel, &delta, None);
+        self.publish_delta(now, channel, &delta, created, None);
         Some(Ok(version))
     }
 
@@ -225,10 +226,11 @@ impl<R: RngCore> Server<R> {
         let Some((document, _)) = self.documents.all.get_mut(&edit.channel) else {
             return self.refuse_edit(now, outbox, id, NO_DOCUMENT, "there is no such document");
         };
+        let created = document.entry(&edit.key).is_none();
         match document.apply(edit) {
             Ok(delta) => {
                 if let Some(delta) = delta {
-                    self.publish_delta(now, &edit.channel, &delta, Some(by));
+                    self.publish_delta(now, &edit.channel, &delta, created, Some(by));
                 }
                 self.handle_done(now, outbox, id);
             }
@@ -242,7 +244,7 @@ impl<R: RngCore> Server<R> {
         self.carry_out(now, outbox, id, verdict);
     }
 
-    fn publish_delta(&mut self, now: Time, channel: &ChannelName, delta: &Delta, by: Option<LinkId>) {
+    fn publish_delta(&mut self, now: Time, channel: &ChannelName, delta: &Delta, created: bool, by: Option<LinkId>) {
         let data = delta.encode();
         let id = ShortId::random(&mut self.random, 11);
         // Without a log nobody has a place in it.
@@ -250,6 +252,6 @@ impl<R: RngCore> Server<R> {
             log.append_delta(now, id, &data);
             self.tell_readers(channel);
         }
-        self.outputs.push_back(Output::Edited { channel: channel.clone(), key: delta.key.clone(), data, by });
+        self.outputs.push_back(Output::Edited { channel: channel.clone(), key: delta.key.clone(), created, data, by });
     }
 }
