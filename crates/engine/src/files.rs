@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -26,10 +26,9 @@ use crate::http::{self, RequestHead, Response, percent_decode};
 use crate::memory::Memory;
 use crate::stream::Stream;
 
-/// Where the browser's client is, where the directory has no file of that name.
-pub const CLIENT_PATH: &str = "/lifeline.js";
+/// The modules of the browser's client and where they are, where the directory has no file of that name.
 /// Built from `js/`: see `docs/decisions/011-the-client-in-the-extension.md`.
-static CLIENT: &[u8] = include_bytes!("../client/lifeline.js");
+static CLIENT: &[(&str, &[u8])] = &[("/lifeline.js", include_bytes!("../client/lifeline.js"))];
 /// What a file is read and sent in. Who takes less in `limits.handshakeTimeout` is cut.
 const PIECE: usize = 64 * 1024;
 /// Files that are sent at a time; with their pieces 16 MiB.
@@ -59,7 +58,7 @@ pub struct Files {
 #[derive(Debug, Clone)]
 enum Source {
     File(Arc<File>),
-    Client,
+    Client(&'static [u8]),
 }
 
 /// What there is to be sent.
@@ -160,7 +159,7 @@ impl Files {
             None => Err(NOT_FOUND),
         };
         match found {
-            Err(NOT_FOUND) if head.path() == CLIENT_PATH => Ok(Entry::Found(client(head.query()))),
+            Err(NOT_FOUND) => client(head).map(Entry::Found).ok_or(NOT_FOUND),
             found => found,
         }
     }
@@ -228,9 +227,9 @@ impl Files {
 
     async fn read(&self, found: &Found, at: u64, length: usize, patience: Duration) -> io::Result<Bytes> {
         match &found.source {
-            Source::Client => {
+            Source::Client(module) => {
                 let at = usize::try_from(at).unwrap_or(usize::MAX);
-                Ok(CLIENT.get(at..at + length).map(Bytes::from_static).unwrap_or_default())
+                Ok(module.get(at..at + length).map(Bytes::from_static).unwrap_or_default())
             }
             Source::File(file) => {
                 let file = file.clone();
@@ -463,23 +462,21 @@ fn problem(error: Errno) -> Problem {
     }
 }
 
-/// The client that is part of the extension.
-fn client(query: &str) -> Found {
-    static TAG: LazyLock<String> = LazyLock::new(|| {
-        let mut hasher = DefaultHasher::new();
-        hasher.write(CLIENT);
-        format!("\"{:x}-{:016x}\"", CLIENT.len(), hasher.finish())
-    });
-    let versioned = query.split('&').any(|pair| pair.strip_prefix("v=") == Some(env!("CARGO_PKG_VERSION")));
-    Found {
-        source: Source::Client,
-        length: CLIENT.len() as u64,
-        tag: TAG.clone(),
+/// A module of the client that is part of the extension.
+fn client(head: &RequestHead) -> Option<Found> {
+    let (_, module) = CLIENT.iter().find(|(path, _)| *path == head.path())?;
+    let mut hasher = DefaultHasher::new();
+    hasher.write(module);
+    let versioned = head.query().split('&').any(|pair| pair.strip_prefix("v=") == Some(env!("CARGO_PKG_VERSION")));
+    Some(Found {
+        source: Source::Client(module),
+        length: module.len() as u64,
+        tag: format!("\"{:x}-{:016x}\"", module.len(), hasher.finish()),
         modified: None,
         content_type: "text/javascript; charset=utf-8",
         cache: if versioned { FOR_GOOD } else { REVALIDATE },
         shared: true,
-    }
+    })
 }
 
 /// By the name's end, in any case.
