@@ -865,6 +865,7 @@ impl Drop for Connection {
             self.finish(clock::now(), &end);
         }
         self.outlet.writer.lock().clear(&self.outlet);
+        self.outlet.unregister();
         self.outlet.context.memory.release(self.partial);
         self.outlet.shard.leave(&self.outlet);
     }

@@ -20,7 +20,6 @@ use tokio::time::Instant;
 
 use crate::config::{ListenAddress, ServerConfig};
 use crate::http::Response;
-use crate::poller::Poller;
 use crate::stream::Stream;
 
 /// Why a server cannot listen. Names the URL and the cause.
@@ -212,19 +211,6 @@ impl AcceptedSocket {
             Self::Tcp(socket) => Stream::Tcp(tokio::net::TcpStream::from_std(socket)?.into()),
             Self::Unix(socket) => Stream::Unix(tokio::net::UnixStream::from_std(socket)?.into()),
         })
-    }
-}
-
-impl AcceptedSocket {
-    /// As [`AcceptedSocket::into_stream`], watched by `poller` if it is a TCP socket that stays plain.
-    ///
-    /// # Errors
-    /// The kernel cannot watch one more descriptor.
-    pub fn into_plain(self, poller: &Arc<Poller>) -> io::Result<Stream> {
-        match self {
-            Self::Tcp(socket) => Ok(Stream::Plain(poller.add(socket.into())?)),
-            Self::Unix(_) => self.into_stream(),
-        }
     }
 }
 

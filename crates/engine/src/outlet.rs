@@ -544,6 +544,11 @@ impl Outlet {
     pub fn register(&self, waker: &Waker) {
         self.waker.register(waker);
     }
+
+    /// The task has ended: nobody keeps what would wake it.
+    pub fn unregister(&self) {
+        drop(self.waker.take());
+    }
 }
 
 impl Drop for Outlet {

@@ -645,35 +645,48 @@ impl Server {
             shard.population.fetch_add(1, Ordering::Relaxed);
             self.admitted.fetch_add(1, Ordering::AcqRel);
             let admission = Admission { server: self.clone(), shard: shard.clone(), transferred: false, ip: None };
-            shard.handle.spawn(Link::ShakingHands(Box::pin(self.clone().shake_hands(
-                socket,
-                peer,
-                acceptor.is_tls(),
-                admission,
-            ))));
+            let server = self.clone();
+            let tls = acceptor.is_tls();
+            match socket {
+                AcceptedSocket::Tcp(socket) if !tls => {
+                    let spawned = shard.poller().and_then(|poller| {
+                        poller.spawn(socket.into(), |socket| {
+                            Link::ShakingHands(Box::pin(server.shake_hands(
+                                Stream::Plain(socket),
+                                peer,
+                                tls,
+                                admission,
+                            )))
+                        })
+                    });
+                    if let Err(error) = spawned {
+                        self.log_handshake("socket", &error.to_string());
+                    }
+                }
+                socket => {
+                    shard.handle.spawn(Link::ShakingHands(Box::pin(async move {
+                        match socket.into_stream() {
+                            Ok(stream) => server.shake_hands(stream, peer, tls, admission).await,
+                            Err(error) => {
+                                server.log_handshake("socket", &error.to_string());
+                                None
+                            }
+                        }
+                    })));
+                }
+            }
         }
     }
 
     async fn shake_hands(
         self: Arc<Self>,
-        socket: AcceptedSocket,
+        stream: Stream,
         peer: PeerAddr,
         tls: bool,
         mut admission: Admission,
     ) -> Option<Connection> {
         let over = self.admitted.load(Ordering::Acquire) > self.max_connections && !self.evict();
         let refuse = over || self.context.memory.is_over() || self.is_unready();
-        let stream = match if tls {
-            socket.into_stream()
-        } else {
-            admission.shard.poller().and_then(|poller| socket.into_plain(&poller))
-        } {
-            Ok(stream) => stream,
-            Err(error) => {
-                self.log_handshake("socket", &error.to_string());
-                return None;
-            }
-        };
         // A peer that no proxy speaks for is what it is: it is counted before it can take its time.
         let trusted = &self.config.trusted_proxies;
         let spoken_for = forwarded::is_trusted(&peer, trusted) || (self.config.proxy_protocol && trusted.is_empty());
@@ -1041,7 +1054,7 @@ impl AdminSource for Server {
     }
 }
 
-/// A connection's task, from the accepted socket on. Its size is part of what an idle connection costs.
+/// A connection, from the accepted socket on. Its size is part of what an idle connection costs.
 #[expect(clippy::large_enum_variant, reason = "the large one is what it becomes for good")]
 pub enum Link {
     ShakingHands(Pin<Box<dyn Future<Output = Option<Connection>> + Send>>),

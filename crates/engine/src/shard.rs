@@ -8,7 +8,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ pub struct Shard {
     /// Of the shard that the application's thread may drive.
     pub seat: Option<Arc<Seat>>,
     /// Watches accepted sockets, since there is one.
-    poller: OnceLock<Arc<Poller>>,
+    poller: Mutex<Option<Arc<Poller>>>,
     stopping: AtomicBool,
     #[cfg(test)]
     broken: AtomicBool,
@@ -69,7 +69,7 @@ impl Shard {
             sleeping_until: AtomicU64::new(u64::MAX),
             pump: AtomicWaker::new(),
             seat,
-            poller: OnceLock::new(),
+            poller: Mutex::new(None),
             stopping: AtomicBool::new(false),
             #[cfg(test)]
             broken: AtomicBool::new(false),
@@ -87,17 +87,18 @@ impl Shard {
         }
     }
 
-    /// What watches accepted sockets. Only on this shard's runtime.
+    /// What watches accepted sockets and gives their connections turns.
     ///
     /// # Errors
     /// No descriptor is left.
     pub fn poller(&self) -> std::io::Result<Arc<Poller>> {
-        if let Some(poller) = self.poller.get() {
+        let mut place = self.poller.lock();
+        if let Some(poller) = &*place {
             return Ok(poller.clone());
         }
-        let poller = Poller::start()?;
-        // Nobody else is on this runtime.
-        Ok(self.poller.get_or_init(|| poller).clone())
+        let poller = Poller::start(&self.handle)?;
+        *place = Some(poller.clone());
+        Ok(poller)
     }
 
     /// Nobody does this shard's work, because the application does it and is busy.

@@ -46,7 +46,7 @@ impl Stream {
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => AsyncRead::poll_read(Pin::new(&mut **stream), cx, buffer),
-            Self::Plain(socket) => socket.poll_read(cx, buffer),
+            Self::Plain(socket) => socket.poll_read(buffer),
             Self::Shared(reader) => AsyncRead::poll_read(Pin::new(reader), cx, buffer),
             Self::Unix(stream) => AsyncRead::poll_read(Pin::new(&mut **stream), cx, buffer),
             Self::Tls(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buffer),
@@ -57,7 +57,7 @@ impl Stream {
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_write(Pin::new(&mut **stream), cx, bytes),
-            Self::Plain(socket) => socket.poll_write(cx, &[IoSlice::new(bytes)], false),
+            Self::Plain(socket) => socket.poll_write(&[IoSlice::new(bytes)], false),
             Self::Shared(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
             Self::Unix(stream) => AsyncWrite::poll_write(Pin::new(&mut **stream), cx, bytes),
             Self::Tls(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, bytes),
@@ -72,7 +72,7 @@ impl Stream {
         }
         match self {
             Self::Tcp(stream) => AsyncWrite::poll_write_vectored(Pin::new(&mut **stream), cx, slices),
-            Self::Plain(socket) => socket.poll_write(cx, slices, false),
+            Self::Plain(socket) => socket.poll_write(slices, false),
             Self::Shared(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
             Self::Unix(stream) => AsyncWrite::poll_write_vectored(Pin::new(&mut **stream), cx, slices),
             Self::Tls(stream) => AsyncWrite::poll_write_vectored(Pin::new(stream), cx, slices),
@@ -203,7 +203,7 @@ impl SharedWriter {
         last: bool,
     ) -> Poll<io::Result<usize>> {
         let stream: &TcpStream = match self.half()? {
-            Half::Plain(writer) => return writer.poll_write(cx, slices, last),
+            Half::Plain(writer) => return writer.poll_write(slices, last),
             Half::Tokio(half) => half.as_ref(),
         };
         loop {
@@ -305,17 +305,26 @@ mod tests {
     #[tokio::test]
     async fn the_last_bytes_leave_with_the_end() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let near = listener.accept().await.unwrap().0.into_std().unwrap();
-        let (near, mut far) = (Poller::start().unwrap().add(near.into()).unwrap(), Stream::Tcp(far.into()));
-        let (near, direct) = Stream::Plain(near).share();
-        let direct = direct.unwrap();
-        let slices = [IoSlice::new(b"last")];
-        assert_eq!(std::future::poll_fn(|cx| direct.poll_write_vectored(cx, &slices, true)).await.unwrap(), 4);
-        let Stream::Tcp(socket) = &far else { unreachable!() };
-        let early = socket.try_read(&mut [0; 8]);
+        let (written, is_written) = tokio::sync::oneshot::channel();
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        Poller::start(&tokio::runtime::Handle::current())
+            .unwrap()
+            .spawn(near.into(), |near| async move {
+                let (near, direct) = Stream::Plain(near).share();
+                let direct = direct.unwrap();
+                let slices = [IoSlice::new(b"last")];
+                let count = std::future::poll_fn(|cx| direct.poll_write_vectored(cx, &slices, true)).await.unwrap();
+                written.send(count).unwrap();
+                ended.await.unwrap();
+                drop((near, direct));
+            })
+            .unwrap();
+        assert_eq!(is_written.await.unwrap(), 4);
+        let early = far.try_read(&mut [0; 8]);
         assert_eq!(early.unwrap_err().kind(), io::ErrorKind::WouldBlock, "kept back, for a while");
-        drop((near, direct));
+        end.send(()).unwrap();
         let mut all = Vec::new();
         far.read_to_end(&mut all).await.unwrap();
         assert_eq!(all, b"last");
