@@ -146,6 +146,8 @@ class Authority:
         self._openssl(
             "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
             "-subj", "/CN=lifeline test CA", "-addext", "basicConstraints=critical,CA:TRUE",
+            # Python checks strictly from 3.13 on.
+            "-addext", "keyUsage=critical,keyCertSign,cRLSign",
             "-keyout", self._key, "-out", self.cert,
         )
 
@@ -157,6 +159,7 @@ class Authority:
         extensions = self.folder / f"{stem}.ext"
         extensions.write_text(
             f"subjectAltName={alternatives}\nbasicConstraints=CA:FALSE\n"
+            "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
             f"extendedKeyUsage={'clientAuth' if client else 'serverAuth'}\n"
         )
         self._openssl(
