@@ -71,6 +71,8 @@ pub(crate) struct Dispatcher {
     /// An item whose handler has ended well, which the engine learns when the next one begins, and before any other
     /// code of the application runs or anything else is asked of the engine.
     done: RefCell<Option<(EndpointId, Delivery)>>,
+    /// There is one.
+    is_done: Cell<bool>,
     wakeup: RefCell<Option<Wakeup>>,
     /// The process that all of this belongs to.
     generation: Cell<u32>,
@@ -141,10 +143,12 @@ impl Dispatcher {
                 continue;
             };
             let endpoint = self.endpoints.borrow().get(&id).and_then(Weak::upgrade);
-            let is_next = matches!(&event, Event::Message { info: Some(_), .. })
-                && self.done.borrow().as_ref().is_some_and(|(other, _)| *other == id);
-            if !is_next {
-                self.settle_done();
+            if self.is_done.get() {
+                let is_next = matches!(&event, Event::Message { info: Some(_), .. })
+                    && self.done.borrow().as_ref().is_some_and(|(other, _)| *other == id);
+                if !is_next {
+                    self.settle_done();
+                }
             }
             match endpoint {
                 Some(endpoint) => {
@@ -311,6 +315,7 @@ impl Dispatcher {
         self.settle_done();
         if verdict == Verdict::Done && matches!(delivery, Delivery::Item { .. }) {
             self.done.replace(Some((endpoint, delivery)));
+            self.is_done.set(true);
             return self.submitted();
         }
         // An endpoint that has ended meanwhile does not mind.
@@ -320,14 +325,25 @@ impl Dispatcher {
 
     /// Whether the handler of an item may be called.
     pub(crate) fn begin(&self, endpoint: EndpointId, delivery: Delivery) -> bool {
-        let done = self.done.borrow_mut().take_if(|(other, _)| *other == endpoint).map(|(_, delivery)| delivery);
-        self.settle_done();
+        let mut done = None;
+        if self.is_done.get() {
+            done = self.done.borrow_mut().take_if(|(other, _)| *other == endpoint).map(|(_, delivery)| delivery);
+            self.settle_done();
+        }
         let begin = Command::Begin { endpoint, delivery, done };
         matches!(with_bridge(|bridge| bridge.submit(begin)), Some(Ok(Reply::Flag(true))))
     }
 
     /// Tells the engine of the item that was handled last.
+    #[inline]
     pub(crate) fn settle_done(&self) {
+        if self.is_done.replace(false) {
+            self.settle_last();
+        }
+    }
+
+    #[cold]
+    fn settle_last(&self) {
         let Some((endpoint, delivery)) = self.done.take() else { return };
         // An endpoint that has ended meanwhile does not mind.
         with_bridge(|bridge| drop(bridge.submit(Command::Settle { endpoint, delivery, verdict: Verdict::Done })));
@@ -435,6 +451,7 @@ impl Dispatcher {
         std::mem::forget(std::mem::take(&mut *self.queue.borrow_mut()));
         self.consumed.borrow_mut().clear();
         self.done.replace(None);
+        self.is_done.set(false);
         self.dirty.set(false);
         // Closing our copies does not change the parent's epoll set.
         *self.wakeup.borrow_mut() = None;
@@ -454,6 +471,7 @@ impl Dispatcher {
         self.dirty.set(false);
         self.consumed.borrow_mut().clear();
         self.done.replace(None);
+        self.is_done.set(false);
         *self.wakeup.borrow_mut() = None;
         self.generation.set(lifecycle::generation());
     }

@@ -343,7 +343,7 @@ impl Core {
         let id = conn.id;
         match event {
             Event::Message { endpoint, data, binary, info, .. } => {
-                self.message(endpoint, conn, object, data, binary, info.as_deref())
+                self.message(endpoint, conn, object, data, binary, info)
             }
             Event::Authorise { channel, .. } => self.authorise(id, object, channel),
             Event::Edit { server, edit, .. } => self.edit(server, id, object, &edit),
@@ -379,10 +379,15 @@ impl Core {
         object: &Zval,
         data: Bytes,
         binary: bool,
-        info: Option<&MessageInfo>,
+        mut info: Option<Box<MessageInfo>>,
     ) -> Result<usize, Pending> {
         let length = data.len();
-        let delivery = info.and_then(|info| info.delivery.clone());
+        let callback = self.callbacks.get(On::Message as usize);
+        let wanted = callback.as_ref().map_or(0, |callback| callback.wanted());
+        let delivery = info.as_mut().and_then(|info| {
+            // The message tells what it is.
+            if wanted > 3 { info.delivery.clone() } else { info.delivery.take() }
+        });
         if let Some(delivery) = &delivery
             && !dispatcher().begin(endpoint, delivery.clone())
         {
@@ -390,13 +395,12 @@ impl Core {
             dispatcher().consume(conn.id, length);
             return Ok(0);
         }
-        let delivery = delivery.map(|delivery| (endpoint, delivery));
-        let Some(callback) = self.callbacks.get(On::Message as usize) else {
+        let mut delivery = delivery.map(|delivery| (endpoint, delivery));
+        let Some(callback) = callback else {
             Turn::new(&conn.serial, conn.id, length, delivery).end_with(Verdict::Done);
             return Ok(0);
         };
         let manual = self.config.sessions.manual_ack && delivery.is_some();
-        let wanted = callback.wanted();
         let mut arguments = [object.shallow_clone(), Zval::new(), Zval::new(), Zval::new()];
         if wanted > 1 {
             arguments[1] = bytes(&data);
@@ -405,16 +409,17 @@ impl Core {
         if wanted > 2 {
             arguments[2] = boolean(binary);
         }
-        let wants_turn = wanted > 3 || delivery.is_some();
+        // Else nobody but this code can end it.
+        let wants_turn = wanted > 3 || manual;
         let turn = wants_turn.then(|| {
             let make = if manual { Turn::manual } else { Turn::new };
-            make(&conn.serial, conn.id, length, delivery)
+            make(&conn.serial, conn.id, length, delivery.take())
         });
         if let Some(turn) = turn.as_ref().filter(|_| wanted > 3) {
-            arguments[3] = message::build(&arguments[1], binary, info, Some(Rc::clone(turn)));
+            arguments[3] = message::build(&arguments[1], binary, info.as_deref(), Some(Rc::clone(turn)));
         }
         let result = callback.call(&mut arguments[..wanted.min(4)]);
-        let is_open_item = turn.as_ref().is_some_and(|turn| turn.is_item() && !turn.is_over());
+        let is_open_item = delivery.is_some() || turn.as_ref().is_some_and(|turn| turn.is_item() && !turn.is_over());
         let rejection = if result.is_err() { failure::take_rejection() } else { None };
         let refused = rejection.is_some();
         match (&turn, rejection) {
@@ -423,7 +428,17 @@ impl Core {
             // Nobody else could ever end it.
             (Some(turn), None) if manual && wanted <= 3 => turn.abandon(),
             (Some(turn), None) => turn.returned(),
-            (None, _) => dispatcher().consume(conn.id, length),
+            (None, rejection) => {
+                dispatcher().consume(conn.id, length);
+                if let Some((endpoint, delivery)) = delivery {
+                    let verdict = match rejection {
+                        Some(rejection) => rejection.verdict(),
+                        None if result.is_err() => Verdict::Failed,
+                        None => Verdict::Done,
+                    };
+                    dispatcher().verdict(endpoint, delivery, verdict);
+                }
+            }
         }
         if result.is_err() && !refused {
             // The engine closes for an item, unless it has failed too often, or was settled before.

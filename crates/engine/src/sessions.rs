@@ -90,7 +90,7 @@ struct Inner {
     machine: Machine<StdRng>,
     /// What goes to disk, where there is a store.
     book: Option<Book>,
-    links: IdMap<ConnId, Link>,
+    links: IdMap<ConnId, Box<Link>>,
     /// Of sessions of which there is something to know.
     profiles: HashMap<Key, Profile>,
     users: HashMap<Arc<str>, BTreeSet<Key>>,
@@ -324,7 +324,7 @@ impl Sessions {
             channels_asked: 0,
             session: None,
         };
-        inner.links.insert(outlet.id, link);
+        inner.links.insert(outlet.id, Box::new(link));
         inner.machine.handle_connected(now, LinkId(outlet.id.0));
         self.carry_out(inner, now, By::Task(outlet.id));
     }
@@ -356,6 +356,9 @@ impl Sessions {
                 other => break other,
             }
         };
+        if first.is_none() && inner.book.is_none() {
+            return Upshot::Nothing;
+        }
         self.carry_out_from(first, inner, now, By::Task(outlet.id))
     }
 
@@ -436,7 +439,7 @@ impl Sessions {
         }
         let start = inner.machine.handle_start(outbox, *id);
         if done.is_some() {
-            self.carry_out(inner, now, By::Application);
+            self.carry_out_if_any(inner, now, By::Application);
         }
         matches!(start, lifeline_proto::v1::inbox::Start::Attempt(_))
     }
@@ -481,7 +484,7 @@ impl Sessions {
             self.reserve(&mut inner, &key, Some(sent.sequence));
         }
         self.count_sent(outlet, now, sent.unsent);
-        self.carry_out(inner, now, By::Application);
+        self.carry_out_if_any(inner, now, By::Application);
         Sent::Queued
     }
 
@@ -802,6 +805,14 @@ impl Sessions {
     fn carry_out(&self, mut inner: MutexGuard<'_, Inner>, now: Time, by: By) -> Upshot {
         let first = inner.machine.poll_output();
         self.carry_out_from(first, inner, now, by)
+    }
+
+    /// As [`Sessions::carry_out`], for what makes no deadlines without outputs, nor anything to write.
+    fn carry_out_if_any(&self, mut inner: MutexGuard<'_, Inner>, now: Time, by: By) {
+        let first = inner.machine.poll_output();
+        if first.is_some() || inner.book.is_some() {
+            self.carry_out_from(first, inner, now, by);
+        }
     }
 
     /// As [`Sessions::carry_out`], with an output that was taken.

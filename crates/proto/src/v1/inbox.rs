@@ -263,7 +263,12 @@ impl Inbox {
         let serial = self.next_serial;
         self.next_serial += 1;
         let bytes = data.len();
-        self.items.insert(sequence, Item::Queued { serial, bytes });
+        let item = Item::Queued { serial, bytes };
+        if self.items.places.back().is_none_or(|(last, _)| *last < sequence) {
+            self.items.places.push_back((sequence, Some(item)));
+        } else {
+            self.items.insert(sequence, item);
+        }
         self.outstanding += cost(bytes);
         let id = DeliveryId { sequence, serial, bytes, place: 0 };
         self.waiting.push_back(Delivery { id, data, binary, edit });
@@ -300,6 +305,12 @@ impl Inbox {
         Ok(())
     }
 
+    /// Whether [`Inbox::poll_delivery`] has one.
+    #[must_use]
+    pub fn has_delivery(&self) -> bool {
+        self.foreign == 0 && !self.waiting.is_empty()
+    }
+
     /// The next item for the application, in order. Ask again after each input: an item may wait for
     /// the handler of one that an earlier connection brought.
     pub fn poll_delivery(&mut self) -> Option<Delivery> {
@@ -326,8 +337,13 @@ impl Inbox {
 
     /// The handler ended well, or acknowledged the item.
     pub fn handle_done(&mut self, id: DeliveryId) {
-        if self.running(id).is_some() {
-            self.settle(id.sequence);
+        let Ok(index) = self.items.place(id.sequence) else { return };
+        let Some(Item::Running { serial, attachment, bytes }) = self.items.places[index].1 else { return };
+        if serial == id.serial {
+            self.foreign -= usize::from(attachment != self.attachment);
+            self.items.remove_at(index);
+            self.outstanding -= cost(bytes);
+            self.forget_attempts(id.sequence);
         }
     }
 
@@ -438,7 +454,7 @@ impl Inbox {
 
     /// Handlers begun for an item, with the one that runs.
     fn attempts(&self, sequence: u64) -> u32 {
-        self.attempts.get(&sequence).copied().unwrap_or(0) + 1
+        if self.attempts.is_empty() { 1 } else { self.attempts.get(&sequence).copied().unwrap_or(0) + 1 }
     }
 
     /// The handler that runs will not settle the item.
@@ -449,6 +465,10 @@ impl Inbox {
     fn settle(&mut self, sequence: u64) {
         self.leave_running(sequence);
         self.outstanding -= self.items.remove(sequence).map_or(0, Item::cost);
+        self.forget_attempts(sequence);
+    }
+
+    fn forget_attempts(&mut self, sequence: u64) {
         if !self.attempts.is_empty() {
             self.attempts.remove(&sequence);
         }
@@ -564,7 +584,10 @@ impl Items {
     }
 
     fn remove(&mut self, sequence: u64) -> Option<Item> {
-        let index = self.place(sequence).ok()?;
+        self.remove_at(self.place(sequence).ok()?)
+    }
+
+    fn remove_at(&mut self, index: usize) -> Option<Item> {
         let item = self.places[index].1.take()?;
         self.holes += 1;
         self.tidy();

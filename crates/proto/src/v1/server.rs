@@ -1353,7 +1353,9 @@ impl<R: RngCore> Server<R> {
 
 /// What of an inbox is the application's turn.
 fn deliver(shared: &mut Shared, outbox: &Key, place: u32, outputs: &mut VecDeque<Output>, documents: &mut Documents) {
-    while let Some(mut delivery) = shared.inbox.poll_delivery() {
+    while shared.inbox.has_delivery()
+        && let Some(mut delivery) = shared.inbox.poll_delivery()
+    {
         delivery.id.place = place;
         if delivery.edit {
             documents.queue(shared.link, outbox, delivery);

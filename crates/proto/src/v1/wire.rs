@@ -418,6 +418,12 @@ impl ClientFrame {
     /// # Errors
     /// [`Violation`]
     pub fn take(mut data: Bytes, binary: bool, max_message: usize) -> Result<Option<Self>, Violation> {
+        if let Some((sequence, acknowledged, header)) = plain_header(&data, b"P ", b" s=")
+            && data.len() - header <= max_message
+        {
+            data.advance(header);
+            return Ok(Some(Self::Item { sequence, acknowledged, data, binary }));
+        }
         let message = Message::split(&data)?;
         Ok(Some(match message.kind {
             "A" => Self::Acknowledge { sequence: message.control(binary)?.integer("s")? },
@@ -489,6 +495,11 @@ impl ServerFrame {
     /// # Errors
     /// [`Violation`]
     pub fn decode(data: &Bytes, binary: bool, max_message: usize) -> Result<Option<Self>, Violation> {
+        if let Some((sequence, acknowledged, header)) = plain_header(data, b"M ", b" q=")
+            && data.len() - header <= max_message
+        {
+            return Ok(Some(Self::Message { sequence, acknowledged, data: data.slice(header..), binary }));
+        }
         let message = Message::split(data)?;
         Ok(Some(match message.kind {
             "A" => Self::Acknowledge { sequence: message.control(binary)?.integer("q")? },
@@ -583,7 +594,8 @@ pub fn item_header(kind: char, sequence: u64, key: char, acknowledged: Option<u6
 #[derive(Clone, Copy, Debug)]
 pub struct MessageHeader {
     bytes: [u8; Self::LONGEST],
-    len: usize,
+    /// Where it begins; it ends with them.
+    start: usize,
 }
 
 impl MessageHeader {
@@ -592,28 +604,29 @@ impl MessageHeader {
 
     #[must_use]
     pub fn new(sequence: u64, acknowledged: Option<u64>) -> Self {
-        let mut header = Self { bytes: [0; Self::LONGEST], len: 0 };
-        header.put(b"M ");
-        header.put_integer(sequence);
+        let mut header = Self { bytes: [b'\n'; Self::LONGEST], start: Self::LONGEST - 1 };
         if let Some(acknowledged) = acknowledged {
-            header.put(b" q=");
             header.put_integer(acknowledged);
+            header.put(*b" q=");
         }
-        header.put(b"\n");
+        header.put_integer(sequence);
+        header.put(*b"M ");
         header
     }
 
-    fn put(&mut self, part: &[u8]) {
-        self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
-        self.len += part.len();
+    fn put<const N: usize>(&mut self, part: [u8; N]) {
+        self.start -= N;
+        self.bytes[self.start..self.start + N].copy_from_slice(&part);
     }
 
     fn put_integer(&mut self, mut number: u64) {
-        let digits = number.checked_ilog10().unwrap_or(0) as usize + 1;
-        self.len += digits;
-        for digit in self.bytes[self.len - digits..self.len].iter_mut().rev() {
-            *digit = b'0' + (number % 10) as u8;
+        loop {
+            self.start -= 1;
+            self.bytes[self.start] = b'0' + (number % 10) as u8;
             number /= 10;
+            if number == 0 {
+                return;
+            }
         }
     }
 }
@@ -622,7 +635,7 @@ impl std::ops::Deref for MessageHeader {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.bytes[self.start..]
     }
 }
 
@@ -954,6 +967,35 @@ impl<'a> Fields<'a> {
         }
         Ok(value)
     }
+}
+
+/// The header of an `M` or `P` that looks as most do, and its length: quicker than to take it apart. None: it does
+/// not, and may still be a good one.
+fn plain_header(data: &[u8], kind: &[u8], key: &[u8]) -> Option<(u64, Option<u64>, usize)> {
+    fn integer(data: &[u8], at: &mut usize) -> Option<u64> {
+        let start = *at;
+        let mut number = 0;
+        while let Some(digit) = data.get(*at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
+            // Of 16 digits at most.
+            if *at - start == 16 || (number == 0 && *at > start) {
+                return None;
+            }
+            number = number * 10 + u64::from(digit);
+            *at += 1;
+        }
+        (1..=MAX_INTEGER).contains(&number).then_some(number)
+    }
+    if !data.starts_with(kind) {
+        return None;
+    }
+    let mut at = kind.len();
+    let sequence = integer(data, &mut at)?;
+    let mut acknowledged = None;
+    if data[at..].starts_with(key) {
+        at += key.len();
+        acknowledged = Some(integer(data, &mut at)?);
+    }
+    (data.get(at) == Some(&b'\n')).then_some((sequence, acknowledged, at + 1))
 }
 
 fn parse_integer(text: &str, least: u64) -> Option<u64> {
