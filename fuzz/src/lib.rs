@@ -190,6 +190,7 @@ pub fn server(data: &[u8]) {
             _ => {}
         }
         let mut written = 0;
+        server.handle_written(server.place());
         while let Some(output) = server.poll_output() {
             match output {
                 Output::Transmit { link } => {

@@ -1,5 +1,5 @@
 """Messages over kill -9: client and server processes die at random, and nothing acknowledged is lost, nor anything
-that an outbox on disk has taken."""
+that an outbox on disk has taken; with a store on disk nothing that the server has sent or published."""
 
 import collections
 import os
@@ -20,9 +20,10 @@ FAST = {"reconnect": {"base": 0.05, "max": 0.5, "floor": 0.01}}
 
 
 class Scene:
-    def __init__(self, shape, durable):
+    def __init__(self, shape, durable, stored):
         self.shape = shape
         self.durable = durable
+        self.stored = stored
         self.folder = tempfile.mkdtemp(prefix="lifeline-messages-")
         self.stop = os.path.join(self.folder, "stop")
         self.servers = 0
@@ -35,7 +36,13 @@ class Scene:
         self.servers += 1
         log = os.path.join(self.folder, f"server-{self.servers}")
         open(log, "w").close()
-        self.server = Php("messages_server.php", {"listen": self.address, "log": log})
+        config = {"listen": self.address, "log": log}
+        if self.stored:
+            config["channel"] = "handled"
+            # All that may be under way while a client is away.
+            resume = {"count": 100_000, "bytes": 64 << 20}
+            config["options"] = {"store": "file://" + os.path.join(self.folder, "store"), "resume": resume}
+        self.server = Php("messages_server.php", config)
         # The same port again.
         self.address = self.server.url()
 
@@ -66,10 +73,10 @@ class Scene:
         return [line.split(" ") for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def play(shape, durable=False):
+def play(shape, durable=False, stored=False):
     seed = random.SystemRandom().randrange(1 << 32)
     chance = random.Random(seed)
-    scene = Scene(shape, durable)
+    scene = Scene(shape, durable, stored)
     scene.start_server()
     for number in range(shape["clients"]):
         scene.start_client(number)
@@ -104,12 +111,15 @@ def judge(scene, seed):
             )
             last[who] = number
             handled[who].append(number)
-    sent = doubled = lost = gaps = died = 0
+    sent = doubled = lost = gaps = died = heard = 0
     recoveries = []
+    # What each offset of the channel has.
+    published = {}
     for client, lives in enumerate(scene.lives):
         for life in range(1, lives + 1):
             took = acknowledged = 0
             answers = []
+            offsets = []
             closed = None
             ended = False
             told = 0
@@ -120,8 +130,17 @@ def judge(scene, seed):
                     acknowledged = int(rest[0])
                 elif word == "r":
                     answers.append(int(rest[0]))
+                elif word == "p":
+                    offset, said = int(rest[0]), rest[1:]
+                    offsets.append(offset)
+                    check(
+                        published.setdefault(offset, said) == said,
+                        f"seed {seed}: offset {offset} has {published[offset]} and, for client {client}.{life}, {said}",
+                    )
                 elif word == "g":
                     told += 1
+                    # Of a session that was made anew there is nothing to miss.
+                    check(not scene.stored, f"seed {seed}: client {client}.{life} was told of a gap: {rest}")
                 elif word == "c":
                     closed = float(rest[0])
                 elif word == "o" and closed is not None:
@@ -149,6 +168,9 @@ def judge(scene, seed):
                     told or set(answers) == known,
                     f"seed {seed}: client {client}.{life}: no gap, and answers to {sorted(known - set(answers))[:10]} missing",
                 )
+            heard += len(offsets)
+            holes = [(a, b) for a, b in zip(offsets, offsets[1:]) if b != a + 1]
+            check(not holes, f"seed {seed}: client {client}.{life} misses what was published between {holes[:5]}")
             # What is answered twice was handled twice.
             counts, doubles = collections.Counter(answers), collections.Counter(mine)
             more = [number for number, count in counts.items() if count > doubles[number]]
@@ -159,13 +181,14 @@ def judge(scene, seed):
     late = recoveries[min(len(recoveries) - 1, int(len(recoveries) * 0.99))]
     return (
         f"sent {sent}, handled {total}, doubled {doubled}, lost {lost}, died with their sender {died}, gaps told {gaps}, "
-        f"{sum(scene.lives) - len(scene.lives)} clients and {scene.servers - 1} servers killed, "
-        f"back after {statistics.median(recoveries) * 1000:.0f} ms (median), {late * 1000:.0f} ms (p99)"
+        + (f"heard {heard} that were published, " if scene.stored else "")
+        + f"{sum(scene.lives) - len(scene.lives)} clients and {scene.servers - 1} servers killed, "
+        + f"back after {statistics.median(recoveries) * 1000:.0f} ms (median), {late * 1000:.0f} ms (p99)"
     )
 
 
-def run(durable):
-    scene, seed = play(LONG if harness.FULL else SMALL, durable)
+def run(durable, stored=False):
+    scene, seed = play(LONG if harness.FULL else SMALL, durable, stored)
     said = judge(scene, seed)
     shutil.rmtree(scene.folder)
     return said
@@ -177,3 +200,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(_binary):
 
 def test_kill_9_loses_nothing_that_an_outbox_on_disk_has_taken(_binary):
     return run(durable=True)
+
+
+def test_kill_9_makes_no_gap_where_the_server_has_a_store(_binary):
+    return run(durable=True, stored=True)

@@ -88,6 +88,8 @@ pub struct Core {
     /// Clients whose messages were settled since the last end of a batch.
     settled: Mutex<Vec<Arc<Client>>>,
     any_settled: AtomicBool,
+    /// Servers have something for their stores.
+    any_unwritten: AtomicBool,
     /// Bytes queued since the last flush.
     queued: AtomicUsize,
     /// Flushes that found something.
@@ -113,6 +115,7 @@ impl Core {
             dirty: Mutex::default(),
             settled: Mutex::default(),
             any_settled: AtomicBool::new(false),
+            any_unwritten: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
             flushes: AtomicU64::new(0),
             watched: AtomicBool::new(false),
@@ -288,6 +291,30 @@ impl Core {
     /// At the end of the application's batch a server has something to acknowledge.
     pub fn expect_batch_end(&self) {
         self.any_settled.store(true, Ordering::Release);
+    }
+
+    /// At the end of the application's batch a server has something for its store.
+    pub fn expect_append(&self) {
+        self.any_unwritten.store(true, Ordering::Release);
+    }
+
+    /// Gives servers' stores what is to go out next. Waits for disks: for the application's thread.
+    pub fn append(&self) {
+        if self.any_unwritten.load(Ordering::Relaxed) && self.any_unwritten.swap(false, Ordering::AcqRel) {
+            // Others need the table meanwhile.
+            let servers: Vec<_> = self
+                .endpoints
+                .read()
+                .values()
+                .filter_map(|endpoint| match endpoint {
+                    Endpoint::Server(server) => Some(server.clone()),
+                    Endpoint::Client(_) => None,
+                })
+                .collect();
+            for server in servers {
+                server.sessions.append();
+            }
+        }
     }
 
     /// The application has come to the end of a batch.

@@ -712,6 +712,7 @@ impl Bridge for Local {
 
     fn flush(&self) {
         self.core.end_batch();
+        self.core.append();
         self.core.flush();
     }
 

@@ -205,6 +205,7 @@ impl Server {
             config,
         });
         core.add_endpoint(id, Endpoint::Server(server.clone()));
+        server.sessions.begin_restored();
         for acceptor in acceptors {
             core.shards[0].handle.spawn(server.clone().accept_all(acceptor));
         }

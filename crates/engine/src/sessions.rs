@@ -6,12 +6,13 @@
 //! events come in the machine's order.
 //!
 //! Lock order: a writer, the machine, then the directory, an outlet's queue and what wakes tasks. Nothing is awaited
-//! and no code of the application runs under the machine's lock.
+//! and no code of the application runs under the machine's lock, nor is a disk waited for: what a store must have is
+//! taken under it, and appended under the scribe's lock, which comes first and which no I/O task takes.
 
 mod book;
 mod documents;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -25,13 +26,13 @@ use lifeline_proto::v1::session::{Outgoing, Session};
 use lifeline_proto::v1::wire::{Encoded, Heartbeat, ServerFrame};
 use lifeline_proto::v1::{ChannelName, Key, Position, Secret, ShortId};
 use lifeline_proto::{Time, close};
-use lifeline_store::{Log, StoreError};
+use lifeline_store::StoreError;
 use parking_lot::{Mutex, MutexGuard};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::Notify;
 
-use self::book::{Book, Restored};
+use self::book::{Book, Restored, Whole, is_bloated};
 use self::documents::Watches;
 use crate::bridge::{
     Authentication, Change, CommandError, ConnId, Credentials, Delivery, EndpointId, Event, Failure, FailureKind,
@@ -55,6 +56,9 @@ const QUESTIONS: usize = 4096;
 const QUESTIONS_OF_ONE: usize = 64;
 /// Bytes that a connection's queue takes from its session at a time.
 const ROOM: usize = 64 * 1024;
+/// Bytes for the store after which they are appended before the end of the application's batch, and how much is
+/// written anew at a time.
+const STAGED: usize = 256 * 1024;
 /// How often the memory that sessions hold is counted at most; it takes at most a hundredth of the time.
 const COUNT: Duration = Duration::from_secs(1);
 
@@ -79,10 +83,22 @@ pub struct Sessions {
     /// What the timekeeper sleeps towards, in microseconds.
     sleeping_until: AtomicU64,
     myself: OnceLock<Weak<Self>>,
+    /// Who appends to the store.
+    scribe: Mutex<Scribe>,
+    /// There may be something to append.
+    unwritten: AtomicBool,
     /// The keeper was asked to write.
     writing: AtomicBool,
     /// A failure of the disk was told.
     disk_failed: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Scribe {
+    /// Bytes of the log when it was written anew.
+    compact: u64,
+    /// It is to be written anew, because something could not be appended.
+    torn: bool,
 }
 
 #[derive(Debug)]
@@ -182,14 +198,13 @@ impl Sessions {
     pub fn create(id: EndpointId, core: &Arc<Core>, config: &ServerConfig) -> Result<Arc<Self>, CommandError> {
         let (book, restored) = match &config.sessions.store {
             Some(directory) => {
-                let (book, restored) =
-                    Book::open(directory).map_err(|error| CommandError::Storage(format!("store: {error}")))?;
+                let (book, restored) = Book::open(directory, config.sessions.resume_ttl)
+                    .map_err(|error| CommandError::Storage(format!("store: {error}")))?;
                 (Some(book), restored)
             }
             None => (None, Restored::default()),
         };
         let Restored { stored, profiles, damages, remarks } = restored;
-        let known = !stored.sessions.is_empty();
         let sessions = Arc::new(Self::new(id, core, config, book, stored, profiles));
         let _ = sessions.myself.set(Arc::downgrade(&sessions));
         for damage in damages {
@@ -202,10 +217,14 @@ impl Sessions {
             let weak: Weak<Self> = Arc::downgrade(&sessions);
             core.keeper.register(weak);
         }
-        if known {
-            sessions.begin_time();
-        }
         Ok(sessions)
+    }
+
+    /// The server is among those whose limit of memory counts: time may pass for what its store had.
+    pub fn begin_restored(self: &Arc<Self>) {
+        if self.inner.lock().machine.session_count() > 0 {
+            self.begin_time();
+        }
     }
 
     fn new(
@@ -258,6 +277,7 @@ impl Sessions {
         for key in profiles.keys() {
             machine.treasure(key);
         }
+        let compact = book.as_ref().map_or(0, |book| book.log.bytes());
         let inner = Inner {
             machine,
             book,
@@ -290,6 +310,8 @@ impl Sessions {
             alarm: Notify::new(),
             sleeping_until: AtomicU64::new(u64::MAX),
             myself: OnceLock::new(),
+            scribe: Mutex::new(Scribe { compact, torn: false }),
+            unwritten: AtomicBool::new(false),
             writing: AtomicBool::new(false),
             disk_failed: AtomicBool::new(false),
         }
@@ -380,7 +402,7 @@ impl Sessions {
 
     /// Gives what the connection sends next to `write`, messages of the stream that nothing waits before, with their
     /// numbers and what they acknowledge (0: nothing), while that returns true; then the rest to its queue, as far as
-    /// there is room. True: there may be more.
+    /// there is room and the store has it. True: there may be more.
     pub fn refill(&self, outlet: &Outlet, mut write: impl FnMut(u64, u64, &Bytes, bool) -> bool) -> bool {
         let now = clock::now();
         let mut inner = self.inner.lock();
@@ -408,8 +430,13 @@ impl Sessions {
                 }
             });
         }
+        let held = inner.machine.is_held(LinkId(outlet.id.0));
         self.carry_out(inner, now, By::Task(outlet.id));
-        more
+        if held {
+            // The application would see to it at the end of its batch, which may be far.
+            self.ask_to_write();
+        }
+        more || held
     }
 
     /// Bytes of the connection's stream that it has not taken.
@@ -478,13 +505,15 @@ impl Sessions {
         let mut inner = self.inner.lock();
         inner.latest = now;
         let Some(sent) = inner.machine.send_on(now, LinkId(outlet.id.0), data, binary) else { return Sent::Closed };
-        if inner.book.is_some()
-            && let Some(key) = inner.machine.session_of(LinkId(outlet.id.0)).cloned()
+        let Inner { machine, book, .. } = &mut *inner;
+        if let Some(book) = book
+            && let Some(key) = machine.session_of(LinkId(outlet.id.0))
+            && let Some(message) = machine.session(key).and_then(|session| session.ring().message(sent.sequence))
         {
-            self.reserve(&mut inner, &key, Some(sent.sequence));
+            book.add_message(key, sent.sequence, message);
         }
         self.count_sent(outlet, now, sent.unsent);
-        self.carry_out_if_any(inner, now, By::Application);
+        self.carry_out_and_append(inner, now);
         Sent::Queued
     }
 
@@ -494,7 +523,7 @@ impl Sessions {
         let now = clock::now();
         let mut inner = self.inner.lock();
         let sequence = self.send_to(&mut inner, now, &key, data, binary);
-        self.carry_out(inner, now, By::Application);
+        self.carry_out_and_append(inner, now);
         sequence.unwrap_or(0)
     }
 
@@ -510,8 +539,9 @@ impl Sessions {
         let keys: Vec<_> = inner.machine.session_keys().filter(|key| !spared.contains(key)).cloned().collect();
         for key in &keys {
             self.send_to(&mut inner, now, key, data.clone(), binary);
+            inner = self.append_early(inner, now);
         }
-        self.carry_out(inner, now, By::Application);
+        self.carry_out_and_append(inner, now);
         keys.len()
     }
 
@@ -526,8 +556,9 @@ impl Sessions {
         let mut count = 0;
         for key in &keys {
             count += usize::from(self.send_to(&mut inner, now, key, data.clone(), binary).is_some());
+            inner = self.append_early(inner, now);
         }
-        self.carry_out(inner, now, By::Application);
+        self.carry_out_and_append(inner, now);
         count
     }
 
@@ -543,8 +574,7 @@ impl Sessions {
         if inner.machine.channel_log(&channel).is_some() {
             let links: Vec<_> = except.iter().map(|conn| LinkId(conn.0)).collect();
             inner.machine.publish_except(now, &channel, data, binary, &links);
-            inner.moved(channel);
-            self.carry_out(inner, now, By::Application);
+            self.carry_out_and_append(inner, now);
         }
     }
 
@@ -711,10 +741,21 @@ impl Sessions {
 
     pub fn stats(&self) -> Stats {
         let int = |value: u64| Stat::Int(i64::try_from(value).unwrap_or(i64::MAX));
+        // The log's lock may be held by who waits for the disk.
+        let log = self.inner.lock().book.as_ref().map(|book| book.log.clone());
+        let store = log.map(|log| {
+            let stats = log.stats();
+            Stat::Tree(Stats(vec![
+                ("records".into(), int(stats.records)),
+                ("fsyncs".into(), int(stats.fsyncs)),
+                ("bytesOnDisk".into(), int(stats.bytes_on_disk)),
+                ("failed".into(), Stat::Flag(self.disk_failed.load(Ordering::Acquire))),
+            ]))
+        });
         let inner = self.inner.lock();
         let counters = inner.machine.counters();
         let connected = inner.machine.session_keys().filter(|key| inner.machine.link_of(key).is_some()).count();
-        Stats(vec![
+        let mut stats = vec![
             ("count".into(), int(inner.machine.session_count() as u64)),
             ("connected".into(), int(connected as u64)),
             ("limit".into(), int(self.config.sessions.max_sessions as u64)),
@@ -726,16 +767,106 @@ impl Sessions {
             ("unacknowledged".into(), int(inner.machine.unacknowledged())),
             ("outboxes".into(), int(inner.machine.inbox_count() as u64)),
             ("bytes".into(), int(inner.machine.kept_bytes() as u64)),
-        ])
+        ];
+        stats.extend(store.map(|store| ("store".into(), store)));
+        Stats(stats)
     }
 
-    /// Numbers of the stream are taken on disk before they are sent.
-    fn reserve(&self, inner: &mut Inner, key: &Key, sequence: Option<u64>) {
-        let Inner { machine, book, profiles, .. } = inner;
-        if let (Some(book), Some(sequence)) = (book, sequence)
-            && let Err(error) = book.reserve(machine, profiles, key, sequence)
+    /// The application's batch has come to its end: what clients may be told of it is given to the system first.
+    /// Waits for the disk, and with it who calls.
+    pub fn append(&self) {
+        if self.unwritten.load(Ordering::Relaxed) && self.unwritten.swap(false, Ordering::AcqRel) {
+            let _ = self.append_with(&mut self.scribe.lock(), By::Application);
+        }
+    }
+
+    /// Appends what there is, and lets it go out.
+    fn append_with(&self, scribe: &mut Scribe, by: By) -> Result<(), StoreError> {
+        let mut inner = self.inner.lock();
+        inner.stage_published();
+        let Inner { machine, book: Some(book), profiles, .. } = &mut *inner else {
+            // Closed: nobody is to wait for it.
+            let place = inner.machine.place();
+            inner.machine.handle_written(place);
+            self.carry_out(inner, clock::now(), by);
+            return Ok(());
+        };
+        let (batch, place, log) = (book.take(machine, profiles), machine.place(), book.log.clone());
+        drop(inner);
+        let appended = batch.append_to(&log);
+        let mut inner = self.inner.lock();
+        let failed =
+            inner.book.as_mut().map_or_else(BTreeMap::new, |book| book.handle_appended(batch, appended.is_ok()));
+        // Also when it has failed: the server goes on as one without a store.
+        inner.machine.handle_written(place);
+        self.carry_out(inner, clock::now(), by);
+        if let Err(error) = &appended {
+            scribe.torn = true;
+            // Not before, or it would be tried again at once.
+            if let Some(book) = &mut self.inner.lock().book {
+                book.put_back(failed);
+            }
+            self.tell_disk_failed(error);
+        }
+        appended
+    }
+
+    /// Appends what there is where it is much, in between; the application's thread only.
+    fn append_early<'a>(&'a self, inner: MutexGuard<'a, Inner>, now: Time) -> MutexGuard<'a, Inner> {
+        if inner.staged_bytes() < STAGED {
+            return inner;
+        }
+        self.carry_out(inner, now, By::Application);
+        self.append();
+        self.inner.lock()
+    }
+
+    /// As [`Sessions::carry_out_if_any`], on the application's thread, which appends where it is much.
+    fn carry_out_and_append(&self, mut inner: MutexGuard<'_, Inner>, now: Time) {
+        inner.stage_published();
+        let much = inner.staged_bytes() >= STAGED;
+        self.carry_out_if_any(inner, now, By::Application);
+        if much {
+            self.append();
+        }
+    }
+
+    /// Writes everything anew, in pieces, between which others append; what is up to the index returned is no
+    /// longer needed once all is durable.
+    fn write_anew(&self) -> Result<u64, StoreError> {
+        let Some(log) = self.inner.lock().book.as_ref().map(|book| book.log.clone()) else { return Ok(0) };
+        // Without a lock that others wait for, so that they need not wait while the file is left.
+        log.sync_all()?;
+        let mut scribe = self.scribe.lock();
+        self.append_with(&mut scribe, By::Timekeeper)?;
+        log.roll()?;
+        // What could not be appended from here on will be missing.
+        scribe.torn = false;
+        drop(scribe);
+        let (before, start) = (log.last_index(), log.bytes());
+        let mut items = Whole::all(&self.inner.lock().machine).into_iter().peekable();
+        while items.peek().is_some() {
+            let mut scribe = self.scribe.lock();
+            let mut inner = self.inner.lock();
+            let Inner { machine, book: Some(book), profiles, .. } = &mut *inner else { return Ok(0) };
+            while book.staged_bytes() < STAGED
+                && let Some(item) = items.next()
+            {
+                book.stage(machine, profiles, &item);
+            }
+            drop(inner);
+            self.append_with(&mut scribe, By::Timekeeper)?;
+        }
+        self.scribe.lock().compact = log.bytes().saturating_sub(start);
+        Ok(before)
+    }
+
+    /// The end of the application's batch is to see to it.
+    fn expect_append(&self) {
+        if !self.unwritten.swap(true, Ordering::AcqRel)
+            && let Some(core) = self.core.upgrade()
         {
-            self.tell_disk_failed(&error);
+            core.expect_append();
         }
     }
 
@@ -749,16 +880,15 @@ impl Sessions {
 
     /// Writes everything and gives the directory back: the server has ended.
     pub fn close_store(&self) {
-        let mut inner = self.inner.lock();
-        let Inner { machine, book, profiles, .. } = &mut *inner;
-        let Some(mut book) = book.take() else { return };
-        let closed = book.write(machine, profiles, true).and_then(|_| book.write_anew(machine, profiles, true));
-        drop(inner);
-        let closed = closed.and_then(|before| {
-            book.log.discard(before)?;
-            book.log.close()
-        });
-        if let Err(error) = closed {
+        let Some(log) = self.inner.lock().book.as_ref().map(|book| book.log.clone()) else { return };
+        let anew = self.write_anew();
+        let mut scribe = self.scribe.lock();
+        // What came meanwhile.
+        let appended = self.append_with(&mut scribe, By::Timekeeper);
+        self.inner.lock().book = None;
+        drop(scribe);
+        let discarded = anew.and_then(|before| appended.and_then(|()| log.discard(before)));
+        if let Err(error) = discarded.and(log.close()) {
             self.tell_disk_failed(&error);
         }
     }
@@ -784,8 +914,7 @@ impl Sessions {
     }
 
     fn send_to(&self, inner: &mut Inner, now: Time, key: &Key, data: Bytes, binary: bool) -> Option<u64> {
-        let sequence = inner.machine.send(now, key, data, binary)?;
-        self.reserve(inner, key, Some(sequence));
+        let sequence = inner.send(now, key, data, binary)?;
         if let Some(link) = inner.machine.link_of(key).and_then(|link| inner.links.get(&ConnId(link.0))) {
             let unsent = inner.machine.session(key).map_or(0, Session::unsent_bytes);
             self.count_sent(&link.outlet, now, unsent);
@@ -891,10 +1020,18 @@ impl Sessions {
             }
         }
         let next = inner.next_deadline();
-        let write = inner.book.as_ref().is_some_and(Book::is_dirty);
-        drop(inner);
-        if write {
-            self.ask_to_write();
+        inner.stage_published();
+        if let Some(book) = &inner.book {
+            let pressing = book.is_pressing();
+            if book.has_news() || inner.machine.is_unwritten() {
+                self.expect_append();
+            }
+            drop(inner);
+            if pressing {
+                self.ask_to_write();
+            }
+        } else {
+            drop(inner);
         }
         if let Some(next) = next
             && next.as_micros() < self.sleeping_until.load(Ordering::Acquire)
@@ -1144,29 +1281,27 @@ impl Sessions {
 impl Tend for Sessions {
     fn tend(&self, tick: bool) {
         self.writing.store(false, Ordering::Release);
-        let mut inner = self.inner.lock();
-        let Inner { machine, book, profiles, .. } = &mut *inner;
-        let Some(book) = book else { return };
-        let mut before = None;
-        let (marks, mut written) = match book.write(machine, profiles, tick) {
-            Ok(marks) => (marks, Ok(())),
-            Err(error) => (Vec::new(), Err(error)),
-        };
-        if tick && written.is_ok() && book.is_bloated() {
-            match book.write_anew(machine, profiles, false) {
-                Ok(index) => before = Some(index),
-                Err(error) => written = Err(error),
+        let Some(log) = self.inner.lock().book.as_ref().map(|book| book.log.clone()) else { return };
+        let mut scribe = self.scribe.lock();
+        let appended = self.append_with(&mut scribe, By::Timekeeper);
+        let anew = tick && appended.is_ok() && (scribe.torn || is_bloated(log.bytes(), scribe.compact));
+        drop(scribe);
+        let before = appended.and_then(|()| if anew { self.write_anew().map(Some) } else { Ok(None) });
+        let marks = self.inner.lock().book.as_mut().map(Book::take_written).unwrap_or_default();
+        let synced = before.and_then(|before| {
+            if tick || !marks.is_empty() {
+                log.sync_all()?;
             }
-        }
-        let log = book.log.clone();
-        drop(inner);
-        let result = written.and_then(|()| commit(&log, before));
-        match result {
+            before.map_or(Ok(()), |before| log.discard(before))?;
+            // Another thread may have met an error meanwhile, or it is an old one.
+            log.check()
+        });
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        match synced {
             Ok(()) => {
                 self.disk_failed.store(false, Ordering::Release);
                 if !marks.is_empty() {
-                    let now = clock::now();
-                    let mut inner = self.inner.lock();
                     for (outbox, handled) in marks {
                         inner.machine.handle_stored(now, &outbox, handled);
                     }
@@ -1176,24 +1311,41 @@ impl Tend for Sessions {
             }
             // What was handled is not acknowledged then: it comes again, unless the disk takes it later.
             Err(error) => {
-                if let Some(book) = &mut self.inner.lock().book {
+                if let Some(book) = &mut inner.book {
                     book.put_back(marks);
                 }
+                drop(inner);
                 self.tell_disk_failed(&error);
             }
         }
     }
 }
 
-/// Makes durable what was written; what is up to `before` is then no longer needed.
-fn commit(log: &Log, before: Option<u64>) -> Result<(), StoreError> {
-    log.sync_all()?;
-    before.map_or(Ok(()), |before| log.discard(before))?;
-    // Another thread may have met an error meanwhile, or it is an old one.
-    log.check()
-}
-
 impl Inner {
+    /// `None`: no such session.
+    fn send(&mut self, now: Time, key: &Key, data: Bytes, binary: bool) -> Option<u64> {
+        let Some(book) = &mut self.book else { return self.machine.send(now, key, data, binary) };
+        let sequence = self.machine.send(now, key, data, binary)?;
+        if let Some(message) = self.machine.session(key).and_then(|session| session.ring().message(sequence)) {
+            book.add_message(key, sequence, message);
+        }
+        Some(sequence)
+    }
+
+    /// The store is to have what was published.
+    fn stage_published(&mut self) {
+        while let Some((channel, log, entry)) = self.machine.poll_published() {
+            if let Some(book) = &mut self.book {
+                book.add_published(&channel, log.epoch(), entry);
+            }
+        }
+    }
+
+    /// Bytes that wait for the store.
+    fn staged_bytes(&self) -> usize {
+        self.book.as_ref().map_or(0, Book::staged_bytes)
+    }
+
     fn next_deadline(&self) -> Option<Time> {
         let waiting = self.waiting.front().map(|(until, _)| *until);
         match (self.machine.poll_timeout(), waiting) {
@@ -1226,7 +1378,7 @@ impl Inner {
         }
     }
 
-    /// The channel's place is to be written.
+    /// The channel may be new: its place is to be written.
     fn moved(&mut self, channel: ChannelName) {
         if let Some(book) = &mut self.book {
             book.channels.insert(channel);

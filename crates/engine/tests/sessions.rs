@@ -958,3 +958,119 @@ fn a_session_costs_memory_though_it_holds_nothing() {
     let cost = app.stat(server, &["sessions", "bytes"]) - before;
     assert!((500..10_000).contains(&cost), "{cost}");
 }
+
+/// A store's directory, and copies of it: what the system has of a server is what one finds that comes after a kill -9.
+struct Store(std::path::PathBuf);
+
+impl Store {
+    fn new(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("lifeline-sessions-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir_all(directory.join("0")).expect("a directory");
+        Self(directory)
+    }
+
+    fn life(&self, life: usize) -> std::path::PathBuf {
+        self.0.join(life.to_string())
+    }
+
+    /// As it is now, for the next life.
+    fn kill(&self, life: usize) -> std::path::PathBuf {
+        std::fs::create_dir_all(self.life(life + 1)).expect("a directory");
+        for entry in std::fs::read_dir(self.life(life)).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a name");
+            std::fs::copy(&path, self.life(life + 1).join(name)).expect("a copy");
+        }
+        self.life(life + 1)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_server_that_was_killed_sends_again_what_was_not_acknowledged() {
+    let store = Store::new("ring");
+    let mut app = App::new();
+    let (server, address) = serve(&app, |config| config.sessions.store = Some(store.life(0)));
+    let (mut peer, welcome) = Peer::fresh(&address, "box");
+    let (conn, info) = opened(&mut app);
+    let session = info.session.expect("a session").id;
+    for text in ["one", "two"] {
+        app.send(conn, text);
+    }
+    assert_eq!((peer.read(), peer.read()), ("M 1\none".to_owned(), "M 2\ntwo".to_owned()));
+    // The moment a message is on the wire, or the command for a session that is away has returned, it is stored.
+    drop(peer);
+    app.wait_close();
+    let long = "l".repeat(100_000);
+    for text in ["three", &long] {
+        let data = Bytes::copy_from_slice(text.as_bytes());
+        app.submit(Command::SessionSend { server, session: (&*session).into(), data, binary: false });
+    }
+    assert!(app.stat(server, &["sessions", "store", "records"]) >= 5);
+    let directory = store.kill(0);
+    let (server, address) = serve(&app, |config| config.sessions.store = Some(directory));
+    assert_eq!(app.stat(server, &["sessions", "unacknowledged"]), 4);
+    // Handled was the first.
+    let (mut peer, again) = Peer::resume(&address, &welcome, 1, "box", 1, 1);
+    assert_eq!((field(&again, "resumed"), field(&again, "s0")), ("true", "2"));
+    let read: Vec<_> = (0..4).map(|_| peer.read()).collect();
+    assert_eq!(read, ["M 2\ntwo", "M 3\nthree", &format!("M 4\n{long}"), "R 4"]);
+    let (conn, info) = opened(&mut app);
+    assert!(info.resumed);
+    app.send(conn, "five");
+    assert_eq!(peer.read(), "M 5\nfive");
+    // The token of that WELCOME is known as well.
+    let directory = store.kill(1);
+    let (_, address) = serve(&app, |config| config.sessions.store = Some(directory));
+    let (mut peer, again) = Peer::resume(&address, &again, 5, "box", 1, 1);
+    assert_eq!((field(&again, "resumed"), peer.read().as_str()), ("true", "R 5"));
+}
+
+#[test]
+fn a_server_that_was_killed_has_what_was_published() {
+    let store = Store::new("channel");
+    let mut app = App::new();
+    let (server, address) = serve(&app, |config| config.sessions.store = Some(store.life(0)));
+    let (mut peer, welcome) = Peer::fresh(&address, "box");
+    let (conn, _) = opened(&mut app);
+    app.submit(Command::Subscribe { conn, channel: "news".into() });
+    let known = peer.read();
+    assert!(known.starts_with("K "), "{known}");
+    let publish = |app: &App, server, text: &str, except: Vec<ConnId>| {
+        let data = Bytes::copy_from_slice(text.as_bytes());
+        app.submit(Command::Publish { server, channel: "news".into(), data, binary: false, except });
+    };
+    publish(&app, server, "one", vec![]);
+    let one = peer.read();
+    assert!(one.ends_with("\none"), "{one}");
+    publish(&app, server, "two", vec![]);
+    publish(&app, server, "not for the one", vec![conn]);
+    publish(&app, server, "four", vec![]);
+    let read: Vec<_> = (0..3).map(|_| peer.read()).collect();
+    let directory = store.kill(0);
+    let (server, address) = serve(&app, |config| config.sessions.store = Some(directory));
+    let mut resumed = Peer::silent(&address);
+    let (sid, tok) = (field(&welcome, "sid"), field(&welcome, "tok"));
+    let at: Vec<_> = one.split([' ', '\n']).collect();
+    resumed.send(&format!(
+        r#"H {{"v":1,"resume":{{"sid":"{sid}","tok":"{tok}","s":0,"ch":{{"news":{{"e":"{}","o":{},"mid":"{}"}}}}}}}}"#,
+        at[2], at[3], at[4]
+    ));
+    let welcome = resumed.read();
+    assert_eq!(field(&welcome, "resumed"), "true");
+    let known = resumed.read();
+    assert!(known.starts_with("K ") && known.contains("\"ok\""), "{known}");
+    let again: Vec<_> = (0..3).map(|_| resumed.read()).collect();
+    assert_eq!(again, read, "the same epoch, offsets and ids");
+    assert_eq!(resumed.read(), "R 0");
+    opened(&mut app);
+    publish(&app, server, "five", vec![]);
+    let five = resumed.read();
+    assert!(five.starts_with(&format!("C news {} 5 ", at[2])) && five.ends_with("\nfive"), "{five}");
+}

@@ -1,8 +1,9 @@
 <?php
 // Sends numbered messages and writes down what becomes of them, until the file `stop` is there.
 //   config: url, log, client, life, batch (messages each 5 ms), size, stop, options
-// Lines of the log: s (the last that send() took), a (all up to it are acknowledged), r (an answer), g (a gap),
-// c and o (the connection was lost, is open), end (all was acknowledged, and the last was answered).
+// Lines of the log: s (the last that send() took), a (all up to it are acknowledged), r (an answer), p (published:
+// offset and text), g (a gap), c and o (the connection was lost, is open), end (all was acknowledged, and the last was
+// answered).
 
 declare(strict_types=1);
 
@@ -19,7 +20,11 @@ $client->onClose(static function (WsClient $c, int $code) use ($log): void {
     fwrite($log, sprintf("c %.6f %d\n", microtime(true), $code));
 });
 $answered = 0;
-$client->onMessage(static function (WsClient $c, string $data) use ($log, $config, &$answered): void {
+$client->onMessage(static function (WsClient $c, string $data, bool $binary, WsMessage $m) use ($log, $config, &$answered): void {
+    if ($m->channel !== null) {
+        fwrite($log, "p $m->sequence $data\n");
+        return;
+    }
     [$life, $number] = explode(' ', $data);
     // Not to what an earlier process has left in the outbox.
     if ($life === (string) $config['life']) {
@@ -28,7 +33,7 @@ $client->onMessage(static function (WsClient $c, string $data) use ($log, $confi
     }
 });
 $client->onGap(static function (WsGap $g) use ($log): void {
-    fwrite($log, "g $g->from " . ($g->to ?? '-') . " $g->why\n");
+    fwrite($log, "g $g->from " . ($g->to ?? '-') . " $g->why " . ($g->channel ?? '-') . "\n");
 });
 $last = $acknowledged = 0;
 $padding = str_repeat('.', $config['size']);

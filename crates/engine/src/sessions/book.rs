@@ -1,37 +1,50 @@
-//! What a server's sessions leave on disk (`store: 'file:///dir'`): who they are, and where each outbox and channel is.
+//! What a server's sessions leave on disk (`store: 'file:///dir'`): who they are, what they were sent, what was published,
+//! and up to where each outbox was handled.
 //!
-//! Each record replaces the one before it of the same session, outbox or channel. Written under the lock of the
-//! machine, so that the order of records is that of events, and made durable without it.
+//! A record of a session, an outbox or a channel's place replaces the one before it; messages are added to what there
+//! is. Records are made under the lock of the machine, so that their order is that of events, and appended without
+//! it, many at once ([`Batch`]). Nothing of what they say leaves before they are given to the system; only marks wait
+//! until they are durable.
 //!
-//! Messages are not in it. So that no number of a stream is given twice, a session's record says that more are
-//! taken than are ([`RESERVE`]) before the first of them leaves; when all is acknowledged the next one says it exactly.
+//! What is acknowledged is not written: who comes back says what it has. The log is written anew when most of it is
+//! about what is no longer so.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::hash_map::Entry as Slot;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use lifeline_proto::Time;
 use lifeline_proto::v1::data::SessionData;
+use lifeline_proto::v1::log::{Entry, FRESH, Published};
+use lifeline_proto::v1::ring::Message;
 use lifeline_proto::v1::server::{Server as Machine, Stored};
-use lifeline_proto::v1::session::{Session, SessionRecord};
+use lifeline_proto::v1::session::SessionRecord;
 use lifeline_proto::v1::wire::Reject;
 use lifeline_proto::v1::{ChannelName, Key, Position, ShortId, Token};
-use lifeline_store::{Config, Disk, Files, Log, Opened, StoreError};
+use lifeline_store::{Config, Disk, Files, Log, Opened, Record, StoreError};
 use rand::rngs::StdRng;
 
 use super::Profile;
+use crate::clock;
 
-/// Numbers of a stream that are taken ahead.
-const RESERVE: u64 = 4096;
 /// A log with more bytes than these, and than four times what it was after the last time, is written anew.
 const SLACK: u64 = 8 * 1024 * 1024;
+/// Files go when the log was written anew, all at once; each costs an fsync when it is full.
+const SEGMENT: u64 = 64 * 1024 * 1024;
+/// A longer payload is not copied.
+const COPY: usize = 2048;
+/// A buffer that grew beyond is not kept.
+const BUFFER: usize = 1024 * 1024;
 
 const SESSION: u8 = 1;
 const SESSION_GONE: u8 = 2;
 const INBOX: u8 = 3;
 const CHANNEL: u8 = 4;
-/// What comes before was written anew behind it.
-const ANEW: u8 = 5;
+const MESSAGE: u8 = 5;
+const PUBLISHED: u8 = 6;
 
 /// See the module.
 #[derive(Debug)]
@@ -39,14 +52,28 @@ pub struct Book {
     pub log: Arc<Log>,
     /// To be stored and then acknowledged.
     pub marks: BTreeMap<Key, u64>,
+    /// Written, and not known to be durable.
+    written: BTreeMap<Key, u64>,
     /// Sessions whose record is not what is on disk.
     pub dirty: BTreeSet<Key>,
+    /// Channels whose place is to be written.
     pub channels: BTreeSet<ChannelName>,
     gone: Vec<Key>,
-    /// The last number that a session's record allows; of those whose record is not exact.
-    reserved: HashMap<Key, u64>,
-    /// Bytes after it was written anew.
-    compact: u64,
+    staged: Batch,
+    /// What wall clocks show at [`Time::ZERO`], in microseconds.
+    origin: u64,
+}
+
+/// Records to be appended, in order.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Of all records what is copied.
+    heads: Vec<u8>,
+    /// Where the head of each ends, and what follows it.
+    records: Vec<(usize, Bytes)>,
+    /// Of payloads that are not in `heads`.
+    payloads: usize,
+    marks: BTreeMap<Key, u64>,
 }
 
 /// What was on disk.
@@ -59,233 +86,439 @@ pub struct Restored {
     pub remarks: Vec<String>,
 }
 
+impl Batch {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        self.heads.len() + self.payloads
+    }
+
+    pub fn append_to(&self, log: &Log) -> Result<(), StoreError> {
+        if self.records.is_empty() {
+            return Ok(());
+        }
+        let mut start = 0;
+        let ranges: Vec<_> = self.records.iter().map(|(end, _)| std::mem::replace(&mut start, *end)..*end).collect();
+        let records =
+            ranges.iter().zip(&self.records).map(|(head, (_, payload))| (&self.heads[head.clone()], &payload[..]));
+        log.append(records).map(drop)
+    }
+
+    fn push(&mut self, record: &[u8]) {
+        self.heads.extend_from_slice(record);
+        self.end(Bytes::new());
+    }
+
+    fn end(&mut self, payload: Bytes) {
+        self.payloads += payload.len();
+        self.records.push((self.heads.len(), payload));
+    }
+
+    fn clear(&mut self) {
+        self.heads.clear();
+        self.heads.shrink_to(BUFFER);
+        self.records.clear();
+        self.records.shrink_to(BUFFER / 64);
+        self.payloads = 0;
+        self.marks.clear();
+    }
+}
+
 impl Book {
-    /// Opens the store in a directory, or makes it.
+    /// Opens the store in a directory, or makes it. Messages that are older than `age` are left out.
     ///
     /// # Errors
     /// The directory is in use, or the disk does not work.
-    pub fn open(directory: &Path) -> Result<(Self, Restored), StoreError> {
-        Self::open_with(Arc::new(Disk), directory)
+    pub fn open(directory: &Path, age: Duration) -> Result<(Self, Restored), StoreError> {
+        Self::open_with(Arc::new(Disk), directory, age)
     }
 
-    pub(super) fn open_with(files: Arc<dyn Files>, directory: &Path) -> Result<(Self, Restored), StoreError> {
-        let (log, Opened { records, cut, damages, .. }) = Log::open_with(files, &Config::new(directory))?;
-        let mut sessions: BTreeMap<Key, (SessionRecord, Option<Arc<str>>, Profile)> = BTreeMap::new();
-        let mut inboxes: BTreeMap<Key, (u64, u64, Vec<Reject>)> = BTreeMap::new();
-        let mut channels: BTreeMap<ChannelName, Position> = BTreeMap::new();
-        let mut restored = Restored {
-            damages: damages.iter().map(ToString::to_string).collect(),
-            remarks: cut.iter().map(ToString::to_string).collect(),
-            ..Restored::default()
-        };
+    pub(super) fn open_with(
+        files: Arc<dyn Files>,
+        directory: &Path,
+        age: Duration,
+    ) -> Result<(Self, Restored), StoreError> {
+        let config = Config { segment_bytes: SEGMENT, ..Config::new(directory) };
+        let (log, Opened { records, cut, damages, .. }) = Log::open_with(files, &config)?;
+        let mut found = Found::default();
+        let mut damages: Vec<_> = damages.iter().map(ToString::to_string).collect();
         for record in records {
-            let mut reader = Reader(&record.data);
-            let read = || -> Option<()> {
-                match reader.byte()? {
-                    SESSION => {
-                        let (record, owner, profile) = read_session(&mut reader)?;
-                        sessions.insert(record.id.clone(), (record, owner, profile));
-                    }
-                    SESSION_GONE => drop(sessions.remove(&reader.key()?)),
-                    INBOX => {
-                        let (key, generation, handled) = (reader.key()?, reader.number()?, reader.number()?);
-                        let mut rejected = Vec::new();
-                        for _ in 0..reader.number()? {
-                            let (sequence, code) = (reader.number()?, reader.number()? as i32);
-                            rejected.push(Reject { sequence, code, reason: reader.text()?, permanent: true });
-                        }
-                        inboxes.insert(key, (generation, handled, rejected));
-                    }
-                    CHANNEL => {
-                        let name = ChannelName::new(reader.text()?).ok()?;
-                        channels.insert(name, reader.position()?);
-                    }
-                    ANEW => {
-                        sessions.clear();
-                        inboxes.clear();
-                        channels.clear();
-                    }
-                    _ => return None,
-                }
-                Some(())
-            };
-            if { read }().is_none() {
-                let directory = directory.display();
-                restored.damages.push(format!("{directory}: record {} cannot be understood", record.index));
+            let index = record.index;
+            if found.take(record).is_none() {
+                damages.push(format!("{}: record {index} cannot be understood", directory.display()));
             }
         }
-        for (key, (record, owner, profile)) in sessions {
-            restored.stored.sessions.push((record, owner));
-            restored.profiles.insert(key, profile);
-        }
-        let inboxes =
-            inboxes.into_iter().map(|(key, (generation, handled, rejected))| (key, generation, handled, rejected));
-        restored.stored.inboxes = inboxes.collect();
-        restored.stored.channels = channels.into_iter().collect();
+        let (stored, profiles) = found.finish(origin(), age);
+        let remarks = cut.iter().map(ToString::to_string).collect();
         let book = Self {
-            compact: log.bytes(),
             log: Arc::new(log),
             marks: BTreeMap::new(),
+            written: BTreeMap::new(),
             dirty: BTreeSet::new(),
             channels: BTreeSet::new(),
             gone: Vec::new(),
-            reserved: HashMap::new(),
+            staged: Batch::default(),
+            origin: origin(),
         };
-        Ok((book, restored))
+        Ok((book, Restored { stored, profiles, damages, remarks }))
     }
 
-    /// Something waits for [`Book::write`] that ought to be written soon.
-    pub fn is_dirty(&self) -> bool {
-        !(self.marks.is_empty() && self.dirty.is_empty() && self.gone.is_empty())
+    /// Marks wait to be made durable.
+    pub fn is_pressing(&self) -> bool {
+        !self.marks.is_empty()
+    }
+
+    /// Something waits for [`Book::take`].
+    pub fn has_news(&self) -> bool {
+        let quiet = self.marks.is_empty() && self.dirty.is_empty() && self.gone.is_empty() && self.channels.is_empty();
+        !(quiet && self.staged.records.is_empty())
+    }
+
+    /// Bytes of messages that wait for [`Book::take`].
+    pub fn staged_bytes(&self) -> usize {
+        self.staged.bytes()
     }
 
     /// The session has ended.
     pub fn forget(&mut self, key: &Key) {
         self.dirty.remove(key);
-        self.reserved.remove(key);
         self.gone.push(key.clone());
     }
 
-    /// A message with this number is about to be sent to a session.
-    ///
-    /// # Errors
-    /// What the disk says.
-    pub fn reserve(
-        &mut self,
-        machine: &Machine<StdRng>,
-        profiles: &HashMap<Key, Profile>,
-        key: &Key,
-        sequence: u64,
-    ) -> Result<(), StoreError> {
-        if self.reserved.get(key).is_some_and(|last| sequence <= *last) {
-            return Ok(());
+    /// A session was sent a message.
+    pub fn add_message(&mut self, key: &Key, sequence: u64, message: &Message) {
+        if self.staged.records.is_empty() {
+            // The system's clock may be set meanwhile.
+            self.origin = origin();
         }
-        self.reserved.insert(key.clone(), sequence + RESERVE);
-        match self.session_record(machine, profiles, key) {
-            Some(record) => self.append(&[record]),
-            None => Ok(()),
+        let at = self.origin.saturating_add(message.at.as_micros());
+        let heads = &mut self.staged.heads;
+        heads.extend_from_slice(&[MESSAGE, u8::from(message.binary)]);
+        put_short(heads, key.as_str());
+        heads.extend_from_slice(&sequence.to_le_bytes());
+        heads.extend_from_slice(&at.to_le_bytes());
+        self.add_payload(&message.data);
+    }
+
+    /// Something was published.
+    pub fn add_published(&mut self, channel: &ChannelName, epoch: &ShortId, entry: &Entry) {
+        if self.staged.records.is_empty() {
+            self.origin = origin();
+        }
+        let at = self.origin.saturating_add(entry.at.as_micros());
+        let heads = &mut self.staged.heads;
+        heads.extend_from_slice(&[PUBLISHED, u8::from(entry.binary) | u8::from(entry.document) << 1]);
+        put_short(heads, channel.as_str());
+        put_short(heads, epoch.as_str());
+        put_short(heads, entry.message_id.as_str());
+        heads.extend_from_slice(&entry.offset.to_le_bytes());
+        heads.extend_from_slice(&at.to_le_bytes());
+        let except = entry.except.as_deref().unwrap_or_default();
+        heads.extend_from_slice(&(except.len() as u32).to_le_bytes());
+        for key in except {
+            put_short(heads, key.as_str());
+        }
+        self.add_payload(&entry.frame.slice(entry.payload..));
+    }
+
+    fn add_payload(&mut self, data: &Bytes) {
+        if data.len() <= COPY {
+            self.staged.heads.extend_from_slice(data);
+            self.staged.end(Bytes::new());
+        } else {
+            self.staged.end(data.clone());
         }
     }
 
-    /// Appends what has changed; returns the marks that may be acknowledged once all is durable.
-    ///
-    /// # Errors
-    /// What the disk says; it is tried again.
-    pub fn write(
-        &mut self,
-        machine: &Machine<StdRng>,
-        profiles: &HashMap<Key, Profile>,
-        tick: bool,
-    ) -> Result<Vec<(Key, u64)>, StoreError> {
-        if tick {
-            let quiet = |key: &Key| machine.session(key).is_none_or(Session::is_settled);
-            let settled: Vec<Key> = self.reserved.keys().filter(|key| quiet(key)).cloned().collect();
-            for key in settled {
-                self.reserved.remove(&key);
-                self.dirty.insert(key);
-            }
-        }
-        let mut records = Vec::new();
-        for key in &self.gone {
+    /// Everything that is not on disk, to be appended and given back to [`Book::handle_appended`].
+    pub fn take(&mut self, machine: &Machine<StdRng>, profiles: &HashMap<Key, Profile>) -> Batch {
+        let mut batch = std::mem::take(&mut self.staged);
+        for key in self.gone.drain(..) {
             let mut writer = Writer::new(SESSION_GONE);
             writer.text(key.as_str());
-            records.push(writer.0);
+            batch.push(&writer.0);
         }
-        records.extend(self.dirty.iter().filter_map(|key| self.session_record(machine, profiles, key)));
-        for (outbox, handled) in &self.marks {
-            records.extend(inbox_record(machine, outbox, *handled));
+        for key in std::mem::take(&mut self.dirty) {
+            if let Some(record) = session_record(machine, profiles, &key) {
+                batch.push(&record);
+            }
         }
-        if tick {
-            let channels = std::mem::take(&mut self.channels);
-            let logs = channels.iter().filter_map(|name| Some((name, machine.channel_log(name)?.top())));
-            records.extend(logs.map(|(name, position)| channel_record(name, &position)));
+        for name in std::mem::take(&mut self.channels) {
+            if let Some(log) = machine.channel_log(&name) {
+                batch.push(&channel_record(&name, &log.top()));
+            }
         }
-        if !records.is_empty() {
-            self.append(&records)?;
+        // Last: that something was handled must not be known without what its handler has sent.
+        let marks = std::mem::take(&mut self.marks);
+        for (outbox, handled) in &marks {
+            if let Some(record) = inbox_record(machine, outbox, *handled) {
+                batch.push(&record);
+            }
         }
-        self.gone.clear();
-        self.dirty.clear();
-        Ok(std::mem::take(&mut self.marks).into_iter().collect())
+        Batch { marks, ..batch }
+    }
+
+    /// The batch was appended, or could not be; returns the marks for [`Book::put_back`].
+    pub fn handle_appended(&mut self, mut batch: Batch, whole: bool) -> BTreeMap<Key, u64> {
+        let mut marks = std::mem::take(&mut batch.marks);
+        if whole {
+            for (outbox, handled) in std::mem::take(&mut marks) {
+                let mark = self.written.entry(outbox).or_insert(handled);
+                *mark = handled.max(*mark);
+            }
+        }
+        if self.staged.records.is_empty() {
+            batch.clear();
+            self.staged = batch;
+        }
+        marks
+    }
+
+    /// The marks that may be acknowledged once all that is appended is durable.
+    pub fn take_written(&mut self) -> BTreeMap<Key, u64> {
+        std::mem::take(&mut self.written)
     }
 
     /// The marks are not durable.
-    pub fn put_back(&mut self, marks: Vec<(Key, u64)>) {
+    pub fn put_back(&mut self, marks: BTreeMap<Key, u64>) {
         for (outbox, handled) in marks {
             let mark = self.marks.entry(outbox).or_insert(handled);
             *mark = handled.max(*mark);
         }
     }
 
-    /// Whether most of the log is about what is no longer so.
-    pub fn is_bloated(&self) -> bool {
-        self.log.bytes() > SLACK + 4 * self.compact
+    /// Everything about one of them is to be written again.
+    pub fn stage(&mut self, machine: &Machine<StdRng>, profiles: &HashMap<Key, Profile>, item: &Whole) {
+        match item {
+            Whole::Session(key) => {
+                let (Some(record), Some(session)) = (session_record(machine, profiles, key), machine.session(key))
+                else {
+                    return;
+                };
+                self.staged.push(&record);
+                for (sequence, message) in session.ring().messages() {
+                    self.add_message(key, sequence, message);
+                }
+            }
+            Whole::Inbox(outbox) => {
+                let Some(inbox) = machine.inbox(outbox) else { return };
+                // A mark that is in what is about to be discarded may be acknowledged next.
+                let waiting = self.marks.get(outbox).max(self.written.get(outbox)).copied().unwrap_or(0);
+                if let Some(record) = inbox_record(machine, outbox, inbox.acknowledged().max(waiting)) {
+                    self.staged.push(&record);
+                }
+            }
+            Whole::Channel(name) => {
+                let Some(log) = machine.channel_log(name) else { return };
+                let bottom = log.bottom();
+                self.staged.push(&channel_record(name, &bottom));
+                for entry in log.entries() {
+                    self.add_published(name, &bottom.epoch, entry);
+                }
+            }
+        }
+    }
+}
+
+/// What is written anew.
+#[derive(Debug)]
+pub enum Whole {
+    Session(Key),
+    Inbox(Key),
+    Channel(ChannelName),
+}
+
+impl Whole {
+    pub fn all(machine: &Machine<StdRng>) -> Vec<Self> {
+        let sessions = machine.session_keys().cloned().map(Self::Session);
+        let inboxes = machine.inbox_keys().cloned().map(Self::Inbox);
+        sessions.chain(inboxes).chain(machine.channel_names().cloned().map(Self::Channel)).collect()
+    }
+}
+
+/// Whether most of a log of so many bytes is about what is no longer so; `compact`: when it was written anew.
+pub fn is_bloated(bytes: u64, compact: u64) -> bool {
+    bytes > SLACK + 4 * compact
+}
+
+/// What wall clocks show at [`Time::ZERO`], in microseconds.
+fn origin() -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(wall.as_micros()).unwrap_or(u64::MAX).saturating_sub(clock::now().as_micros())
+}
+
+/// What records say, taken together.
+#[derive(Default)]
+struct Found {
+    sessions: BTreeMap<Key, (SessionRecord, Option<Arc<str>>, Profile)>,
+    inboxes: BTreeMap<Key, (u64, u64, Vec<Reject>)>,
+    streams: HashMap<Key, FoundStream>,
+    channels: HashMap<ChannelName, FoundChannel>,
+}
+
+/// By number, with when it was sent by the system's clock, in microseconds. What is written anew comes behind what
+/// happened meanwhile, and a second time where the old has not been discarded.
+type FoundStream = BTreeMap<u64, (u64, Message)>;
+
+struct FoundChannel {
+    epoch: ShortId,
+    /// Ids that are known from places, by offset.
+    places: BTreeMap<u64, ShortId>,
+    /// By offset, likewise.
+    messages: BTreeMap<u64, (u64, Published)>,
+}
+
+impl Found {
+    /// `None`: the record cannot be understood.
+    fn take(&mut self, record: Record) -> Option<()> {
+        let data = Bytes::from(record.data);
+        let mut reader = Reader(&data);
+        match reader.byte()? {
+            SESSION => {
+                let (record, owner, profile) = read_session(&mut reader)?;
+                self.sessions.insert(record.id.clone(), (record, owner, profile));
+            }
+            SESSION_GONE => {
+                let key = reader.key()?;
+                self.sessions.remove(&key);
+                self.streams.remove(&key);
+            }
+            INBOX => {
+                let (key, generation, handled) = (reader.key()?, reader.number()?, reader.number()?);
+                let mut rejected = Vec::new();
+                for _ in 0..reader.number()? {
+                    let (sequence, code) = (reader.number()?, reader.number()? as i32);
+                    rejected.push(Reject { sequence, code, reason: reader.text()?, permanent: true });
+                }
+                self.inboxes.insert(key, (generation, handled, rejected));
+            }
+            CHANNEL => {
+                let name = ChannelName::new(reader.text()?).ok()?;
+                let Position { epoch, offset, message_id } = reader.position()?;
+                self.channel(name, epoch).places.insert(offset, message_id);
+            }
+            MESSAGE => {
+                let binary = reader.byte()? != 0;
+                let key = Key::new(reader.short()?).ok()?;
+                let (sequence, at) = (reader.number()?, reader.number()?);
+                let data = data.slice(data.len() - reader.0.len()..);
+                let message = Message { data, binary, at: Time::ZERO, place: 0 };
+                self.streams.entry(key).or_default().insert(sequence, (at, message));
+            }
+            PUBLISHED => {
+                let flags = reader.byte()?;
+                let name = ChannelName::new(reader.short()?).ok()?;
+                let epoch = ShortId::new(reader.short()?).ok()?;
+                let message_id = ShortId::new(reader.short()?).ok()?;
+                let (offset, at) = (reader.number()?, reader.number()?);
+                let mut except = Vec::new();
+                for _ in 0..reader.count()? {
+                    except.push(Key::new(reader.short()?).ok()?);
+                }
+                let payload = data.slice(data.len() - reader.0.len()..);
+                let (binary, document) = (flags & 1 != 0, flags & 2 != 0);
+                let published = Published { message_id, at: Time::ZERO, payload, binary, except, document };
+                self.channel(name, epoch).messages.insert(offset, (at, published));
+            }
+            _ => return None,
+        }
+        Some(())
     }
 
-    /// Appends everything; what is up to the index returned is no longer needed once all is durable. `exact`: no
-    /// more messages are sent.
-    ///
-    /// # Errors
-    /// What the disk says.
-    pub fn write_anew(
-        &mut self,
-        machine: &Machine<StdRng>,
-        profiles: &HashMap<Key, Profile>,
-        exact: bool,
-    ) -> Result<u64, StoreError> {
-        if exact {
-            self.reserved.clear();
+    fn channel(&mut self, name: ChannelName, epoch: ShortId) -> &mut FoundChannel {
+        let fresh = FoundChannel { epoch, places: BTreeMap::new(), messages: BTreeMap::new() };
+        match self.channels.entry(name) {
+            Slot::Occupied(entry) => {
+                let found = entry.into_mut();
+                if found.epoch != fresh.epoch {
+                    *found = fresh;
+                }
+                found
+            }
+            Slot::Vacant(entry) => entry.insert(fresh),
         }
-        self.log.roll()?;
-        let before = self.log.last_index();
-        let start = self.log.bytes();
-        let mut records = vec![Writer::new(ANEW).0];
-        records.extend(machine.session_keys().filter_map(|key| self.session_record(machine, profiles, key)));
-        let Stored { inboxes, channels, .. } = machine.stored();
-        records.extend(inboxes.iter().filter_map(|(key, _, handled, _)| inbox_record(machine, key, *handled)));
-        records.extend(channels.iter().map(|(name, position)| channel_record(name, position)));
-        self.append(&records)?;
-        self.compact = self.log.bytes() - start;
-        Ok(before)
     }
 
-    fn append(&self, records: &[Vec<u8>]) -> Result<(), StoreError> {
-        self.log.append(records.iter().map(|record| (&record[..], &[][..]))).map(drop)
+    fn finish(self, origin: u64, age: Duration) -> (Stored, HashMap<Key, Profile>) {
+        let now = clock::now();
+        let wall = origin.saturating_add(now.as_micros());
+        let is_old = |at: u64, age: Duration| u128::from(wall.saturating_sub(at)) >= age.as_micros();
+        // No later than now, whatever was done to the system's clock. A process that has just begun has no time for
+        // when they were sent: they live up to `age` from its beginning.
+        let time = |at: u64| Time::from_micros(at.saturating_sub(origin).min(now.as_micros()));
+        let mut stored = Stored::default();
+        let mut profiles = HashMap::new();
+        let Self { sessions, inboxes, mut streams, channels } = self;
+        for (key, (mut record, owner, profile)) in sessions {
+            if let Some(messages) = streams.remove(&key) {
+                let last = messages.last_key_value().map_or(0, |(last, _)| *last);
+                record.next = record.next.max(last + 1);
+                let kept = unbroken(messages, record.next - 1, |at| is_old(at, age));
+                let kept = kept.into_iter().map(|(at, message)| Message { at: time(at), ..message });
+                stored.streams.insert(key.clone(), kept.collect());
+            }
+            stored.sessions.push((record, owner));
+            profiles.insert(key, profile);
+        }
+        let inboxes =
+            inboxes.into_iter().map(|(key, (generation, handled, rejected))| (key, generation, handled, rejected));
+        stored.inboxes = inboxes.collect();
+        for (name, FoundChannel { epoch, places, messages }) in channels {
+            let last = |(last, _): (&u64, _)| *last;
+            let top =
+                places.last_key_value().map_or(0, |(last, _)| *last).max(messages.last_key_value().map_or(0, last));
+            let ids: BTreeMap<_, _> =
+                messages.iter().map(|(offset, (_, message))| (*offset, message.message_id.clone())).collect();
+            let kept: Vec<_> = unbroken(messages, top, |at| is_old(at, age.max(FRESH)))
+                .into_iter()
+                .map(|(at, message)| Published { at: time(at), ..message })
+                .collect();
+            let offset = top - kept.len() as u64;
+            // Nobody's, where it is not known.
+            let message_id = ids.get(&offset).or_else(|| places.get(&offset)).cloned().unwrap_or_else(ShortId::none);
+            stored.channels.push((name.clone(), Position { epoch, offset, message_id }));
+            stored.published.insert(name, kept);
+        }
+        (stored, profiles)
     }
+}
 
-    fn session_record(
-        &self,
-        machine: &Machine<StdRng>,
-        profiles: &HashMap<Key, Profile>,
-        key: &Key,
-    ) -> Option<Vec<u8>> {
-        let (record, owner) = machine.stored_session(key)?;
-        let next = self.reserved.get(key).map_or(record.next, |last| record.next.max(last + 1));
-        let mut writer = Writer::new(SESSION);
-        writer.text(key.as_str());
-        writer.text(record.token.expose());
-        writer.optional(record.previous.as_ref().map(Token::expose));
-        for number in [record.generation, next, record.acknowledged] {
-            writer.number(number);
-        }
-        writer.number(record.subscriptions.len() as u64);
-        for (channel, server_made, start) in &record.subscriptions {
-            writer.text(channel.as_str());
-            writer.number(u64::from(*server_made));
-            writer.position(start);
-        }
-        writer.optional(owner.as_deref());
-        let none = Profile::default();
-        let Profile { user, claims, data } = profiles.get(key).unwrap_or(&none);
-        writer.optional(user.as_deref());
-        writer.bytes(claims);
-        writer.number(data.version());
-        writer.number(data.values().len() as u64);
-        for (name, value) in data.values() {
-            writer.text(name);
-            writer.bytes(value);
-        }
-        Some(writer.0)
+/// Those between a hole and the last number, without the first ones that are old.
+fn unbroken<T>(mut messages: BTreeMap<u64, (u64, T)>, last: u64, is_old: impl Fn(u64) -> bool) -> VecDeque<(u64, T)> {
+    let mut kept: VecDeque<_> = (1..=last).rev().map_while(|number| messages.remove(&number)).collect();
+    while kept.back().is_some_and(|(at, _)| is_old(*at)) {
+        kept.pop_back();
     }
+    kept.make_contiguous().reverse();
+    kept
+}
+
+fn session_record(machine: &Machine<StdRng>, profiles: &HashMap<Key, Profile>, key: &Key) -> Option<Vec<u8>> {
+    let (record, owner) = machine.stored_session(key)?;
+    let mut writer = Writer::new(SESSION);
+    writer.text(key.as_str());
+    writer.text(record.token.expose());
+    writer.optional(record.previous.as_ref().map(Token::expose));
+    for number in [record.generation, record.next, record.acknowledged] {
+        writer.number(number);
+    }
+    writer.number(record.subscriptions.len() as u64);
+    for (channel, server_made, start) in &record.subscriptions {
+        writer.text(channel.as_str());
+        writer.number(u64::from(*server_made));
+        writer.position(start);
+    }
+    writer.optional(owner.as_deref());
+    let none = Profile::default();
+    let Profile { user, claims, data } = profiles.get(key).unwrap_or(&none);
+    writer.optional(user.as_deref());
+    writer.bytes(claims);
+    writer.number(data.version());
+    writer.number(data.values().len() as u64);
+    for (name, value) in data.values() {
+        writer.text(name);
+        writer.bytes(value);
+    }
+    Some(writer.0)
 }
 
 fn inbox_record(machine: &Machine<StdRng>, outbox: &Key, handled: u64) -> Option<Vec<u8>> {
@@ -374,7 +607,26 @@ impl Writer {
 
 struct Reader<'a>(&'a [u8]);
 
+/// At most 255 bytes.
+fn put_short(into: &mut Vec<u8>, text: &str) {
+    into.push(text.len() as u8);
+    into.extend_from_slice(text.as_bytes());
+}
+
 impl<'a> Reader<'a> {
+    fn short(&mut self) -> Option<&'a str> {
+        let len = usize::from(self.byte()?);
+        let (text, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        std::str::from_utf8(text).ok()
+    }
+
+    fn count(&mut self) -> Option<u32> {
+        let (count, rest) = self.0.split_first_chunk::<4>()?;
+        self.0 = rest;
+        Some(u32::from_le_bytes(*count))
+    }
+
     fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;

@@ -194,7 +194,6 @@ impl Sessions {
                 self.events.push(Event::DocumentChanged { server: self.id, channel: Arc::from(channel.as_str()) });
             }
         }
-        inner.moved(channel);
     }
 }
 

@@ -24,6 +24,23 @@ pub struct Entry {
     pub binary: bool,
     /// Sessions that it is not for.
     pub except: Option<Arc<[Key]>>,
+    /// Its place in what a store is given, see [`super::server::Server::handle_written`]; 0: in none.
+    pub place: u64,
+    /// It changes the channel's document.
+    pub document: bool,
+}
+
+/// A message of a channel that a store has kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    pub message_id: ShortId,
+    pub at: Time,
+    pub payload: Bytes,
+    pub binary: bool,
+    /// Sessions that it is not for.
+    pub except: Vec<Key>,
+    /// It changes the channel's document.
+    pub document: bool,
 }
 
 /// Where a reader that names a position stands.
@@ -59,27 +76,44 @@ impl ChannelLog {
         Self { channel, retention, epoch, entries: VecDeque::new(), bytes: 0, top: 0, floor_id: ShortId::none() }
     }
 
-    /// A log whose messages up to `position` are known to have been, and not kept.
+    /// A log that has had messages up to `position`, which were not kept, and behind it those that were.
     #[must_use]
-    pub fn restore(channel: ChannelName, retention: Retention, position: Position) -> Self {
+    pub fn restore(
+        now: Time,
+        channel: ChannelName,
+        retention: Retention,
+        position: Position,
+        kept: Vec<Published>,
+    ) -> Self {
         let mut log = Self::new(channel, retention, position.epoch);
         log.top = position.offset;
         log.floor_id = position.message_id;
+        for Published { message_id, at, payload, binary, except, document } in kept {
+            log.append_framed(at, message_id, &payload, binary, &except, 0, document);
+        }
+        log.expire(now);
         log
     }
 
     /// Appends a message that is not for the sessions of `except`; returns its position.
-    pub fn append(&mut self, now: Time, message_id: ShortId, payload: &[u8], binary: bool, except: &[Key]) -> Position {
-        self.append_framed(now, message_id, payload, binary, except, |channel, place| {
-            channel_header('C', channel, place)
-        })
+    pub fn append(
+        &mut self,
+        now: Time,
+        message_id: ShortId,
+        payload: &[u8],
+        binary: bool,
+        except: &[Key],
+        place: u64,
+    ) -> Position {
+        self.append_framed(now, message_id, payload, binary, except, place, false)
     }
 
     /// Appends a change of the channel's document.
-    pub fn append_delta(&mut self, now: Time, message_id: ShortId, payload: &[u8]) -> Position {
-        self.append_framed(now, message_id, payload, false, &[], delta_header)
+    pub fn append_delta(&mut self, now: Time, message_id: ShortId, payload: &[u8], place: u64) -> Position {
+        self.append_framed(now, message_id, payload, false, &[], place, true)
     }
 
+    #[expect(clippy::too_many_arguments)]
     fn append_framed(
         &mut self,
         now: Time,
@@ -87,11 +121,16 @@ impl ChannelLog {
         payload: &[u8],
         binary: bool,
         except: &[Key],
-        header: impl Fn(&ChannelName, &Position) -> String,
+        place: u64,
+        document: bool,
     ) -> Position {
         self.top += 1;
         let position = Position { epoch: self.epoch.clone(), offset: self.top, message_id };
-        let mut frame = header(&self.channel, &position).into_bytes();
+        let mut frame = if document {
+            delta_header(&self.channel, &position).into_bytes()
+        } else {
+            channel_header('C', &self.channel, &position).into_bytes()
+        };
         let header = frame.len();
         frame.reserve_exact(payload.len());
         frame.extend_from_slice(payload);
@@ -104,6 +143,8 @@ impl ChannelLog {
             payload: header,
             binary,
             except: (!except.is_empty()).then(|| except.into()),
+            place,
+            document,
         });
         self.expire(now);
         position
@@ -169,6 +210,11 @@ impl ChannelLog {
     }
 
     #[must_use]
+    pub fn epoch(&self) -> &ShortId {
+        &self.epoch
+    }
+
+    #[must_use]
     pub fn channel(&self) -> &ChannelName {
         &self.channel
     }
@@ -189,8 +235,21 @@ impl ChannelLog {
         self.bytes
     }
 
+    /// All that are here.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    /// The message at `offset`, if it is here.
+    #[must_use]
+    pub fn entry(&self, offset: u64) -> Option<&Entry> {
+        let index = offset.checked_sub(self.floor() + 1)?;
+        self.entries.get(usize::try_from(index).ok()?)
+    }
+
     /// The position before the oldest message that is here.
-    fn bottom(&self) -> Position {
+    #[must_use]
+    pub fn bottom(&self) -> Position {
         Position { epoch: self.epoch.clone(), offset: self.floor(), message_id: self.floor_id.clone() }
     }
 
@@ -247,7 +306,7 @@ mod tests {
         let retention = Retention { count: 3, bytes: 1000, age: Duration::from_secs(60) };
         let mut log = ChannelLog::new(ChannelName::new("news").unwrap(), retention, id("e1"));
         for offset in 1..=count {
-            log.append(Time::ZERO, id(&format!("m{offset}")), format!("{offset}").as_bytes(), false, &[]);
+            log.append(Time::ZERO, id(&format!("m{offset}")), format!("{offset}").as_bytes(), false, &[], 0);
         }
         assert_eq!(log.len(), count as usize);
         log.expire(Time::ZERO + FRESH);
@@ -315,11 +374,12 @@ mod tests {
         let mut log = log(3);
         log.expire(Time::from_micros(59_999_999));
         assert_eq!(log.len(), 3);
-        log.append(Time::from_micros(59_999_999), id("m4"), &[b'x'; 2000], true, &[]);
+        log.append(Time::from_micros(59_999_999), id("m4"), &[b'x'; 2000], true, &[], 0);
         assert_eq!(log.len(), 1);
         log.expire(Time::from_micros(200_000_000));
         assert_eq!((log.len(), log.bytes(), log.top().offset), (0, 0, 4));
-        let restored = ChannelLog::restore(log.channel().clone(), Retention::default(), log.top());
+        let now = Time::from_micros(200_000_000);
+        let restored = ChannelLog::restore(now, log.channel().clone(), Retention::default(), log.top(), Vec::new());
         assert_eq!(restored.standing(&at("e1", 4, "m4")), Standing::Whole);
         assert_eq!(missing(&restored, &at("e1", 3, "m3")), (4, 4, Some(4), Why::History));
     }

@@ -31,6 +31,8 @@ pub struct Message {
     pub binary: bool,
     /// When it was sent.
     pub at: Time,
+    /// Its place in what a store is given, see [`super::server::Server::handle_written`]; 0: in none.
+    pub place: u64,
 }
 
 /// The messages `oldest..next` of a session's stream: those that are not acknowledged, as far as the
@@ -71,19 +73,30 @@ impl Ring {
         }
     }
 
-    /// The ring of a stream whose messages before `next` are known to have been, and not kept.
+    /// The ring of a stream that has had the messages before `next`, of which the last ones were kept.
     #[must_use]
-    pub fn restore(retention: Retention, next: u64, acknowledged: u64) -> Self {
-        Self { next, acknowledged, taken: next - 1, ..Self::new(retention) }
+    pub fn restore(
+        now: Time,
+        retention: Retention,
+        next: u64,
+        acknowledged: u64,
+        mut messages: VecDeque<Message>,
+    ) -> Self {
+        let room = usize::try_from(next.saturating_sub(acknowledged + 1)).unwrap_or(usize::MAX);
+        messages.drain(..messages.len().saturating_sub(room));
+        let bytes = messages.iter().map(|message| message.data.len()).sum();
+        let mut ring = Self { next, acknowledged, taken: next - 1, bytes, messages, ..Self::new(retention) };
+        ring.expire(now);
+        ring
     }
 
     /// Appends a message and returns its number; what no longer fits goes, oldest first.
-    pub fn push(&mut self, now: Time, data: Bytes, binary: bool) -> u64 {
+    pub fn push(&mut self, now: Time, data: Bytes, binary: bool, place: u64) -> u64 {
         self.bytes += data.len();
         if self.cursor.is_some() {
             self.unsent_bytes += data.len();
         }
-        self.messages.push_back(Message { data, binary, at: now });
+        self.messages.push_back(Message { data, binary, at: now, place });
         self.next += 1;
         self.expire(now);
         self.next - 1
@@ -119,16 +132,17 @@ impl Ring {
         self.expire(now);
     }
 
-    /// The connection takes the next message, if there is one and its number is at most `last`.
-    pub fn take(&mut self, last: u64) -> Option<(u64, Message)> {
-        self.take_next(last).map(|(sequence, message)| (sequence, message.clone()))
+    /// The connection takes the next message, if there is one, its number is at most `last` and its place at
+    /// most `written`.
+    pub fn take(&mut self, last: u64, written: u64) -> Option<(u64, Message)> {
+        self.take_next(last, written).map(|(sequence, message)| (sequence, message.clone()))
     }
 
     /// As [`Ring::take`], where it lies.
-    pub fn take_next(&mut self, last: u64) -> Option<(u64, &Message)> {
+    pub fn take_next(&mut self, last: u64, written: u64) -> Option<(u64, &Message)> {
         let sequence = self.cursor.filter(|cursor| *cursor <= last)?;
         let index = usize::try_from(sequence.checked_sub(self.oldest())?).ok()?;
-        let len = self.messages.get(index)?.data.len();
+        let len = self.messages.get(index).filter(|message| message.place <= written)?.data.len();
         self.move_to(sequence + 1);
         self.unsent_bytes -= len;
         self.messages.get(index).map(|message| (sequence, message))
@@ -138,6 +152,12 @@ impl Ring {
     #[must_use]
     pub fn has_hole(&self) -> bool {
         self.cursor.is_some_and(|cursor| cursor < self.oldest())
+    }
+
+    /// Whether the connection's next message has a later place than `written`.
+    #[must_use]
+    pub fn is_held(&self, written: u64) -> bool {
+        self.cursor.and_then(|cursor| self.message(cursor)).is_some_and(|message| message.place > written)
     }
 
     /// Messages that the connection should have been given and that are gone: from, to. Reported once.
@@ -205,6 +225,11 @@ impl Ring {
         self.messages.get(usize::try_from(index).ok()?)
     }
 
+    /// All that are here, with their numbers.
+    pub fn messages(&self) -> impl Iterator<Item = (u64, &Message)> {
+        (self.oldest()..).zip(&self.messages)
+    }
+
     /// The number of the oldest message that is here; [`Ring::next`] when there is none.
     #[must_use]
     pub fn oldest(&self) -> u64 {
@@ -266,7 +291,7 @@ mod tests {
     }
 
     fn push(ring: &mut Ring, now: Time, len: usize) -> u64 {
-        ring.push(now, Bytes::from(vec![b'x'; len]), false)
+        ring.push(now, Bytes::from(vec![b'x'; len]), false, 0)
     }
 
     #[test]
@@ -296,8 +321,8 @@ mod tests {
         }
         ring.expire(at(99));
         assert_eq!((ring.oldest(), ring.len(), ring.unsent_bytes()), (1, 6, 16));
-        assert_eq!(ring.take(0), None);
-        assert_eq!([1, 2, 3].map(|_| ring.take(9).unwrap().0), [1, 2, 3]);
+        assert_eq!(ring.take(0, 0), None);
+        assert_eq!([1, 2, 3].map(|_| ring.take(9, 0).unwrap().0), [1, 2, 3]);
         assert_eq!((ring.unsent_bytes(), ring.sent()), (9, Some(3)));
         push(&mut ring, at(99), 3);
         // What was sent is kept as the limits say, here not at all.
@@ -305,10 +330,10 @@ mod tests {
         ring.detach(at(99));
         assert_eq!((ring.len(), ring.oldest(), ring.unsent_bytes()), (1, 7, 0));
         ring.attach(6);
-        assert_eq!(ring.take(9).unwrap().0, 7);
+        assert_eq!(ring.take(9, 0).unwrap().0, 7);
         push(&mut ring, at(99), 3);
         ring.clear();
-        assert_eq!((ring.take_hole(), ring.take_hole(), ring.take(9)), (Some((8, 8)), None, None));
+        assert_eq!((ring.take_hole(), ring.take_hole(), ring.take(9, 0)), (Some((8, 8)), None, None));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use self::documents::Documents;
 pub use self::documents::Write;
 use super::document::Edit;
 use super::inbox::{Delivery, DeliveryId, Inbox, Receipt, Start, Verdict};
-use super::log::ChannelLog;
+use super::log::{ChannelLog, Entry, Published};
 use super::ring::{Message, Retention};
 use super::session::{Incoming, Outgoing, Session, SessionRecord};
 use super::table::Table;
@@ -66,7 +66,8 @@ pub struct ServerConfig {
     pub authorise: bool,
     /// Ask [`Output::Snapshot`] for those who lost their place in a channel.
     pub snapshots: bool,
-    /// Ask [`Output::Store`] before an item is acknowledged.
+    /// Ask [`Output::Store`] before an item is acknowledged, and wait for [`Server::handle_written`] before a
+    /// client is told what a restart must know.
     pub store: bool,
 }
 
@@ -177,16 +178,19 @@ pub struct Counters {
     pub shed: u64,
 }
 
-/// What a store keeps of a server. Messages of streams and channels are not in it: who missed some is
-/// told so.
+/// What a store keeps of a server. Who missed messages that are not in it is told so.
 #[derive(Clone, Debug, Default)]
 pub struct Stored {
     /// With their owners.
     pub sessions: Vec<(SessionRecord, Option<Arc<str>>)>,
     /// Outbox, newest generation, mark, and refusals that the client may not know of.
     pub inboxes: Vec<(Key, u64, u64, Vec<Reject>)>,
-    /// Where each channel is.
+    /// Where each channel is, or was before the first of its messages that are kept.
     pub channels: Vec<(ChannelName, Position)>,
+    /// Of sessions' streams the last messages, up to the one before the `next` of the session's record.
+    pub streams: HashMap<Key, VecDeque<Message>>,
+    /// What was published behind the channel's position.
+    pub published: HashMap<ChannelName, Vec<Published>>,
 }
 
 /// One server. Inputs are `handle_*` and the application's commands; after each of them take all of
@@ -220,6 +224,14 @@ pub struct Server<R> {
     counters: Counters,
     /// No new sessions; at the moment given the last connections are closed.
     draining: Option<Time>,
+    /// Places given, see [`Server::handle_written`].
+    places: u64,
+    /// The last that is written.
+    written: u64,
+    /// Connections with something that is not.
+    held: BTreeSet<LinkId>,
+    /// What the store is to be given.
+    published: VecDeque<(ChannelName, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -310,6 +322,10 @@ impl<R: RngCore> Server<R> {
             deadlines: BTreeSet::new(),
             counters: Counters::default(),
             draining: None,
+            places: 0,
+            written: 0,
+            held: BTreeSet::new(),
+            published: VecDeque::new(),
         }
     }
 
@@ -317,10 +333,12 @@ impl<R: RngCore> Server<R> {
     #[must_use]
     pub fn restore(now: Time, config: ServerConfig, random: R, stored: Stored) -> Self {
         let mut server = Self::new(config, random);
-        let Stored { sessions, inboxes, channels } = stored;
+        let Stored { sessions, inboxes, channels, mut streams, mut published } = stored;
         for (channel, position) in channels {
             server.deadlines.insert((now + server.config.retention.age, Deadline::Log(channel.clone())));
-            server.logs.insert(channel.clone(), ChannelLog::restore(channel, server.config.retention, position));
+            let kept = published.remove(&channel).unwrap_or_default();
+            let log = ChannelLog::restore(now, channel.clone(), server.config.retention, position, kept);
+            server.logs.insert(channel, log);
         }
         for (record, owner) in sessions {
             let key = record.id.clone();
@@ -328,7 +346,8 @@ impl<R: RngCore> Server<R> {
                 server.log(now, channel);
                 server.readers.entry(channel.clone()).or_default().insert(key.clone());
             }
-            let session = Session::restore(now, record, server.config.retention, server.config.snapshots);
+            let messages = streams.remove(&key).unwrap_or_default();
+            let session = Session::restore(now, record, messages, server.config.retention, server.config.snapshots);
             server.deadlines.insert((now + server.config.resume_ttl, Deadline::Session(key.clone())));
             let owned = Owned { session, owner, link: None, armed: true, treasured: false, away: None };
             server.sessions.insert(key.clone(), owned);
@@ -365,8 +384,72 @@ impl<R: RngCore> Server<R> {
                     (key.clone(), inbox.generation(), inbox.acknowledged(), rejected.cloned().collect())
                 })
                 .collect(),
-            channels: self.logs.iter().map(|(channel, log)| (channel.clone(), log.top())).collect(),
+            channels: self.logs.iter().map(|(channel, log)| (channel.clone(), log.bottom())).collect(),
+            streams: self
+                .sessions
+                .iter()
+                .map(|(key, owned)| {
+                    let messages = owned.session.ring().messages();
+                    (key.clone(), messages.map(|(_, message)| Message { place: 0, ..message.clone() }).collect())
+                })
+                .collect(),
+            published: self
+                .logs
+                .iter()
+                .map(|(channel, log)| {
+                    let published = |entry: &Entry| Published {
+                        message_id: entry.message_id.clone(),
+                        at: entry.at,
+                        payload: entry.frame.slice(entry.payload..),
+                        binary: entry.binary,
+                        except: entry.except.as_deref().unwrap_or_default().to_vec(),
+                        document: entry.document,
+                    };
+                    (channel.clone(), log.entries().map(published).collect())
+                })
+                .collect(),
         }
+    }
+
+    /// Counts what a store must be given before clients may know of it: messages, new tokens, new channels. With
+    /// [`ServerConfig::store`] the driver gives the store what it has to say, in order, and notes this
+    /// place; [`Server::handle_written`] is told when the store has it. Until then none of it is
+    /// transmitted.
+    #[must_use]
+    pub fn place(&self) -> u64 {
+        self.places
+    }
+
+    /// What was published since this was asked last, for the store: the channel, and the message in its log.
+    pub fn poll_published(&mut self) -> Option<(ChannelName, &ChannelLog, &Entry)> {
+        while let Some((channel, offset)) = self.published.pop_front() {
+            // It may have been too much for its log.
+            if self.logs.get(&channel).is_some_and(|log| log.entry(offset).is_some()) {
+                let log = self.logs.get(&channel)?;
+                return log.entry(offset).map(|entry| (channel, log, entry));
+            }
+        }
+        None
+    }
+
+    /// The store has everything up to this [`Server::place`], or has failed and nobody is to wait for it.
+    pub fn handle_written(&mut self, place: u64) {
+        self.written = self.written.max(place);
+        for link in std::mem::take(&mut self.held) {
+            self.dirty.insert(link);
+        }
+    }
+
+    /// The store has not got everything.
+    #[must_use]
+    pub fn is_unwritten(&self) -> bool {
+        self.written < self.places
+    }
+
+    /// The connection had something to transmit that the store has not got.
+    #[must_use]
+    pub fn is_held(&self, link: LinkId) -> bool {
+        self.held.contains(&link)
     }
 
     /// A connection with the subprotocol is open.
@@ -400,6 +483,7 @@ impl<R: RngCore> Server<R> {
     pub fn handle_lost(&mut self, now: Time, link: LinkId) {
         self.documents.forget_link(link);
         let Some(Link::Open(open)) = self.links.remove(&link) else { return };
+        self.held.remove(&link);
         if let Some(owned) = self.sessions.get_mut(&open.session)
             && owned.session.detach(now, open.generation)
         {
@@ -611,8 +695,9 @@ impl<R: RngCore> Server<R> {
 
     fn append(&mut self, now: Time, place: u32, data: Bytes, binary: bool) -> Option<Sent> {
         let len = data.len();
+        let store_place = self.next_place();
         let owned = self.sessions.at_mut(place)?;
-        let sequence = owned.session.send(now, data, binary);
+        let sequence = owned.session.send(now, data, binary, store_place);
         let (unsent, waiting) = (owned.session.unsent_bytes(), owned.session.unsent_len());
         // What is replayed was not sent too fast.
         let replayed = if owned.session.is_replaying() { self.config.retention.bytes } else { 0 };
@@ -659,9 +744,18 @@ impl<R: RngCore> Server<R> {
     ) -> Position {
         let spared: Vec<_> = except.iter().filter_map(|link| self.session_of(*link).cloned()).collect();
         let id = ShortId::random(&mut self.random, 11);
-        let position = self.log(now, channel).append(now, id, data, binary, &spared);
+        let place = self.next_place();
+        let position = self.log(now, channel).append(now, id, data, binary, &spared, place);
+        self.note_published(channel, position.offset);
         self.tell_readers(channel);
         position
+    }
+
+    /// For [`Server::poll_published`].
+    fn note_published(&mut self, channel: &ChannelName, offset: u64) {
+        if self.config.store {
+            self.published.push_back((channel.clone(), offset));
+        }
     }
 
     /// Something was published.
@@ -843,6 +937,16 @@ impl<R: RngCore> Server<R> {
         self.sessions.values().map(|owned| owned.session.ring().len() as u64).sum()
     }
 
+    /// Outboxes whose marks are remembered, in no order.
+    pub fn inbox_keys(&self) -> impl Iterator<Item = &Key> {
+        self.inboxes.keys()
+    }
+
+    /// Channels that have a log, in no order.
+    pub fn channel_names(&self) -> impl Iterator<Item = &ChannelName> {
+        self.logs.keys()
+    }
+
     /// How many outboxes' marks are remembered.
     #[must_use]
     pub fn inbox_count(&self) -> usize {
@@ -862,7 +966,10 @@ impl<R: RngCore> Server<R> {
         let Some(Link::Open(open)) = self.links.get(&link) else { return None };
         let session = &mut self.sessions.find_mut(open.session_place, &open.session)?.session;
         let replaying = session.is_replaying();
-        let outgoing = session.poll_transmit(now, open.generation, &self.logs);
+        let outgoing = session.poll_transmit(now, open.generation, &self.logs, self.written);
+        if outgoing.is_none() && session.is_held(self.written) {
+            self.held.insert(link);
+        }
         match outgoing {
             Some(Outgoing::Frame(ServerFrame::Gap(_))) => self.counters.gaps += 1,
             Some(Outgoing::Channel { .. } | Outgoing::Frame(ServerFrame::Message { .. })) if replaying => {
@@ -886,7 +993,7 @@ impl<R: RngCore> Server<R> {
         let Some(Link::Open(open)) = self.links.get(&link) else { return };
         let Some(owned) = self.sessions.find_mut(open.session_place, &open.session) else { return };
         let replaying = owned.session.is_replaying();
-        let count = owned.session.write_stream(open.generation, write);
+        let count = owned.session.write_stream(open.generation, self.written, write);
         if replaying {
             self.counters.replayed += count;
         }
@@ -1134,8 +1241,10 @@ impl<R: RngCore> Server<R> {
             limits: Limits { max_message: self.config.max_message as u64, window: self.config.window },
         };
         let named = hello.resume.as_ref().map_or_else(BTreeMap::new, |resume| resume.channels.clone());
+        let place = self.next_place();
         let Some(owned) = self.sessions.get_mut(&key) else { return };
         let undecided = owned.session.welcome(welcome, resumable, &named, &self.logs);
+        owned.session.hold(place);
         let open = Open {
             session: key.clone(),
             session_place: self.sessions.place(&key).unwrap_or(u32::MAX),
@@ -1254,8 +1363,10 @@ impl<R: RngCore> Server<R> {
 
     fn subscribe_session(&mut self, now: Time, key: &Key, channel: &ChannelName, server_made: bool) {
         self.log(now, channel).expire(now);
+        let place = self.next_place();
         let Some(owned) = self.sessions.get_mut(key) else { return };
         owned.session.subscribe(channel, server_made, &self.logs);
+        owned.session.hold(place);
         self.readers.entry(channel.clone()).or_default().insert(key.clone());
     }
 
@@ -1317,7 +1428,14 @@ impl<R: RngCore> Server<R> {
         self.handle_lost(now, link);
         self.links.remove(&link);
         self.dirty.remove(link);
+        self.held.remove(&link);
         self.outputs.push_back(Output::Close { link, code, reason: reason.into() });
+    }
+
+    /// 0: there is no store.
+    fn next_place(&mut self) -> u64 {
+        self.places += u64::from(self.config.store);
+        self.places
     }
 
     fn wake(&mut self, key: &Key) {

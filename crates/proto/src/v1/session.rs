@@ -157,6 +157,8 @@ struct Link {
     undecided: BTreeMap<ChannelName, Position>,
     wanted: VecDeque<(ChannelName, Position)>,
     acks: AckSchedule,
+    /// Before a store has this place only answers to beats go out.
+    gate: u64,
 }
 
 /// What goes out before anything live.
@@ -195,9 +197,15 @@ impl Session {
         }
     }
 
-    /// A session from what a store kept; its unacknowledged messages are lost, which resuming reports.
+    /// A session from what a store kept, with the last messages of its stream; resuming reports what is not there.
     #[must_use]
-    pub fn restore(now: Time, record: SessionRecord, retention: Retention, snapshots: bool) -> Self {
+    pub fn restore(
+        now: Time,
+        record: SessionRecord,
+        messages: VecDeque<Message>,
+        retention: Retention,
+        snapshots: bool,
+    ) -> Self {
         let SessionRecord { id, token, previous, generation, next, acknowledged, subscriptions } = record;
         let subscriptions = subscriptions
             .into_iter()
@@ -206,7 +214,7 @@ impl Session {
         Self {
             previous,
             generation,
-            ring: Ring::restore(retention, next.max(1), acknowledged),
+            ring: Ring::restore(now, retention, next.max(1), acknowledged, messages),
             subscriptions,
             ..Self::new(now, id, token, retention, snapshots)
         }
@@ -287,6 +295,7 @@ impl Session {
             undecided: BTreeMap::new(),
             wanted: VecDeque::new(),
             acks: AckSchedule::new(handled),
+            gate: 0,
         }));
         Attachment {
             generation: self.generation,
@@ -401,9 +410,25 @@ impl Session {
         })
     }
 
-    /// Appends a message to the stream, with or without a connection; returns its number.
-    pub fn send(&mut self, now: Time, data: Bytes, binary: bool) -> u64 {
-        self.ring.push(now, data, binary)
+    /// Appends a message to the stream, with or without a connection; returns its number. `place`: see
+    /// [`super::server::Server::handle_written`].
+    pub fn send(&mut self, now: Time, data: Bytes, binary: bool, place: u64) -> u64 {
+        self.ring.push(now, data, binary, place)
+    }
+
+    /// The connection is told nothing more before a store has what was given it up to `place`.
+    pub fn hold(&mut self, place: u64) {
+        if let Some(link) = &mut self.link {
+            link.gate = place;
+        }
+    }
+
+    /// Whether there is something that waits for the store, which has what was given it up to `written`; to be
+    /// asked when [`Session::poll_transmit`] has nothing.
+    #[must_use]
+    pub fn is_held(&self, written: u64) -> bool {
+        self.link.as_ref().is_some_and(|link| link.gate > written || !link.woken.is_empty())
+            || self.ring.is_held(written)
     }
 
     /// Subscribes; announced to the client, which gets what is published from here on, or what is behind
@@ -506,9 +531,15 @@ impl Session {
         self.control(ServerFrame::Reject(reject));
     }
 
-    /// What the connection writes next; `None`: nothing now, or the connection is stale.
-    pub fn poll_transmit(&mut self, now: Time, generation: u64, logs: &impl Logs) -> Option<Outgoing> {
+    /// What the connection writes next; `None`: nothing now, or the connection is stale. A store has what was
+    /// given it up to `written`.
+    pub fn poll_transmit(&mut self, now: Time, generation: u64, logs: &impl Logs, written: u64) -> Option<Outgoing> {
         let link = self.link.as_mut().filter(|_| generation == self.generation)?;
+        if link.gate > written {
+            // Whoever waits for one takes the server for dead without it.
+            let answer = link.control.iter().position(|frame| matches!(frame, ServerFrame::Answer(_)));
+            return answer.and_then(|index| link.control.remove(index)).map(Outgoing::Frame);
+        }
         loop {
             if let Some(frame) = link.control.pop_front() {
                 if link.control.is_empty() {
@@ -522,7 +553,7 @@ impl Session {
                 return Some(Outgoing::Frame(ServerFrame::Gap(gap)));
             }
             let last = link.replay.as_ref().map_or(u64::MAX, |replay| replay.stream);
-            if let Some((sequence, message)) = self.ring.take(last) {
+            if let Some((sequence, message)) = self.ring.take(last, written) {
                 let Message { data, binary, .. } = message;
                 let acknowledged = link.acks.take();
                 return Some(Outgoing::Frame(ServerFrame::Message { sequence, acknowledged, data, binary }));
@@ -531,7 +562,7 @@ impl Session {
             if let Some(sequence) = link.acks.poll(now) {
                 return Some(Outgoing::Frame(ServerFrame::Acknowledge { sequence }));
             }
-            if let Some(outgoing) = link.poll_channels(&self.id, self.snapshots, logs) {
+            if let Some(outgoing) = link.poll_channels(&self.id, self.snapshots, logs, written) {
                 return Some(outgoing);
             }
             if !link.control.is_empty() {
@@ -544,14 +575,19 @@ impl Session {
 
     /// Gives `write` what [`Session::poll_transmit`] would give next, as far as that is messages of the stream, while
     /// it returns true; returns how many.
-    pub fn write_stream(&mut self, generation: u64, mut write: impl FnMut(u64, Option<u64>, &Message) -> bool) -> u64 {
+    pub fn write_stream(
+        &mut self,
+        generation: u64,
+        written: u64,
+        mut write: impl FnMut(u64, Option<u64>, &Message) -> bool,
+    ) -> u64 {
         let Some(link) = self.link.as_mut().filter(|_| generation == self.generation) else { return 0 };
-        if !link.control.is_empty() || self.ring.has_hole() {
+        if !link.control.is_empty() || link.gate > written || self.ring.has_hole() {
             return 0;
         }
         let last = link.replay.as_ref().map_or(u64::MAX, |replay| replay.stream);
         let mut count = 0;
-        while let Some((sequence, message)) = self.ring.take_next(last) {
+        while let Some((sequence, message)) = self.ring.take_next(last, written) {
             count += 1;
             if !write(sequence, link.acks.take(), message) {
                 break;
@@ -724,7 +760,7 @@ impl Link {
         }
     }
 
-    fn poll_channels(&mut self, own: &Key, snapshots: bool, logs: &impl Logs) -> Option<Outgoing> {
+    fn poll_channels(&mut self, own: &Key, snapshots: bool, logs: &impl Logs, written: u64) -> Option<Outgoing> {
         while let Some(channel) = self.woken.pop_front() {
             let Some(reader) = self.readers.get_mut(&channel) else { continue };
             reader.woken = false;
@@ -738,6 +774,12 @@ impl Link {
                 continue;
             }
             if let Some(entry) = logs.after(&channel, &reader.position) {
+                if entry.place > written {
+                    // Nor has the store anything of the others that is newer.
+                    reader.woken = true;
+                    self.woken.push_front(channel);
+                    return None;
+                }
                 reader.position.offset = entry.offset;
                 reader.position.message_id = entry.message_id;
                 if entry.except.is_some_and(|except| except.contains(own)) {

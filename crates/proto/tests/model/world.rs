@@ -1091,7 +1091,7 @@ impl World {
         };
         self.reach(format!("restart {how:?}"));
         let stored = match how {
-            Restart::Clean => Some(self.server.stored()),
+            Restart::Clean => Some(without_messages(self.server.stored(), &self.server)),
             Restart::Killed => Some(stored_of(&self.disk)),
             Restart::RolledBack => {
                 self.disk = self.checkpoint.clone().unwrap_or_default();
@@ -1208,6 +1208,7 @@ impl World {
     /// Carries out what both machines want, without moving a frame.
     fn settle(&mut self) {
         loop {
+            self.server.handle_written(self.server.place());
             while let Some(output) = self.server.poll_output() {
                 self.carry_out(output);
             }
@@ -1462,5 +1463,16 @@ fn stored_of(disk: &Disk) -> Stored {
             .map(|(key, (generation, mark, rejected))| (key.clone(), *generation, *mark, rejected.clone()))
             .collect(),
         channels: disk.channels.values().cloned().collect(),
+        ..Stored::default()
     }
+}
+
+/// What a store has that keeps no messages.
+fn without_messages(mut stored: Stored, server: &Server<Numbers>) -> Stored {
+    stored.streams.clear();
+    stored.published.clear();
+    for (channel, position) in &mut stored.channels {
+        *position = server.channel_log(channel).unwrap().top();
+    }
+    stored
 }

@@ -7,11 +7,11 @@ use lifeline_proto::v1::Position;
 use lifeline_proto::v1::client::{Client, ClientConfig, Event, Welcomed};
 use lifeline_proto::v1::log::FRESH;
 use lifeline_proto::v1::ring::Retention;
-use lifeline_proto::v1::server::{LinkId, Output, ServerConfig, Stored};
-use lifeline_proto::v1::wire::{Encoded, Gap, OutboxRange, Status, Why};
+use lifeline_proto::v1::server::{LinkId, Output, Server, ServerConfig, Stored};
+use lifeline_proto::v1::wire::{ClientFrame, Encoded, Gap, Hello, OutboxRange, Status, VERSION, Why};
 use lifeline_proto::{Time, close};
 
-use super::world::{World, channel, key};
+use super::world::{Numbers, World, channel, key};
 
 fn config() -> ServerConfig {
     ServerConfig { authorise: true, ..ServerConfig::default() }
@@ -205,6 +205,76 @@ fn a_restart_with_a_store_is_a_dropped_link() {
 }
 
 #[test]
+fn what_a_store_kept_is_sent_again() {
+    let mut world = connected_with(ServerConfig { store: true, ..config() });
+    world.subscribe(0, "news");
+    world.flow();
+    for n in 1..=2 {
+        world.server_send(0, &n.to_string());
+        world.publish("news", &n.to_string());
+    }
+    world.flow();
+    world.take_events(0);
+    // On their way when the server dies.
+    for n in 3..=5 {
+        world.server_send(0, &n.to_string());
+        world.publish("news", &n.to_string());
+    }
+    let stored = world.server.stored();
+    world.restart_server(Some(stored));
+    let (welcomed, events) = reconnect(&mut world);
+    assert!(welcomed.resumed);
+    assert_eq!(gaps(&events), []);
+    let both = |range: std::ops::RangeInclusive<u64>| [numbered(range.clone()), numbered(range)].concat();
+    assert_eq!(messages(&events), both(3..=5));
+    world.server_send(0, "6");
+    world.publish("news", "6");
+    world.flow();
+    assert_eq!(messages(&world.take_events(0)), both(6..=6));
+}
+
+#[test]
+fn nothing_leaves_before_the_store_has_it() {
+    let channel = channel("news");
+    let hello = Hello { version: VERSION, ..Hello::default() };
+    let hello = ClientFrame::Hello(Box::new(hello)).encode();
+    let beat = ClientFrame::Beat(7).encode();
+    let (now, link) = (Time::from_micros(1), LinkId(1));
+    let mut server = Server::new(ServerConfig { store: true, ..config() }, Numbers(1));
+    let types = |server: &mut Server<Numbers>| -> String {
+        while server.poll_output().is_some() {}
+        std::iter::from_fn(|| server.poll_transmit(now, link)).map(|frame| char::from(frame.encode().data[0])).collect()
+    };
+    server.handle_connected(now, link);
+    server.handle_message(now, link, &hello.data, false);
+    assert_eq!(types(&mut server), "", "the token is not stored");
+    assert!(server.is_held(link));
+    server.handle_written(server.place());
+    assert!(!server.is_held(link));
+    assert_eq!(types(&mut server), "WR");
+    let session = server.session_of(link).unwrap().clone();
+    server.subscribe(now, &session, &channel);
+    server.handle_message(now, link, &beat.data, false);
+    assert_eq!(types(&mut server), "O", "the channel is not stored; a beat is answered all the same");
+    server.handle_written(server.place());
+    assert_eq!(types(&mut server), "K");
+    server.publish(now, &channel, b"1", false);
+    server.send(now, &session, Bytes::from_static(b"1"), false);
+    let first = server.place();
+    server.publish(now, &channel, b"2", false);
+    server.send(now, &session, Bytes::from_static(b"2"), false);
+    server.handle_message(now, link, &beat.data, false);
+    assert_eq!(types(&mut server), "O");
+    server.handle_written(first);
+    assert!(matches!(server.poll_output(), Some(Output::Transmit { .. })), "it is told that there is more");
+    assert_eq!(types(&mut server), "MC");
+    assert!(server.is_held(link) && server.is_unwritten());
+    server.handle_written(server.place());
+    assert_eq!(types(&mut server), "MC");
+    assert!(!server.is_held(link) && !server.is_unwritten());
+}
+
+#[test]
 fn what_a_store_did_not_keep_is_a_gap() {
     let mut world = connected();
     world.subscribe(0, "news");
@@ -214,7 +284,7 @@ fn what_a_store_did_not_keep_is_a_gap() {
         world.publish("news", &n.to_string());
     }
     // Nothing of it was written.
-    let stored = world.server.stored();
+    let stored = world.stored_without_messages();
     world.restart_server(Some(stored));
     world.take_events(0);
     let (welcomed, events) = reconnect(&mut world);
@@ -620,7 +690,7 @@ fn a_log_that_was_rolled_back_is_a_gap_not_silence() {
     world.flow();
     world.publish("news", "1");
     world.publish("news", "2");
-    let stored = world.server.stored();
+    let stored = world.stored_without_messages();
     world.publish("news", "3");
     world.flow();
     world.take_events(0);
@@ -633,7 +703,7 @@ fn a_log_that_was_rolled_back_is_a_gap_not_silence() {
     world.flow();
     assert_eq!(messages(&world.take_events(0)), numbered(4..=4));
     // The client is ahead of the log.
-    let stored = Stored { channels: stored.channels, ..world.server.stored() };
+    let stored = Stored { channels: stored.channels, ..world.stored_without_messages() };
     world.restart_server(Some(stored));
     let (_, events) = reconnect(&mut world);
     assert_eq!(gaps(&events), [(Some("news"), 1, Some(2), "diverged")]);

@@ -352,6 +352,17 @@ impl World {
         self.settle();
     }
 
+    /// What a store has that keeps no messages.
+    pub fn stored_without_messages(&self) -> Stored {
+        let mut stored = self.server.stored();
+        stored.streams.clear();
+        stored.published.clear();
+        for (channel, position) in &mut stored.channels {
+            *position = self.server.channel_log(channel).unwrap().top();
+        }
+        stored
+    }
+
     /// The process dies, and handlers with it. `stored`: what its successor finds.
     pub fn restart_server(&mut self, stored: Option<Stored>) {
         for index in 0..self.peers.len() {
@@ -592,6 +603,7 @@ impl World {
 
     /// Carries out what both machines want, without moving a frame.
     pub fn settle(&mut self) {
+        self.server.handle_written(self.server.place());
         while let Some(output) = self.server.poll_output() {
             match output {
                 Output::Deliver { link, outbox, delivery } => {

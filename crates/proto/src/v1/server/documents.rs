@@ -247,9 +247,11 @@ impl<R: RngCore> Server<R> {
     fn publish_delta(&mut self, now: Time, channel: &ChannelName, delta: &Delta, created: bool, by: Option<LinkId>) {
         let data = delta.encode();
         let id = ShortId::random(&mut self.random, 11);
+        let place = self.next_place();
         // Without a log nobody has a place in it.
         if let Some(log) = self.logs.get_mut(channel) {
-            log.append_delta(now, id, &data);
+            let position = log.append_delta(now, id, &data, place);
+            self.note_published(channel, position.offset);
             self.tell_readers(channel);
         }
         self.outputs.push_back(Output::Edited { channel: channel.clone(), key: delta.key.clone(), created, data, by });
