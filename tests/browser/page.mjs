@@ -45,6 +45,18 @@ class Visitor {
       throw new Error(`${error.message}: ${await this.said()}`);
     });
   }
+  /** The cards, each with the number of its list. */
+  cards() {
+    return this.page.$$eval('.lists ul', (lists) => lists.flatMap((list, index) => [...list.querySelectorAll('textarea')].map(({ value }) => `${value} ${index}`)));
+  }
+  shows(text, list, ms) {
+    return until(async () => (await this.cards()).includes(`${text} ${list}`), `${text} in list ${list}`, ms);
+  }
+  async edit(card, text) {
+    const field = this.page.locator(`textarea[aria-label="Card ${card}"]`);
+    await field.fill(text);
+    await field.press('Enter');
+  }
   events() {
     return this.text('events');
   }

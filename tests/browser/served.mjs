@@ -29,7 +29,8 @@ export class Served {
     });
     createInterface({ input: served.process.stdout }).on('line', (line) => served.lines.push(line));
     const address = () => /Open (http\S+)/.exec(served.lines.join('\n'))?.[1];
-    await until(address, 'the server is ready');
+    await until(() => address() || served.process.exitCode !== null, 'the server is ready');
+    if (!address()) throw new Error(`serve.sh has ended with ${served.process.exitCode}`);
     served.url = address();
     return served;
   }

@@ -11,6 +11,12 @@ if (function_exists('pcntl_async_signals')) {
 
 const HISTORY = 100;
 const BLOCK = 10.0;
+const FIRST_CARDS = [
+    '1' => ['text' => 'Block PHP, then move a card', 'list' => 0],
+    '2' => ['text' => 'Edit a card in two tabs, one of them offline', 'list' => 0],
+    '3' => ['text' => 'Read what happened', 'list' => 1],
+    '4' => ['text' => 'Open this page', 'list' => 2],
+];
 
 $state = $argv[2] ?? sys_get_temp_dir() . '/lifeline-page-' . getmypid();
 is_dir($state) || mkdir($state, 0700, true);
@@ -23,7 +29,7 @@ $server = new WsServer($argv[1] ?? 'ws://127.0.0.1:8080', [
     'heartbeat' => ['interval' => 5, 'timeout' => 4],
     'resume' => ['ttl' => 60],
     'watchdog' => ['lag' => 3],
-    'limits' => ['maxMessage' => 16 * 1024, 'messageRate' => 50],
+    'limits' => ['maxMessage' => 64 * 1024, 'messageRate' => 50],
 ]);
 
 /** The last messages, oldest first: what a newcomer sees. Each has a number of its own. */
@@ -123,7 +129,7 @@ $server->onMessage(function (WsConnection $c, string $data, bool $binary) use ($
             break;
     }
 });
-$server->onSubscribe(fn (): bool => false);
+$server->onSubscribe(fn (WsConnection $c, string $channel): bool => $channel === 'board');
 $server->onSnapshot(fn (string $channel): string => $past());
 $server->onClose(function (WsConnection $c) use (&$people, $gather): void {
     $id = $c->session?->id;
@@ -143,6 +149,16 @@ if (function_exists('pcntl_signal')) {
 }
 
 $server->start();
+
+// Cards by key. Who is on the channel may edit it, without PHP; what PHP keeps of it is for the next process.
+$board = $server->document('board', ['keys' => 100, 'bytes' => 64 * 1024]);
+foreach (json_decode((string) @file_get_contents("$state/board.json"), true) ?? FIRST_CARDS as $key => $card) {
+    $board->set((string) $key, $card);
+}
+$board->onChange(function () use ($board, $state): void {
+    file_put_contents("$state/board.new", json_encode($board->get(), JSON_THROW_ON_ERROR | JSON_FORCE_OBJECT));
+    rename("$state/board.new", "$state/board.json");
+});
 $address = $server->address();
 // A restart is to listen there again.
 file_put_contents("$state/address", $address);

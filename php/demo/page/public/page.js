@@ -1,7 +1,8 @@
 // The page of `make serve`: a chat, and what its connection goes through.
 import { Lifeline } from '/lifeline.js';
+import { $, put } from './tools.js';
+import { startBoard } from './board.js';
 
-const $ = (id) => document.getElementById(id);
 const SPAN = 60_000;
 const now = () => Date.now();
 
@@ -23,9 +24,12 @@ const enter = (lane, kind) => {
   if (lane.at(-1).kind !== kind) lane.push({ at: now(), kind });
 };
 
-// The wire. While `offline` nothing comes through and nobody is told, as after a change of networks.
+// The wire. While `offline` nothing comes through and nobody is told, as after a change of networks; what was under way
+// arrives later, as TCP has it.
 
 let offline = false;
+const held = [];
+const pass = (what) => (offline ? held.push(what) : what());
 /** When the question was sent whose answer is awaited. */
 let asked = 0;
 
@@ -36,16 +40,16 @@ class Wire {
       return;
     }
     const socket = (this.socket = new WebSocket(url, protocols));
-    socket.onopen = (event) => offline || this.onopen?.(event);
-    socket.onclose = (event) => offline || this.onclose?.(event);
-    socket.onmessage = (event) => {
-      if (offline) return;
-      if (asked && typeof event.data === 'string' && event.data.startsWith('O ')) {
-        trips.push({ at: now(), ms: performance.now() - asked });
-        asked = 0;
-      }
-      this.onmessage?.(event);
-    };
+    socket.onopen = (event) => pass(() => this.onopen?.(event));
+    socket.onclose = (event) => pass(() => this.onclose?.(event));
+    socket.onmessage = (event) =>
+      pass(() => {
+        if (asked && typeof event.data === 'string' && event.data.startsWith('O ')) {
+          trips.push({ at: now(), ms: performance.now() - asked });
+          asked = 0;
+        }
+        this.onmessage?.(event);
+      });
   }
   set binaryType(type) {
     if (this.socket) this.socket.binaryType = type;
@@ -58,10 +62,10 @@ class Wire {
   }
   send(data) {
     if (typeof data === 'string' && data.startsWith('I ')) asked = performance.now();
-    if (!offline) this.socket?.send(data);
+    pass(() => this.socket?.send(data));
   }
   close(code, reason) {
-    this.socket?.close(code, reason);
+    pass(() => this.socket?.close(code, reason));
   }
 }
 
@@ -119,8 +123,8 @@ client.on('resume', (event) => {
   if (event.replayed) happened(`What was missed has come: ${event.replayed}`, 'good');
 });
 client.on('gap', ({ channel, why }) => happened(`A gap in ${channel ?? 'the session'}: ${why}`, 'bad'));
-client.on('reject', ({ data, reason }) => giveUp(data, `refused: ${reason}`));
-client.on('overflow', ({ data, why }) => giveUp(data, why));
+client.on('reject', ({ data, reason, edit }) => edit || giveUp(data, `refused: ${reason}`));
+client.on('overflow', ({ data, why, edit }) => edit || giveUp(data, why));
 client.on('error', ({ message }) => happened(message, 'bad'));
 
 client.on('message', ({ data }) => receive(JSON.parse(data)));
@@ -261,11 +265,14 @@ $('rename').addEventListener('submit', (event) => {
 });
 hello();
 
+const drawBoard = client.document ? startBoard(client, happened) : () => {};
+
 // What breaks it. Nothing of this is made up for later.
 
 for (const type of ['cut', 'block', 'restart']) $(type).addEventListener('click', () => send({ type }, { ttl: 1500 }));
 $('offline').addEventListener('click', () => {
   offline = !offline;
+  if (!offline) for (const what of held.splice(0)) what();
   $('offline').setAttribute('aria-pressed', String(offline));
   $('offline').textContent = offline ? 'Go online' : 'Go offline';
   happened(offline ? 'Offline: nothing comes through' : 'Online again');
@@ -275,11 +282,6 @@ $('offline').addEventListener('click', () => {
 });
 
 // Showing it.
-
-const put = (id, text) => {
-  const element = $(id);
-  if (element.textContent !== String(text)) element.textContent = text;
-};
 
 function show() {
   const { state, stats } = client;
@@ -301,6 +303,7 @@ function show() {
   $('note').classList.toggle('wait', blocked || !up);
   for (const id of ['cut', 'block', 'restart']) $(id).disabled = !harm || !up || offline || blocked;
   if (redraw) drawLog();
+  drawBoard();
 }
 
 // The plot: 600 by 190 units, of which round trips have the upper 120, and each lane 14.
