@@ -27,7 +27,7 @@ use lifeline_engine::config::ClientConfig;
 use crate::argument::{PhpArray, PhpBool, PhpBytes, PhpFloat, PhpInt};
 use crate::callable::{Callback, Callbacks, PhpCb};
 use crate::classes::{self, mask};
-use crate::connection::{channel_name, close_code, close_reason, payload};
+use crate::connection::{channel_name, close_code, close_reason, is_payload, payload};
 use crate::convert::{ArrayZval, IteratorZval, MessageZval, MixedZval, This, boolean, bytes, int, null, text};
 use crate::dispatcher::{Endpoint, Serial, dispatcher};
 use crate::exceptions::{
@@ -902,9 +902,14 @@ impl WsClient {
         let mut payloads = Vec::new();
         for (index, message) in messages.0.into_iter().flat_map(|messages| messages.values()).enumerate() {
             let Some(data) = message.dereference().zend_str() else {
-                return Err(argument_type_error(1, &format!("must hold strings only, element {index} is none")));
+                let kind = crate::options::kind(message.dereference());
+                return Err(argument_type_error(1, &format!("must be a list of strings, element {index} is {kind}")));
             };
-            payloads.push(payload(1, PhpBytes(data.as_bytes()), binary)?);
+            if !is_payload(data.as_bytes(), binary) {
+                let problem = format!("must hold valid UTF-8 unless $binary is true, element {index} is not");
+                return Err(argument_value_error(1, &problem));
+            }
+            payloads.push(Bytes::copy_from_slice(data.as_bytes()));
         }
         core.send_many(payloads, binary.0)?;
         Ok(core.last_sequence.get().cast_signed())

@@ -292,8 +292,13 @@ pub(crate) fn payload(number: u32, data: PhpBytes, binary: PhpBool) -> PhpResult
     Ok(Bytes::copy_from_slice(data.0))
 }
 
+/// Whether a message may have these bytes.
+pub(crate) fn is_payload(data: &[u8], binary: PhpBool) -> bool {
+    binary.0 || simdutf8::basic::from_utf8(data).is_ok()
+}
+
 fn check_payload(number: u32, data: PhpBytes, binary: PhpBool) -> PhpResult<()> {
-    if !binary.0 && simdutf8::basic::from_utf8(data.0).is_err() {
+    if !is_payload(data.0, binary) {
         return Err(argument_value_error(number, "must be valid UTF-8 unless $binary is true"));
     }
     Ok(())

@@ -971,7 +971,7 @@ impl WsServer {
     /// Sets a callback by the event's name: `message` for onMessage().
     pub fn on(&self, event: PhpBytes, callback: Callback) -> PhpResult<This> {
         let Some(on) = On::ALL.into_iter().find(|on| on.event().as_bytes() == event.0) else {
-            let known: Vec<_> = On::ALL.into_iter().map(On::event).collect();
+            let known: Vec<_> = On::ALL.into_iter().map(|on| format!("'{}'", on.event())).collect();
             return Err(argument_value_error(
                 1,
                 &format!("must be one of {}, '{}' given", known.join(", "), event.text()),

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import tempfile
 
 from support import PATIENCE, ROOT, InteropCase, php_command
 from websockets.asyncio.client import connect
@@ -77,3 +78,17 @@ class Examples(InteropCase):
         client.stdin.close()
         await self.line(client, "-> Closed")
         self.assertEqual(await asyncio.wait_for(client.wait(), PATIENCE), 0)
+
+    async def test_orders(self):
+        server, url = await self.served("orders.php")
+        with tempfile.TemporaryDirectory() as directory:
+            for orders, expected in (
+                (["tea", "coffee", "cake"], ["! coffee: there is tea only", "< cake is order 2", "< tea is order 1"]),
+                # The session is in the directory, too.
+                (["milk"], ["< milk is order 3"]),
+            ):
+                client = await self.example("order.php", url, directory, *orders)
+                said, _ = await asyncio.wait_for(client.communicate(), PATIENCE)
+                *answers, last = said.decode().splitlines()
+                self.assertEqual((sorted(answers), last), (expected, "all is handled"))
+        await self.line(server, r"ann orders milk \(.+:4\)")

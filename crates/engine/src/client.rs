@@ -124,6 +124,10 @@ struct Inner {
     wanting: Option<usize>,
     /// The outbox was more than half full: tell when it has drained.
     congested: bool,
+    /// The server that was dialed last, as people name it.
+    place: String,
+    /// It has ended a connection, and none was dialed since.
+    lost: bool,
     /// Cut without a word instead of closing.
     discarded: bool,
     ended: bool,
@@ -217,6 +221,8 @@ impl Client {
                 wanting: None,
                 congested: false,
                 discarded: false,
+                place: String::new(),
+                lost: false,
                 ended: false,
             }),
             news: Notify::new(),
@@ -566,7 +572,13 @@ impl Client {
                 self.news.notify_one();
             }
             Output::GaveUp { code, reason } => {
-                let failure = Failure { kind: FailureKind::Connect, message: reason, code };
+                // A dial that failed has named the server itself.
+                let message = match (inner.lost, reason.is_empty()) {
+                    (false, _) => reason,
+                    (true, true) => format!("{} closed the connection with {code}", inner.place),
+                    (true, false) => format!("{} closed the connection with {code}: {reason}", inner.place),
+                };
+                let failure = Failure { kind: FailureKind::Connect, message, code };
                 self.emit(Event::GaveUp { client: self.id, failure: Box::new(failure) });
             }
             Output::Probe => {
@@ -696,6 +708,9 @@ impl Client {
             if order.fresh_credentials {
                 inner.session.token = None;
             }
+            let url = &self.config.urls[order.url.min(self.config.urls.len() - 1)];
+            inner.place = inner.session.detour.as_ref().unwrap_or(url).place();
+            inner.lost = false;
             let needs_token = self.config.ask_token && inner.session.token.is_none() && self.offers_session(&inner);
             (self.offer(&inner), inner.session.detour.clone(), needs_token)
         };
@@ -762,6 +777,7 @@ impl Client {
                     // The change of state comes before the opening.
                     self.settle(&mut inner, now);
                     self.open(&mut inner, now, dialed);
+                    self.tell_unheard(&inner);
                 }
             }
             Err(error) => {
@@ -951,6 +967,7 @@ impl Owner for Client {
             self.handle_ended(&mut inner, now, outlet, end);
         } else {
             inner.outbox.handle_lost();
+            inner.lost = true;
             inner.machine.handle_lost(now, end.code, end.reason.clone());
         }
         if inner.outbox.len() > 0 {

@@ -367,6 +367,20 @@ pub struct ClientUrl {
     pub credentials: Option<String>,
 }
 
+impl ClientUrl {
+    /// The server as people name it: without credentials, path and query, which may hold secrets.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match &self.target {
+            ListenAddress::Unix { path } => format!("unix://{}", path.display()),
+            ListenAddress::Tcp { host, port, tls } => {
+                let scheme = if *tls { "wss" } else { "ws" };
+                format!("{scheme}://{}", crate::dial::proxy::authority(host, *port))
+            }
+        }
+    }
+}
+
 /// When and how a client reconnects.
 #[derive(Debug, Clone)]
 pub struct Reconnect {

@@ -643,7 +643,10 @@ impl Connection {
     fn close_phase(&mut self, now: Time, code: u16, reason: String) {
         if matches!(self.phase, Phase::Open) {
             self.outlet.set_closing();
-            let until = now + self.outlet.context.limits.handshake_timeout;
+            let timeout = self.outlet.context.limits.handshake_timeout;
+            // Who has said nothing within this time is not given it once more.
+            let silent = code == close::BAD_PROTOCOL && self.outlet.is_lifeline() && !self.outlet.is_announced();
+            let until = now + if silent { LINGER.min(timeout / 4) } else { timeout };
             self.phase = Phase::Closing { until, end: Box::new(End { code, reason, clean: false }) };
         }
     }

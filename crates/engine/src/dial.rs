@@ -2,7 +2,7 @@
 //! section 4.1. Whether and when to try again is decided elsewhere.
 
 mod happy_eyeballs;
-mod proxy;
+pub(crate) mod proxy;
 mod response;
 #[cfg(test)]
 mod tests;
@@ -332,12 +332,7 @@ impl Attempt<'_> {
 
     /// The server as people name it.
     fn place(&self) -> String {
-        match &self.request.url.target {
-            ListenAddress::Unix { path } => format!("unix://{}", path.display()),
-            ListenAddress::Tcp { host, port, tls } => {
-                format!("{}://{}", if *tls { "wss" } else { "ws" }, authority(host, *port))
-            }
-        }
+        self.request.url.place()
     }
 
     fn upgrade_request(&self, key: &str) -> Result<Vec<u8>, DialError> {

@@ -320,6 +320,9 @@ fn read_store(fields: &Fields) -> Result<Option<PathBuf>, OptionError> {
         if !path.is_absolute() || path.as_os_str().as_bytes().contains(&0) {
             return Err(fields.refuse("store", &format!("{allowed}: '{shown}' does not name an absolute directory")));
         }
+        if path.parent().is_none() {
+            return Err(fields.refuse("store", &format!("{allowed}: '{shown}' is the root of all files")));
+        }
         if path.exists() && !path.is_dir() {
             return Err(fields.refuse("store", &format!("{allowed}: '{}' is no directory", path.display())));
         }

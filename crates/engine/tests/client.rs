@@ -96,6 +96,30 @@ fn overflows(events: &[Event]) -> Vec<(u64, Bytes, OverflowReason)> {
 }
 
 #[tokio::test]
+async fn who_subscribed_before_it_found_a_plain_server_is_told() {
+    let mut app = App::with_threads(1);
+    let peer = Peer::start().await;
+    let mut config = client(vec![local(peer.port)]);
+    config.protocols = vec!["lifeline.v1".to_owned()];
+    let id = app.create(config);
+    for (channel, on) in [("news", true), ("weather", true), ("news", false)] {
+        app.submit(Command::ClientSubscribe { client: id, channel: channel.into(), on });
+    }
+    app.submit(Command::Connect { client: id });
+    let _far = peer.accept().await;
+    app.opened(id).await;
+    let told = app
+        .until(|event| match event {
+            Event::Failure { failure, .. } => Some(failure.message.clone()),
+            _ => None,
+        })
+        .await;
+    let place = format!("ws://127.0.0.1:{}", peer.port);
+    let expected = format!("{place} does not speak lifeline.v1, which channels need: not subscribed to 'weather'");
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
 async fn messages_go_both_ways_and_close_is_clean() {
     let mut app = App::with_threads(1);
     let peer = Peer::start().await;

@@ -10,6 +10,8 @@ use lifeline_engine::config::{ClientConfig, Durability, Storage};
 use lifeline_proto::v1::Secret;
 use lifeline_proto::v1::server::ServerConfig;
 use lifeline_proto::v1::wire::{ClientFrame, Gap, GoAway, Heartbeat, PROTOCOL, ServerFrame, Why};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use common::far::{Far, Fate, Verdict};
 use common::{App, Directory, PATIENCE, client, local};
@@ -260,6 +262,39 @@ async fn a_token_is_asked_for_once_and_again_when_it_has_expired() {
     far.rules().authenticate = |_| Err(4500);
     far.cut();
     assert_eq!(app.reach(State::Closed).await.code, 4500);
+    let why = given_up(&mut app).await;
+    let expected = format!("the connection to ws://127.0.0.1:{} ended before WELCOME with 4500", far.port);
+    assert!(why.starts_with(&expected), "{why}");
+}
+
+/// Why the client has given up.
+async fn given_up(app: &mut App) -> String {
+    app.until(|event| if let Event::GaveUp { failure, .. } = event { Some(failure.message.clone()) } else { None })
+        .await
+}
+
+/// Answers one handshake with 401; its request.
+async fn unauthorised(listener: &TcpListener) -> String {
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    socket.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    socket.shutdown().await.unwrap();
+    String::from_utf8(head).unwrap()
+}
+
+#[tokio::test]
+async fn a_401_asks_for_a_fresh_token_once() {
+    let mut app = App::with_threads(1);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    app.connect(with_token(listener.local_addr().unwrap().port()));
+    give_token(&mut app, "stale").await;
+    unauthorised(&listener).await;
+    give_token(&mut app, "fresh").await;
+    unauthorised(&listener).await;
+    assert_eq!(app.reach(State::Closed).await.code, 401);
 }
 
 #[tokio::test]
@@ -363,6 +398,9 @@ async fn close_codes_say_whether_and_when_to_come_back() {
         hear(&mut app, is_open).await;
         far.rules().disconnect(code);
         assert_eq!(app.reach(State::Closed).await.code, code);
+        let why = given_up(&mut app).await;
+        let expected = format!("ws://127.0.0.1:{} closed the connection with {code}", far.port);
+        assert!(why.starts_with(&expected), "{why}");
     }
     let mut app = App::with_threads(1);
     let far = Far::start(ServerConfig::default()).await;

@@ -185,6 +185,21 @@ fn hello_items_messages_and_acknowledgements() {
 }
 
 #[test]
+fn who_says_nothing_is_cut_when_the_time_for_its_handshake_is_over() {
+    let app = App::new();
+    let timeout = Duration::from_secs(4);
+    let (_, address) = serve(&app, |config| config.limits.handshake_timeout = timeout);
+    let begin = Instant::now();
+    let mut peer = Peer::silent(&address);
+    // Its close frame gets no answer.
+    let stream = peer.socket.get_mut();
+    let mut all = Vec::new();
+    std::io::Read::read_to_end(stream, &mut all).expect("an end");
+    assert_eq!(all[..4], [0x88, (all.len() - 2) as u8, 0x11, 0x95], "{all:?}");
+    assert!((timeout..timeout * 3 / 2).contains(&begin.elapsed()), "{:?}", begin.elapsed());
+}
+
+#[test]
 fn the_next_item_settles_the_one_before() {
     let mut app = App::new();
     let (_, address) = serve(&app, |_| {});

@@ -39,8 +39,8 @@ bool(true)
 int(0)
 one two three four
 ValueError: WsClient::send(): Argument #1 ($data) must be valid UTF-8 unless $binary is true
-TypeError: WsClient::sendMany(): Argument #1 ($messages) must hold strings only, element 1 is none
-ValueError: WsClient::sendMany(): Argument #1 ($messages) must be valid UTF-8 unless $binary is true
+TypeError: WsClient::sendMany(): Argument #1 ($messages) must be a list of strings, element 1 is int
+ValueError: WsClient::sendMany(): Argument #1 ($messages) must hold valid UTF-8 unless $binary is true, element 1 is not
 ValueError: WsClient::send(): Argument #3 ($ttl) must be greater than 0 seconds and less than 1000000000, 0 given
 ValueError: WsClient::send(): Argument #3 ($ttl) must be greater than 0 seconds and less than 1000000000, -1 given
 ValueError: WsClient::send(): Argument #3 ($ttl) must be greater than 0 seconds and less than 1000000000, NaN given

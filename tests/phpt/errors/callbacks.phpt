@@ -26,7 +26,7 @@ TypeError: WsServer::onMessage(): Argument #1 ($callback) must be a valid callba
 TypeError: WsServer::onMessage(): Argument #1 ($callback) must be a valid callback, class WsServer does not have a method "nothing"
 TypeError: WsServer::onMessage(): the callback requires 5 arguments, but is passed 4 at most
 TypeError: WsServer::onHandshake(): the callback requires 2 arguments, but is passed 1 at most
-ValueError: WsServer::on(): Argument #1 ($event) must be one of handshake, open, message, close, error, drain, join, leave, auth, subscribe, snapshot, sessionEnd, 'mesage' given
+ValueError: WsServer::on(): Argument #1 ($event) must be one of 'handshake', 'open', 'message', 'close', 'error', 'drain', 'join', 'leave', 'auth', 'subscribe', 'snapshot', 'sessionEnd', 'mesage' given
 ArgumentCountError: WsServer::on() expects exactly 2 arguments, 1 given
 ArgumentCountError: WsServer::onMessage() expects exactly 1 argument, 0 given
 bool(true)

@@ -464,7 +464,10 @@ impl Client {
                     terminal: !misunderstood
                         && (session_over || self.config.reconnect.terminal_codes.contains(&end.code)),
                     spread: greeting.spread,
-                    reason: format!("the connection ended before WELCOME with {} {}", end.code, end.reason),
+                    reason: format!(
+                        "the connection to {} ended before WELCOME with {} {}",
+                        inner.place, end.code, end.reason
+                    ),
                 },
             );
             return;
@@ -478,6 +481,7 @@ impl Client {
         if !std::mem::take(&mut session.leaving) {
             session.detour = None;
         }
+        inner.lost = true;
         inner.machine.handle_ended(now, end.code, end.reason.clone(), comeback);
     }
 
@@ -512,6 +516,16 @@ impl Client {
         }
         self.settle(&mut inner, now);
         Ok(())
+    }
+
+    /// The server that was found does not speak `lifeline.v1`: channels that were asked for wait for one that does.
+    pub(super) fn tell_unheard(&self, inner: &Inner) {
+        let names: Vec<_> = inner.session.rules.wanted().map(|name| format!("'{name}'")).collect();
+        let Some(outlet) = inner.outlet.as_ref().filter(|_| !names.is_empty()) else { return };
+        let (names, place) = (names.join(", "), &inner.place);
+        let message = format!("{place} does not speak lifeline.v1, which channels need: not subscribed to {names}");
+        self.context.log(LogLevel::Warning, message.clone(), Vec::new());
+        self.fail(outlet, FailureKind::Application, 0, message);
     }
 
     /// The application is through with a message of the stream, or knows of a hole in it.

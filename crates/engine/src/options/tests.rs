@@ -240,6 +240,8 @@ fn cases() -> Vec<Case> {
                 text("disk"),
                 text("file://relative"),
                 text("file:///dev/null"),
+                text("file:///"),
+                text("file:////"),
                 text("file:///a\0b"),
                 text("redis://localhost"),
             ],

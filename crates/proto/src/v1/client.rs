@@ -244,6 +244,11 @@ impl Client {
         Some(saved)
     }
 
+    /// The channels that were asked for, in no order.
+    pub fn wanted(&self) -> impl Iterator<Item = &ChannelName> {
+        self.channels.iter().filter(|(_, channel)| channel.wanted && !channel.leaving).map(|(name, _)| name)
+    }
+
     /// The place in a channel, as received.
     #[must_use]
     pub fn position(&self, channel: &ChannelName) -> Option<&Position> {

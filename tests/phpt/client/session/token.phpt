@@ -36,7 +36,10 @@ for ($i = 0; $i < 3; $i++) {
 echo $far->read(), "\n";
 // Before the client is there, not after.
 echo thrown(fn () => (function () use ($far) { $late = new WsClient($far->url()); $late->send('x'); $late->onToken(fn () => ''); })()), "\n";
-$client->onError(function (Throwable $e) { echo get_class($e), ' ', $e->getCode(), "\n"; });
+$client->onError(function (Throwable $e) {
+    $message = preg_replace('~ws://127.0.0.1:\d+~', 'URL', $e->getMessage());
+    echo get_class($e), ' ', $e->getCode(), ': ', $message, "\n";
+});
 $far->close(4500);
 $client->run();
 echo $client->state()->value, "\n";
@@ -48,5 +51,5 @@ token 3
 token 4
 T {"auth":"another"}
 WsException: WsClient::onToken() must be called before connect() and before the first send()
-WsConnectException 4500
+WsConnectException 4500: URL closed the connection with 4500
 closed
