@@ -28,7 +28,9 @@ use crate::argument::{PhpArray, PhpBool, PhpBytes, PhpFloat, PhpInt};
 use crate::callable::{Callback, Callbacks, PhpCb};
 use crate::classes::{self, mask};
 use crate::connection::{channel_name, close_code, close_reason, is_payload, payload};
-use crate::convert::{ArrayZval, IteratorZval, MessageZval, MixedZval, This, boolean, bytes, int, null, text};
+use crate::convert::{
+    ArrayZval, IteratorZval, MessageZval, MixedZval, ReplicaZval, This, boolean, bytes, int, null, text,
+};
 use crate::dispatcher::{Endpoint, Serial, dispatcher};
 use crate::exceptions::{
     Class, Pending, argument_type_error, argument_value_error, error, exception, from_failure, type_error,
@@ -39,6 +41,7 @@ use crate::lifecycle::{self, generation, inherited, query, submit, with_bridge};
 use crate::logger::{Logger, to_error_log};
 use crate::message::{self, Turn};
 use crate::options::{self, ClientOptions};
+use crate::replica::{self, Replicas};
 use crate::shim;
 use crate::timers::Timers;
 use crate::values::{WsState, transition};
@@ -119,6 +122,7 @@ pub(crate) struct Core {
     /// The full outbox has room again.
     room: Cell<bool>,
     last_sequence: Cell<u64>,
+    replicas: Replicas,
 }
 
 impl std::fmt::Debug for Core {
@@ -149,6 +153,7 @@ impl Core {
             lost: Cell::new(false),
             room: Cell::new(false),
             last_sequence: Cell::new(0),
+            replicas: RefCell::default(),
         })
     }
 
@@ -195,7 +200,7 @@ impl Core {
     }
 
     /// The engine's client, made now if need be.
-    fn endpoint(self: &Rc<Self>) -> PhpResult<EndpointId> {
+    pub(crate) fn endpoint(self: &Rc<Self>) -> PhpResult<EndpointId> {
         self.usable()?;
         if self.ended.get() || self.closing.get() {
             return Err(Self::closed());
@@ -228,6 +233,16 @@ impl Core {
     fn connect_unless_closed(self: &Rc<Self>) -> PhpResult<()> {
         self.usable()?;
         if self.ended.get() || self.closing.get() { Ok(()) } else { self.connect() }
+    }
+
+    /// Calls a callback of a document.
+    pub(crate) fn call_for(self: &Rc<Self>, callback: &PhpCb, arguments: &mut [Zval]) -> Result<usize, Pending> {
+        self.call(callback, "document", arguments)
+    }
+
+    /// A callback of a document has thrown.
+    pub(crate) fn tell_failed(self: &Rc<Self>) -> Result<(), Pending> {
+        Rc::clone(self).failed("document", None)
     }
 
     fn failed_for_good(&self) -> bool {
@@ -263,8 +278,9 @@ impl Core {
         Ok(())
     }
 
-    /// Has the engine take messages; waits for room where that is the policy. How many, and the last one's number.
-    fn offer(self: &Rc<Self>, command: impl Fn(EndpointId) -> Command) -> PhpResult<(usize, u64)> {
+    /// Has the engine take messages; waits for room where that is the policy. How many, and the last one's number; 0:
+    /// an edit that is not to be made.
+    pub(crate) fn offer(self: &Rc<Self>, command: impl Fn(EndpointId) -> Command) -> PhpResult<(usize, u64)> {
         let client = self.endpoint()?;
         let mut until = None;
         loop {
@@ -278,6 +294,7 @@ impl Core {
                     self.last_sequence.set(sequence);
                     return Ok((1, sequence));
                 }
+                Reply::Flag(_) => return Ok((0, 0)),
                 Reply::Taken { count, sequence } => {
                     self.last_sequence.set(sequence);
                     return Ok((count, sequence));
@@ -415,6 +432,11 @@ impl Core {
             dispatcher().consume(conn, data.len());
         }
         self.serial.discard();
+        let replicas = std::mem::take(&mut *self.replicas.borrow_mut());
+        for (replica, _) in replicas.values() {
+            replica.clear();
+        }
+        drop(replicas);
         if let Some(client) = self.id.get()
             && !self.ended.get()
             && !self.closing.get()
@@ -657,6 +679,10 @@ impl Endpoint for Core {
                 dispatcher().unregister(endpoint);
                 Ok(1)
             }
+            Event::DocumentChanged { endpoint, channel } => {
+                let shared = self.replicas.borrow().get(&*channel).map(|(shared, _)| Rc::clone(shared));
+                shared.map_or(Ok(0), |shared| shared.tell(&self, endpoint))
+            }
             Event::Room { .. } => {
                 self.room.set(true);
                 Ok(1)
@@ -669,7 +695,6 @@ impl Endpoint for Core {
             | Event::Authorise { .. }
             | Event::SnapshotWanted { .. }
             | Event::Edit { .. }
-            | Event::DocumentChanged { .. }
             | Event::SessionEnded { .. } => Ok(0),
         }
     }
@@ -740,6 +765,12 @@ impl Visit for WsClient {
             see(logger.zval());
         }
         self.core.timers.visit(see);
+        if let Ok(replicas) = self.core.replicas.try_borrow() {
+            for (replica, object) in replicas.values() {
+                replica.visit(see);
+                see(object);
+            }
+        }
     }
 }
 
@@ -950,6 +981,23 @@ impl WsClient {
     pub fn unsubscribe(&self, channel: PhpBytes) -> PhpResult<()> {
         let core = Rc::clone(&self.core);
         core.subscribe(channel_name(1, channel)?, false)
+    }
+
+    /// Follows the document of that channel (`lifeline.v1`), and subscribes to it. $options: conflict ('serverWins',
+    /// 'clientWins', or a callable that merges).
+    #[php(defaults(options = PhpArray(None)))]
+    pub fn document(&self, channel: PhpBytes, options: PhpArray) -> PhpResult<ReplicaZval> {
+        let core = Rc::clone(&self.core);
+        let channel = channel_name(1, channel)?;
+        let known =
+            core.replicas.borrow().get(channel).map(|(shared, object)| (Rc::clone(shared), object.shallow_clone()));
+        if let Some((shared, object)) = known {
+            shared.configure(&core, options.0)?;
+            return Ok(ReplicaZval(object));
+        }
+        let (shared, object) = replica::Shared::open(&core, channel, options.0)?;
+        core.replicas.borrow_mut().insert(channel.into(), (shared, object.shallow_clone()));
+        Ok(ReplicaZval(object))
     }
 
     pub fn state(&self) -> PhpResult<WsState> {

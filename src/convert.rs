@@ -126,6 +126,10 @@ returned_as!(
     DocumentZval, DataType::object("WsDocument"), false
 );
 returned_as!(
+    /// Returned as `WsReplica`.
+    ReplicaZval, DataType::object("WsReplica"), false
+);
+returned_as!(
     /// Returned as `?WsConnection`.
     ConnectionZval, DataType::object("WsConnection"), true
 );

@@ -545,7 +545,7 @@ fn endpoint_of(event: &Event) -> Option<EndpointId> {
         | Event::Authorise { server: id, .. }
         | Event::SnapshotWanted { server: id, .. }
         | Event::Edit { server: id, .. }
-        | Event::DocumentChanged { server: id, .. }
+        | Event::DocumentChanged { endpoint: id, .. }
         | Event::SessionEnded { server: id, .. }
         | Event::Transition { client: id, .. }
         | Event::HeadersWanted { client: id, .. }

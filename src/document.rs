@@ -181,8 +181,20 @@ impl Shared {
     }
 }
 
+/// All values by key.
+pub(crate) fn all(info: &DocumentInfo) -> Zval {
+    let mut table = ZendHashTable::new();
+    for entry in &info.entries {
+        // Fails only when memory does.
+        let _ = table.insert(&*entry.key, decode(&entry.value));
+    }
+    let mut zval = Zval::new();
+    zval.set_hashtable(table);
+    zval
+}
+
 /// A key of a document.
-fn key_of(key: PhpBytes<'_>) -> PhpResult<&str> {
+pub(crate) fn key_of(key: PhpBytes<'_>) -> PhpResult<&str> {
     let key = utf8(1, key)?;
     if key.is_empty() || key.len() > 255 {
         return Err(argument_value_error(1, "must be 1 to 255 bytes of UTF-8"));
@@ -237,15 +249,7 @@ impl WsDocument {
             let info = self.shared.info(Some(key_of(key)?))?;
             return Ok(MixedZval(info.entries.first().map_or_else(null, |entry| decode(&entry.value))));
         }
-        let info = self.shared.info(None)?;
-        let mut table = ZendHashTable::new();
-        for entry in &info.entries {
-            // Fails only when memory does.
-            let _ = table.insert(&*entry.key, decode(&entry.value));
-        }
-        let mut zval = Zval::new();
-        zval.set_hashtable(table);
-        Ok(MixedZval(zval))
+        Ok(MixedZval(all(&self.shared.info(None)?)))
     }
 
     /// Sets a key; its new version.

@@ -18,6 +18,7 @@ mod lifecycle;
 mod logger;
 mod message;
 mod options;
+mod replica;
 mod request;
 mod server;
 mod session;
@@ -72,6 +73,7 @@ fn register_classes() -> ext_php_rs::error::Result<()> {
     message::register()?;
     session::register()?;
     document::register()?;
+    replica::register()?;
     connection::register()?;
     server::register()?;
     client::register()

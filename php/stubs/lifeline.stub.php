@@ -561,6 +561,18 @@ interface WsClientInterface
      */
     public function unsubscribe(string $channel): void;
 
+    /**
+     * Follows the document of that channel (lifeline.v1), and subscribes to it.
+     *
+     * @param array{conflict?: 'serverWins'|'clientWins'|callable(string $key, mixed $mine, mixed $theirs): mixed} $options
+     *        what becomes of an edit where the server has something newer: dropped (the default), made again on top of
+     *        that, or what the callable returns is set (null: the server's value holds). At most 5 times in a row for a
+     *        key, then the server's value holds. What is not given stays as it was.
+     * @throws \ValueError|\TypeError options or names that are not allowed
+     * @throws WsException closed, or a server without lifeline.v1
+     */
+    public function document(string $channel, array $options = []): WsReplica;
+
     public function state(): WsState;
 
     /** Messages accepted by send() and not yet acknowledged (plain peer: not yet written to the socket). */
@@ -873,6 +885,65 @@ final class WsDocument
 }
 
 /**
+ * A server's document as a client follows and edits it: {@see WsClient::document()}. Edits show here at once, wait in the
+ * outbox (on disk with outbox.path) while there is no connection, and are made at the server unless it has something
+ * newer than what was seen here.
+ */
+final class WsReplica
+{
+    public readonly string $channel;
+
+    private function __construct() {}
+
+    /**
+     * The value of a key with our own edits (null: there is none, or it is null), or all by key.
+     *
+     * @throws WsException closed
+     */
+    public function get(?string $key = null): mixed {}
+
+    /**
+     * Sets a key.
+     *
+     * @return int the edit's number in the outbox
+     * @throws \ValueError what JSON cannot hold, or is nested more than 64 deep
+     * @throws WsException as {@see WsClient::send()}
+     */
+    public function set(string $key, mixed $value): int {}
+
+    /**
+     * Removes a key.
+     *
+     * @return int the edit's number in the outbox
+     * @throws WsException as {@see WsClient::send()}
+     */
+    public function delete(string $key): int {}
+
+    /**
+     * The version that the server confirmed last of a key (0: there is none), or of the document.
+     *
+     * @throws WsException closed
+     */
+    public function version(?string $key = null): int {}
+
+    /**
+     * A key has another value, and it was not we who changed it: once for its newest value.
+     *
+     * @param callable(string $key, mixed $value, int $version, bool $deleted): void $callback
+     */
+    public function onChange(callable $callback): static {}
+
+    /**
+     * An edit was not applied; told once for all edits of a key that were made on top of each other.
+     *
+     * @param callable(string $key, mixed $mine, mixed $theirs, string $resolution, string $reason): void $callback
+     *        $resolution: server (its value holds), client (made again), merged, or refused: not allowed, too big, no such
+     *        document, expired, for $reason
+     */
+    public function onConflict(callable $callback): static {}
+}
+
+/**
  * What a server keeps of a client over its connections (lifeline.v1), and values of yours in it: any that JSON
  * has, objects come back as arrays. They live as long as the session.
  *
@@ -1063,6 +1134,8 @@ final class WsClient implements WsClientInterface
     public function subscribe(string $channel): void {}
 
     public function unsubscribe(string $channel): void {}
+
+    public function document(string $channel, array $options = []): WsReplica {}
 
     public function state(): WsState {}
 

@@ -101,8 +101,9 @@ pub enum Event {
     /// ([`Command::Begin`]), then [`Command::AnswerEdit`], or [`Command::Settle`] where the handler has failed. Its bytes
     /// (those of `data`) count as a message's.
     Edit { server: EndpointId, conn: ConnId, edit: Box<EditInfo> },
-    /// Clients have changed a document that is watched: [`Command::TakeChanges`]; not told again before.
-    DocumentChanged { server: EndpointId, channel: Arc<str> },
+    /// Clients have changed a document that is watched: [`Command::TakeChanges`]; or there is something new of one that a
+    /// client follows: [`Command::TakeConflicts`], then [`Command::TakeReplicaChanges`]. Not told again before.
+    DocumentChanged { endpoint: EndpointId, channel: Arc<str> },
     /// A session's time without a connection is over.
     SessionEnded { server: EndpointId, session: Box<SessionInfo> },
     /// For the application's logger.
@@ -214,6 +215,24 @@ pub struct DocumentChange {
     pub version: u64,
     /// The client that changed it last.
     pub by: Option<ConnId>,
+}
+
+/// An edit of a client that the server did not apply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentConflict {
+    pub key: Box<str>,
+    /// As JSON; none: the key was to go.
+    pub mine: Option<Bytes>,
+    /// The server's value as JSON; none: there is none.
+    pub theirs: Option<Bytes>,
+    /// Of the server's value; 0: there is none.
+    pub version: u64,
+    /// The application may merge, see [`Command::EditReplica`].
+    pub asked: bool,
+    /// 409 for a conflict, another for a refusal.
+    pub code: i32,
+    /// Of a refusal.
+    pub reason: String,
 }
 
 /// Names one delivery of a message; the same message may be delivered again under another name.
@@ -460,6 +479,18 @@ pub enum Command {
     /// Subscribes to a channel, or ends that: `Reply::Done`, the answer comes from the server. Errors: no
     /// name of a channel, a server that does not speak `lifeline.v1`.
     ClientSubscribe { client: EndpointId, channel: Box<str>, on: bool },
+    /// Follows a channel's document; `asks`: the application decides on conflicts: `Reply::Done`. Errors: as
+    /// `ClientSubscribe`.
+    FollowDocument { client: EndpointId, channel: Box<str>, asks: bool },
+    /// One entry as the client sees it, with the confirmed version, or all: `Reply::Document`.
+    Replica { client: EndpointId, channel: Box<str>, key: Option<Box<str>> },
+    /// As `ClientSend`, of an edit: sets a key to a JSON value, or removes it. `on`: only if this is the key's confirmed
+    /// version and nothing was edited on top of it, else `Reply::Flag`, false.
+    EditReplica { client: EndpointId, channel: Box<str>, key: Box<str>, value: Option<Bytes>, on: Option<u64> },
+    /// `Reply::Conflicts`.
+    TakeConflicts { client: EndpointId, channel: Box<str> },
+    /// What has changed, but for what the application did itself: `Reply::Changes`, by key.
+    TakeReplicaChanges { client: EndpointId, channel: Box<str> },
     /// The token for the question that asked: `Reply::Done`.
     AnswerToken { ticket: Ticket, token: Secret },
     /// The application's token is another now: it will be asked, and the server told: `Reply::Done`.
@@ -519,8 +550,9 @@ pub enum Reply {
     Version(Option<u64>),
     /// None: there is none.
     Document(Option<Box<DocumentInfo>>),
-    /// In the order of versions.
     Changes(Vec<DocumentChange>),
+    /// In their order.
+    Conflicts(Vec<DocumentConflict>),
 }
 
 /// What became of a message given to [`Command::Send`].

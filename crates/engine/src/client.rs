@@ -5,6 +5,7 @@
 //! in portions, so that the outbox's limits mean something. All inputs meet under one short lock,
 //! whoever brings them, and what follows from them is told to the application before it is released.
 
+mod documents;
 mod durable;
 mod outbox;
 mod saved;
@@ -43,6 +44,7 @@ use crate::dial::{ClientTlsConfig, DialError, DialRequest, Dialed, ProxyRules, c
 use crate::outlet::{Ending, Item, Outlet};
 use crate::shard::Shard;
 
+use self::documents::Documents;
 use self::durable::{Durable, Found, Work};
 use self::outbox::{Outbox, Refusal};
 use self::session::Session;
@@ -105,6 +107,7 @@ struct Inner {
     machine: ClientMachine,
     outbox: Box<dyn Outbox>,
     session: Session,
+    documents: Documents,
     /// Of the outbox, against `limits.memory`.
     charged: usize,
     /// The open connection.
@@ -209,6 +212,7 @@ impl Client {
             inner: Mutex::new(Inner {
                 machine: ClientMachine::new(policy, rand::random()),
                 outbox,
+                documents: Documents::default(),
                 session: Session::new(&config, saved::decode(&found.session)),
                 charged: 0,
                 outlet: None,
@@ -280,7 +284,8 @@ impl Client {
             return Ok(Reply::DispatchFirst);
         }
         // Before the push, so that what has expired does not stand in the way.
-        self.report(OverflowReason::Expired, inner.expired(now));
+        let expired = inner.expired(now);
+        self.report(&mut inner, OverflowReason::Expired, expired);
         let outcome = match inner.outbox.push(now, data, binary, ttl) {
             Ok(outcome) => outcome,
             Err(Refusal::Wait) => {
@@ -289,7 +294,7 @@ impl Client {
             }
             Err(Refusal::Error(error)) => return Err(error),
         };
-        self.report(OverflowReason::Limit, outcome.evicted);
+        self.report(&mut inner, OverflowReason::Limit, outcome.evicted);
         self.accept(inner, now, length)?;
         Ok(Reply::Sequence(outcome.sequence))
     }
@@ -304,7 +309,8 @@ impl Client {
         if inner.machine.state() == State::Closed {
             return Err(CommandError::Gone("the client"));
         }
-        self.report(OverflowReason::Expired, inner.expired(now));
+        let expired = inner.expired(now);
+        self.report(&mut inner, OverflowReason::Expired, expired);
         let first = inner.outbox.last_sequence() + 1;
         let (mut taken, mut bytes, mut wait) = (0, 0, None);
         for data in messages {
@@ -317,7 +323,7 @@ impl Client {
                 Ok(outcome) => {
                     taken += 1;
                     bytes += length;
-                    self.report(OverflowReason::Limit, outcome.evicted);
+                    self.report(&mut inner, OverflowReason::Limit, outcome.evicted);
                 }
                 Err(Refusal::Wait) => {
                     inner.wanting = Some(length);
@@ -476,7 +482,8 @@ impl Client {
 
     /// Carries out what follows from the inputs so far.
     fn settle(&self, inner: &mut Inner, now: Time) {
-        self.report(OverflowReason::Expired, inner.expired(now));
+        let expired = inner.expired(now);
+        self.report(inner, OverflowReason::Expired, expired);
         self.reject_too_long(inner);
         while let Some(output) = inner.machine.poll_output() {
             self.carry_out(inner, now, output);
@@ -558,7 +565,7 @@ impl Client {
                 inner.ended = true;
                 let unsent = inner.outbox.close();
                 if !inner.discarded {
-                    self.report(OverflowReason::Closed, unsent);
+                    self.report(inner, OverflowReason::Closed, unsent);
                 }
                 inner.keep_session();
                 match (inner.outbox.farewell(now), self.myself.upgrade(), self.core.upgrade()) {
@@ -621,7 +628,12 @@ impl Client {
         self.emit(Event::Failure { endpoint: self.id, conn: None, failure: Box::new(failure) });
     }
 
-    fn report(&self, why: OverflowReason, items: Vec<Kept>) {
+    fn report(&self, inner: &mut Inner, why: OverflowReason, items: Vec<Kept>) {
+        if items.is_empty() {
+            return;
+        }
+        let items = inner.sort_out_edits(why, items);
+        self.tend_documents(inner);
         self.counters.overflows.fetch_add(items.len() as u64, Ordering::Relaxed);
         for Kept { sequence, data, .. } in items {
             self.unreported.fetch_add(1, Ordering::Relaxed);
@@ -988,6 +1000,12 @@ impl Inner {
         let mut fed = false;
         while outlet.is_open() && outlet.buffered.load(Ordering::Relaxed) < window {
             let Some(Kept { sequence, data, binary, .. }) = self.outbox.next_to_send(now) else { break };
+            if let Some(payload) = documents::payload(&data, binary) {
+                let reason = "the server does not speak lifeline.v1";
+                self.outbox.handle_rejected(sequence, 0, reason);
+                self.documents.handle_dropped(&payload, 0, reason);
+                continue;
+            }
             // What a closing connection does not take comes back with its end.
             if outlet.push(Item::Message { data, binary, sequence }) != Sent::Queued {
                 break;

@@ -466,6 +466,23 @@ impl Local {
                 self.client(client)?.subscribe(&channel, on)?;
                 Reply::Done
             }
+            Command::FollowDocument { client, channel, asks } => {
+                self.client(client)?.open_document(&channel, asks)?;
+                Reply::Done
+            }
+            Command::Replica { client, channel, key } => {
+                let document = self.client(client)?.document(&channel, key.as_deref());
+                Reply::Document(document.map(Box::new))
+            }
+            Command::EditReplica { client, channel, key, value, on } => {
+                self.client(client)?.edit(&channel, &key, value.as_deref(), on)?
+            }
+            Command::TakeConflicts { client, channel } => {
+                Reply::Conflicts(self.client(client)?.take_conflicts(&channel))
+            }
+            Command::TakeReplicaChanges { client, channel } => {
+                Reply::Changes(self.client(client)?.take_replica_changes(&channel))
+            }
             Command::RefreshToken { client } => {
                 self.client(client)?.refresh_token();
                 Reply::Done
@@ -680,8 +697,9 @@ fn of_nothing(command: &Command) -> Option<Reply> {
         Command::Session { .. } => Reply::Session(None),
         Command::SessionSend { .. } => Reply::Sequence(0),
         Command::SessionChange { .. } => Reply::Version(None),
-        Command::Document { .. } => Reply::Document(None),
-        Command::TakeChanges { .. } => Reply::Changes(Vec::new()),
+        Command::Document { .. } | Command::Replica { .. } => Reply::Document(None),
+        Command::TakeChanges { .. } | Command::TakeReplicaChanges { .. } => Reply::Changes(Vec::new()),
+        Command::TakeConflicts { .. } => Reply::Conflicts(Vec::new()),
         Command::Members { .. } | Command::ConnectionsOf { .. } | Command::Connections { .. } => {
             Reply::Conns(Vec::new())
         }

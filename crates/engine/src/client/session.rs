@@ -16,6 +16,7 @@ use lifeline_proto::v1::wire::{Heartbeat, PROTOCOL, Status};
 use lifeline_proto::v1::{ChannelName, Position, Secret, Violation};
 use lifeline_proto::{Time, close};
 
+use super::documents;
 use super::saved::Keeping;
 use super::{Client, Inner, WINDOW};
 use crate::bridge::{
@@ -227,9 +228,15 @@ impl Client {
                     });
                     continue;
                 }
-                Told::Acknowledged { sequence } => inner.outbox.handle_acknowledged(sequence),
+                Told::Acknowledged { sequence } => {
+                    inner.outbox.handle_acknowledged(sequence);
+                    inner.documents.handle_acknowledged(sequence);
+                }
                 Told::Answered(n) => *upshot = Upshot::Answered(n),
                 Told::Gap { gap, delivery } => {
+                    if let Some(channel) = &gap.channel {
+                        inner.documents.handle_gap(channel);
+                    }
                     let delivery = match &gap.channel {
                         Some(channel) => inner.session.place(channel).map(Box::new).map(Delivery::Channel),
                         None => delivery.map(Delivery::Stream),
@@ -247,8 +254,8 @@ impl Client {
                         inner.session.early.push(info);
                     }
                 }
-                // No document is followed.
-                Told::Delta { .. } | Told::State { .. } => {}
+                Told::Delta { channel, data, .. } => inner.documents.handle_delta(&channel, &data),
+                Told::State { channel, place, data } => inner.documents.handle_state(&channel, place, &data),
                 Told::Leave { url } => self.leave(inner, outlet, url.as_deref()),
                 Told::OutboxDiverged { handled } => {
                     inner.outbox.renew();
@@ -256,10 +263,16 @@ impl Client {
                     let message = "the server knows more messages of this outbox than it has sent: a new outbox begins";
                     self.context.log(LogLevel::Error, message, context);
                 }
-                Told::Rejected(reject) => self.reject(inner, reject.sequence, reject.code, shortened(reject.reason)),
-                Told::ReplayDone => inner.session.replaying = false,
+                Told::Rejected(reject) => {
+                    self.reject(inner, reject.sequence, reject.code, shortened(reject.reason), true);
+                }
+                Told::ReplayDone => {
+                    inner.session.replaying = false;
+                    inner.documents.handle_replay_done();
+                }
                 Told::Resend { sequence } => inner.outbox.handle_resend(sequence),
                 Told::Subscription { channel, status } => {
+                    inner.documents.handle_subscription(&channel, status);
                     if status == Status::Denied {
                         let message = format!("the server denied the subscription to channel '{channel}'");
                         self.fail(outlet, FailureKind::Application, 0, message);
@@ -277,6 +290,7 @@ impl Client {
             }
             quiet = false;
         }
+        self.tend_documents(inner);
         inner.transmit(now, outlet);
         quiet
     }
@@ -340,9 +354,21 @@ impl Client {
         self.emit(Event::Gap { client: self.id, conn: outlet.id, gap: Box::new(gap) });
     }
 
-    /// Takes out a message that will never be handled, and tells who sent it.
-    fn reject(&self, inner: &mut Inner, sequence: u64, code: i32, reason: String) {
-        if let Some(Kept { data, .. }) = inner.outbox.handle_rejected(sequence, code, &reason) {
+    /// Takes out a message that will never be handled, and tells who sent it. `seen`: by the server.
+    fn reject(&self, inner: &mut Inner, sequence: u64, code: i32, reason: String, seen: bool) {
+        if let Some(Kept { mut data, binary, .. }) = inner.outbox.handle_rejected(sequence, code, &reason) {
+            if let Some(payload) = documents::payload(&data, binary) {
+                let known = if seen {
+                    inner.documents.handle_rejected(&payload, code, &reason)
+                } else {
+                    inner.documents.handle_dropped(&payload, code, &reason)
+                };
+                if known {
+                    return self.tend_documents(inner);
+                }
+                // An earlier process made it.
+                data = payload;
+            }
             let reason = reason.into_boxed_str();
             self.emit(Event::Rejected { client: self.id, sequence, data, code, reason });
         }
@@ -355,7 +381,7 @@ impl Client {
             && let Some((sequence, len)) = inner.outbox.first_waiting().filter(|(_, len)| *len > max)
         {
             let reason = format!("a message of {len} bytes, the server takes at most {max}");
-            self.reject(inner, sequence, i32::from(close::TOO_BIG), reason);
+            self.reject(inner, sequence, i32::from(close::TOO_BIG), reason, false);
         }
     }
 
@@ -439,6 +465,7 @@ impl Client {
         session.refresh = None;
         session.early.clear();
         session.farewell = None;
+        inner.documents.handle_lost();
         inner.outbox.handle_lost();
         if end.code == close::TOKEN_EXPIRED {
             session.token = None;
@@ -680,12 +707,19 @@ impl Inner {
             }
             let Some(Kept { sequence, data, binary, .. }) = self.outbox.next_to_send(now) else { break };
             // Behind one that has expired there may be a longer one.
-            if data.len() > self.session.max_message || !rules.send(sequence, data, binary) {
+            let edit = documents::payload(&data, binary);
+            let fits = data.len() <= self.session.max_message;
+            let sent = fits
+                && match edit {
+                    Some(payload) => rules.send_edit(sequence, payload),
+                    None => rules.send(sequence, data, binary),
+                };
+            if !sent {
                 self.outbox.handle_resend(sequence);
                 break;
             }
             while let Some(message) = rules.poll_transmit(now) {
-                let is_item = message.data.first() == Some(&b'P');
+                let is_item = matches!(message.data.first(), Some(b'P' | b'D'));
                 let sequence = if is_item { sequence } else { 0 };
                 if outlet.push(Item::Message { data: message.data, binary: message.binary, sequence }) == Sent::Queued
                     && !is_item

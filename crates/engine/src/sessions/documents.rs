@@ -191,7 +191,7 @@ impl Sessions {
             let exists = inner.machine.document(&channel).is_some_and(|document| document.entry(&key).is_some());
             watch.note(key, by, created, exists);
             if !watch.changes.is_empty() && !std::mem::replace(&mut watch.told, true) {
-                self.events.push(Event::DocumentChanged { server: self.id, channel: Arc::from(channel.as_str()) });
+                self.events.push(Event::DocumentChanged { endpoint: self.id, channel: Arc::from(channel.as_str()) });
             }
         }
     }

@@ -78,6 +78,8 @@ pub struct Replica<F> {
     confirmed: BTreeMap<Box<str>, (u64, Json)>,
     /// Own edits of which it is not known that the confirmed state has them; the oldest first.
     pending: Vec<Pending>,
+    /// Edits that cannot get through, as one before them did not: that they are refused is no news.
+    doomed: BTreeSet<ShortId>,
     /// Conflicts in a row.
     attempts: BTreeMap<Box<str>, u32>,
     /// The replay is over.
@@ -133,6 +135,7 @@ impl<F: FnMut() -> ShortId> Replica<F> {
             place: Place::none(),
             confirmed: BTreeMap::new(),
             pending: Vec::new(),
+            doomed: BTreeSet::new(),
             attempts: BTreeMap::new(),
             ready: false,
             subscribed: false,
@@ -313,29 +316,30 @@ impl<F: FnMut() -> ShortId> Replica<F> {
 
     /// N: the server refused the edit for good.
     pub fn handle_rejected(&mut self, id: &ShortId, code: i32, reason: &str) {
-        // One of a chain of which another was refused before is no news.
-        let Some(index) = self.pending.iter().position(|edit| edit.id == *id) else { return };
-        // Those before it were not refused.
-        if let Some(sequence) = self.pending[index].sequence {
+        let sequence = self.pending.iter().find(|edit| edit.id == *id).and_then(|edit| edit.sequence);
+        if let Some(sequence) = sequence {
+            // Those before it were not refused.
             self.mark_applied(sequence - 1);
         }
         let place = (code == CONFLICT).then(|| reason.split_once(' ')).flatten();
         let place = place.and_then(|(epoch, version)| Some((ShortId::new(epoch).ok()?, version.parse().ok()?)));
-        if let Some((epoch, version)) = place {
-            self.pending[index].refused = Some((epoch, version, self.asked));
+        let Some((epoch, version)) = place else { return self.handle_dropped(id, code, reason) };
+        self.doomed.remove(id);
+        if let Some(edit) = self.pending.iter_mut().find(|edit| edit.id == *id) {
+            edit.refused = Some((epoch, version, self.asked));
             self.resolve_reached();
-        } else {
-            let key = self.pending[index].key.clone();
-            self.touch(&key, false, |replica| {
-                let value = replica.drop_chain(index);
-                replica.events.push_back(Event::Refused { key: key.clone(), value, code, reason: reason.into() });
-            });
         }
     }
 
-    /// The outbox gave the edit up, e.g. as its time was over.
-    pub fn handle_dropped(&mut self, id: &ShortId, reason: &str) {
-        self.handle_rejected(id, 0, reason);
+    /// The edit will not be sent, e.g. as its time was over, or is not worth another try.
+    pub fn handle_dropped(&mut self, id: &ShortId, code: i32, reason: &str) {
+        self.doomed.remove(id);
+        let Some(index) = self.pending.iter().position(|edit| edit.id == *id) else { return };
+        let key = self.pending[index].key.clone();
+        self.touch(&key, false, |replica| {
+            let value = replica.drop_chain(index);
+            replica.events.push_back(Event::Refused { key: key.clone(), value, code, reason: reason.into() });
+        });
     }
 
     /// A: the outbox is settled up to `sequence`.
@@ -388,6 +392,19 @@ impl<F: FnMut() -> ShortId> Replica<F> {
     #[must_use]
     pub fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Whether the edit is one of this replica's whose fate it does not know, so that its refusal goes to
+    /// [`Replica::handle_rejected`] and to nobody else.
+    #[must_use]
+    pub fn is_made_here(&self, id: &ShortId) -> bool {
+        self.has_pending(id) || self.doomed.contains(id)
+    }
+
+    /// An own edit of the key is on top of the confirmed state.
+    #[must_use]
+    pub fn is_edited(&self, key: &str) -> bool {
+        self.pending.iter().any(|edit| *edit.key == *key)
     }
 
     #[must_use]
@@ -526,6 +543,7 @@ impl<F: FnMut() -> ShortId> Replica<F> {
         let key = last.key.clone();
         while let Some(next) = (index..self.pending.len()).find(|at| self.pending[*at].key == key) {
             last = self.pending.remove(next);
+            self.doomed.insert(last.id.clone());
         }
         last.value
     }

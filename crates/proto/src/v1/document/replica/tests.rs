@@ -160,6 +160,22 @@ fn those_before_a_refused_one_were_applied() {
 }
 
 #[test]
+fn an_edit_that_is_given_up_says_nothing_of_others() {
+    let mut replica = replica(Policy::ServerWins);
+    edit(&mut replica, "b", "0", 1);
+    edit(&mut replica, "a", "2", 2);
+    edit(&mut replica, "a", "3", 3);
+    replica.handle_dropped(&id("o2"), 0, "expired");
+    let refused = Event::Refused { key: "a".into(), value: Some(json("3")), code: 0, reason: "expired".into() };
+    assert_eq!(events(&mut replica), [refused, changed("a", false)]);
+    assert!(replica.is_made_here(&id("o3")), "its refusal is no news");
+    replica.handle_gap();
+    assert!(replica.poll_verify().is_some());
+    replica.handle_state(place(1, &[("a", 1)]), b"");
+    assert_eq!((replica.pending(), replica.get("b")), (1, Some(&json("0"))));
+}
+
+#[test]
 fn a_client_that_wants_to_win_gives_up_at_last() {
     let mut replica = replica(Policy::ClientWins);
     edit(&mut replica, "a", "2", 1);
