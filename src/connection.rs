@@ -1,6 +1,6 @@
 //! `WsConnection`: one connection of a `WsServer`, the same object for the connection's life.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -38,9 +38,9 @@ pub(crate) struct Conn {
     generation: u32,
     /// False once `Close` was delivered or the server is gone.
     open: Cell<bool>,
-    request: RefCell<Option<Arc<RequestHead>>>,
+    request: Option<Arc<RequestHead>>,
     /// Its server and session, which may outlive it.
-    session: Option<(EndpointId, Box<str>)>,
+    session: Option<Box<(EndpointId, Box<str>)>>,
 }
 
 impl Conn {
@@ -51,8 +51,8 @@ impl Conn {
             serial: Rc::default(),
             generation: generation(),
             open: Cell::new(true),
-            request: RefCell::new(info.request.clone()),
-            session: info.session.as_ref().map(|session| (server, (&*session.id).into())),
+            request: info.request.clone(),
+            session: info.session.as_ref().map(|session| Box::new((server, (&*session.id).into()))),
         });
         let mut object = ZendClassObject::new(WsConnection { conn: Rc::clone(&conn) });
         let values = [
@@ -88,7 +88,7 @@ impl Conn {
 
     /// Sends to the session, for when the client comes back; false: it has none, or it has ended.
     fn send_later(&self, data: Bytes, binary: bool) -> PhpResult<bool> {
-        let Some((server, session)) = &self.session else { return Ok(false) };
+        let Some((server, session)) = self.session.as_deref() else { return Ok(false) };
         let command = Command::SessionSend { server: *server, session: session.clone(), data, binary };
         Ok(matches!(submit(command)?, Reply::Sequence(1..)))
     }
@@ -241,9 +241,8 @@ impl WsConnection {
 
     /// The request that opened it.
     pub fn handshake(&self) -> PhpResult<RequestZval> {
-        let request = self.conn.request.borrow().clone();
-        match request {
-            Some(request) => Ok(RequestZval(request::build(&request))),
+        match &self.conn.request {
+            Some(request) => Ok(RequestZval(request::build(request))),
             None => Err(exception(format!("connection {} has no request", self.conn.id.0))),
         }
     }

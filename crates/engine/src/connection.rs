@@ -82,8 +82,8 @@ enum Rest {
     Inbound,
     /// `limits.messageRate` or `byteRate`: until then.
     Rate(Time),
-    /// `limits.memory`: looked at again then; since the second.
-    Memory(Time, Time),
+    /// `limits.memory`: looked at again then; so many milliseconds by then.
+    Memory(Time, u32),
 }
 
 #[derive(Debug)]
@@ -299,9 +299,14 @@ impl Connection {
             Rest::No | Rest::Inbound | Rest::Rate(_) | Rest::Memory(..) => {}
         }
         if context.memory.is_over() && self.held() > context.memory.share() {
-            let since = if let Rest::Memory(_, since) = self.rest { since } else { now };
-            self.rest = Rest::Memory(now + MEMORY_RECHECK, since);
-            if now - since > context.limits.handshake_timeout {
+            let waited = if let Rest::Memory(until, waited) = self.rest {
+                Duration::from_millis(waited.into()) + (now - until)
+            } else {
+                Duration::ZERO
+            };
+            let then = u32::try_from((waited + MEMORY_RECHECK).as_millis()).unwrap_or(u32::MAX);
+            self.rest = Rest::Memory(now + MEMORY_RECHECK, then);
+            if waited > context.limits.handshake_timeout {
                 self.end_open(now, close::TRY_AGAIN_LATER, "out of memory: limits.memory");
             }
             return false;
@@ -434,7 +439,7 @@ impl Connection {
         let size = data.len();
         self.long = size >= DIRECT + HEAD;
         let waiting = outlet.add_inbound(size + MESSAGE_COST);
-        emit(outlet, Event::Message { endpoint: outlet.endpoint, conn: outlet.id, data, binary, info: None });
+        emit(outlet, Event::Message { endpoint: outlet.endpoint(), conn: outlet.id, data, binary, info: None });
         self.rest_when_full(waiting);
         self.count_rates(now, size);
     }
@@ -516,7 +521,7 @@ impl Connection {
         if self.heartbeat.handle_answer(now).is_some()
             && let Some(rtt) = self.heartbeat.rtt()
         {
-            self.outlet.rtt.store(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+            self.outlet.rtt.store(u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).max(1), Ordering::Relaxed);
         }
     }
 
@@ -585,7 +590,7 @@ impl Connection {
             emit(
                 &self.outlet,
                 Event::Failure {
-                    endpoint: self.outlet.endpoint,
+                    endpoint: self.outlet.endpoint(),
                     conn: Some(self.outlet.id),
                     failure: Box::new(failure),
                 },
@@ -775,7 +780,7 @@ impl Connection {
             && outlet.congested.swap(false, Ordering::Relaxed)
             && matches!(self.phase, Phase::Open)
         {
-            emit(outlet, Event::Drain { endpoint: outlet.endpoint, conn: outlet.id });
+            emit(outlet, Event::Drain { endpoint: outlet.endpoint(), conn: outlet.id });
         }
     }
 
@@ -821,7 +826,7 @@ impl Connection {
         }
         self.owner.handle_leaving(&self.outlet, end);
         if self.outlet.is_announced() {
-            let (endpoint, conn) = (self.outlet.endpoint, self.outlet.id);
+            let (endpoint, conn) = (self.outlet.endpoint(), self.outlet.id);
             let reason = end.reason.as_str().into();
             emit(&self.outlet, Event::Close { endpoint, conn, code: end.code, reason, clean: end.clean });
         }

@@ -191,7 +191,7 @@ impl Local {
     }
 
     fn server_of(&self, outlet: &Outlet) -> Result<Arc<Server>, CommandError> {
-        self.server(outlet.endpoint)
+        self.server(outlet.endpoint())
     }
 
     fn client(&self, id: EndpointId) -> Result<Arc<Client>, CommandError> {
@@ -974,7 +974,7 @@ mod tests {
         assert_eq!(frames, [0x89, 1, b'p', 0x88, 2, 3, 0xE8]);
         // ... and whoever comes is welcome.
         let Reply::Names(names) =
-            local.submit(Command::Addresses { server: local.outlet(conn).unwrap().endpoint }).unwrap()
+            local.submit(Command::Addresses { server: local.outlet(conn).unwrap().endpoint() }).unwrap()
         else {
             panic!()
         };
@@ -1093,10 +1093,14 @@ mod tests {
             for &id in &ids[10..] {
                 local.outlet(id).unwrap().alarm.want(Some(now), now);
             }
+            let places: Vec<u64> = ids
+                .iter()
+                .map(|id| local.outlet(*id).unwrap().place.load(std::sync::atomic::Ordering::Relaxed).into())
+                .collect();
             // Ten want nothing, and one is gone: these are no work.
-            let due = std::iter::once(u64::MAX).chain(ids.iter().map(|id| id.0)).rev().collect();
+            let due = std::iter::once(u64::MAX).chain(places.iter().copied()).rev().collect();
             let left = shard.left_due(now, due);
-            if left == ids[74..].iter().rev().map(|id| id.0).collect::<Vec<_>>() {
+            if left == places[74..].iter().rev().copied().collect::<Vec<_>>() {
                 break;
             }
             // Some task was still in the turn that it began with.

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -127,7 +127,6 @@ pub struct Counters {
 #[derive(Debug)]
 pub struct Outlet {
     pub id: ConnId,
-    pub endpoint: EndpointId,
     pub shard: Arc<Shard>,
     pub context: Arc<Context>,
     pub queue: Mutex<Queue>,
@@ -145,7 +144,9 @@ pub struct Outlet {
     pub last_message: AtomicU64,
     pub opened: Time,
     /// Smoothed round-trip time in microseconds; 0: not measured.
-    pub rtt: AtomicU64,
+    pub rtt: AtomicU32,
+    /// Where its task is among those of its shard.
+    pub place: AtomicU32,
     pub tracing: AtomicBool,
     state: AtomicU8,
     waker: AtomicWaker,
@@ -164,7 +165,7 @@ pub struct Outlet {
     /// `Queue::ending` was set and the task has not seen it.
     ending_news: AtomicBool,
     /// Charged against `limits.memory` for the connection itself.
-    base_charge: usize,
+    base_charge: u32,
     /// Speaks `lifeline.v1`.
     lifeline: bool,
     /// The application knows of it.
@@ -177,12 +178,11 @@ impl Outlet {
     /// `head` is the size of the request that is kept for the application.
     pub fn new(id: ConnId, shard: Arc<Shard>, context: Arc<Context>, head: usize) -> Self {
         let now = clock::now();
-        let base_charge = BASE + head;
-        context.memory.charge(base_charge);
+        let base_charge = u32::try_from(BASE + head).unwrap_or(u32::MAX);
+        context.memory.charge(base_charge as usize);
         context.memory.add_holder();
         Self {
             id,
-            endpoint: context.endpoint,
             shard,
             context,
             queue: Mutex::default(),
@@ -194,7 +194,8 @@ impl Outlet {
             counters: Counters::default(),
             last_message: AtomicU64::new(now.as_micros()),
             opened: now,
-            rtt: AtomicU64::new(0),
+            rtt: AtomicU32::new(0),
+            place: AtomicU32::new(0),
             tracing: AtomicBool::new(false),
             state: AtomicU8::new(OPEN),
             waker: AtomicWaker::new(),
@@ -225,11 +226,15 @@ impl Outlet {
         self.lifeline
     }
 
+    pub fn endpoint(&self) -> EndpointId {
+        self.context.endpoint
+    }
+
     /// Tells the application that the connection is open; its end will be told, too.
     pub fn announce(&self, info: OpenInfo) {
         self.announced.store(true, Ordering::Release);
         self.announcement.store(true, Ordering::Release);
-        let event = Event::Open { endpoint: self.endpoint, conn: self.id, info: Box::new(info) };
+        let event = Event::Open { endpoint: self.endpoint(), conn: self.id, info: Box::new(info) };
         self.context.events.push(event);
     }
 
@@ -447,7 +452,7 @@ impl Outlet {
     pub fn round_trip(&self) -> Option<Duration> {
         match self.rtt.load(Ordering::Relaxed) {
             0 => None,
-            micros => Some(Duration::from_micros(micros)),
+            micros => Some(Duration::from_micros(micros.into())),
         }
     }
 
@@ -456,7 +461,7 @@ impl Outlet {
         if self.tracing.load(Ordering::Relaxed) {
             let context = vec![("connection", self.id.0.to_string())];
             let record = LogRecord { level: LogLevel::Debug, message: message(), context };
-            self.context.events.push(Event::Log { endpoint: Some(self.endpoint), record: Box::new(record) });
+            self.context.events.push(Event::Log { endpoint: Some(self.endpoint()), record: Box::new(record) });
         }
     }
 
@@ -558,7 +563,7 @@ impl Drop for Outlet {
         for item in &queue.items {
             self.context.memory.release(item.charge());
         }
-        self.context.memory.release(*self.inbound.get_mut() + self.base_charge);
+        self.context.memory.release(*self.inbound.get_mut() + self.base_charge as usize);
         self.context.memory.remove_holder();
     }
 }

@@ -88,11 +88,12 @@ impl Counters {
     }
 }
 
-#[derive(Debug)]
-struct Entry {
-    outlet: Arc<Outlet>,
-    /// Counted at `limits.perIp`.
-    ip: Option<Box<IpAddr>>,
+/// Who is counted at `limits.perIp`.
+#[derive(Debug, Default)]
+struct PerIp {
+    counts: HashMap<IpAddr, usize>,
+    /// Of those that are open. Beside them, because most servers have no such limit.
+    open: IdMap<ConnId, IpAddr>,
 }
 
 /// See the module's documentation.
@@ -103,13 +104,13 @@ pub struct Server {
     context: Arc<Context>,
     core: Weak<Core>,
     pub sessions: Arc<Sessions>,
-    connections: RwLock<IdMap<ConnId, Entry>>,
+    connections: RwLock<IdMap<ConnId, Arc<Outlet>>>,
     /// Connections whose `Close` event has not been sent.
     unreported: AtomicUsize,
     /// Admitted: open and shaking hands.
     admitted: AtomicUsize,
     max_connections: usize,
-    per_ip: Mutex<HashMap<IpAddr, usize>>,
+    per_ip: Mutex<PerIp>,
     waiting: Mutex<HashMap<Ticket, oneshot::Sender<HandshakeAnswer>>>,
     addresses: Vec<Arc<str>>,
     tls: Option<ServerTlsAcceptor>,
@@ -262,7 +263,7 @@ impl Server {
         self.sessions.drain(drain.mul_f64(0.9));
         let mut outlets: Vec<_> = {
             let connections = self.connections.read();
-            connections.values().filter(|entry| !entry.outlet.is_lifeline()).map(|entry| entry.outlet.clone()).collect()
+            connections.values().filter(|outlet| !outlet.is_lifeline()).cloned().collect()
         };
         outlets.shuffle(&mut rand::rng());
         // A crowd is told to leave over half the time at most, so that all have the other half to go.
@@ -301,7 +302,7 @@ impl Server {
         let outlets: Vec<_> = {
             let connections = self.connections.write();
             self.cutting.store(true, Ordering::Relaxed);
-            connections.values().map(|entry| entry.outlet.clone()).collect()
+            connections.values().cloned().collect()
         };
         for outlet in outlets {
             outlet.end(Ending::Abort { code: shutdown_code(&outlet), reason: "server shutdown".to_owned() });
@@ -331,8 +332,8 @@ impl Server {
         let (now, frame) = (clock::now(), self.encode(data, binary));
         let mut count = self.sessions.broadcast(data, binary, except);
         let mut queued = 0;
-        for entry in self.connections.read().values().filter(|entry| !entry.outlet.is_lifeline()) {
-            count += usize::from(self.push_shared(now, &entry.outlet, &frame, except, &mut queued));
+        for outlet in self.connections.read().values().filter(|outlet| !outlet.is_lifeline()) {
+            count += usize::from(self.push_shared(now, outlet, &frame, except, &mut queued));
         }
         self.count_queued(queued);
         count
@@ -506,11 +507,11 @@ impl Server {
         let mut paused = 0_u64;
         let open = {
             let connections = self.connections.read();
-            for entry in connections.values() {
-                sum.absorb(&entry.outlet);
-                buffered += entry.outlet.buffered.load(Ordering::Relaxed);
-                inbound += entry.outlet.inbound.load(Ordering::Relaxed);
-                paused += u64::from(entry.outlet.paused.load(Ordering::Relaxed));
+            for outlet in connections.values() {
+                sum.absorb(outlet);
+                buffered += outlet.buffered.load(Ordering::Relaxed);
+                inbound += outlet.inbound.load(Ordering::Relaxed);
+                paused += u64::from(outlet.paused.load(Ordering::Relaxed));
             }
             connections.len()
         };
@@ -916,7 +917,10 @@ impl Server {
                 let code = shutdown_code(&outlet);
                 outlet.end(Ending::Close { code, wire: code, reason: "server shutdown".to_owned() });
             }
-            connections.insert(outlet.id, Entry { outlet: outlet.clone(), ip: admission.ip.map(Box::new) });
+            connections.insert(outlet.id, outlet.clone());
+            if let Some(ip) = admission.ip {
+                self.per_ip.lock().open.insert(outlet.id, ip);
+            }
         }
         admission.transferred = true;
         self.unreported.fetch_add(1, Ordering::AcqRel);
@@ -942,7 +946,7 @@ impl Server {
     fn admit_ip(&self, ip: Option<IpAddr>, admission: &mut Admission) -> bool {
         let limit = self.config.server_limits.per_ip;
         let (true, Some(ip), None) = (limit > 0, ip, admission.ip) else { return true };
-        let mut table = self.per_ip.lock();
+        let table = &mut self.per_ip.lock().counts;
         let count = table.entry(ip).or_insert(0);
         if *count >= limit {
             return false;
@@ -955,7 +959,7 @@ impl Server {
     fn release(&self, ip: Option<IpAddr>) {
         self.admitted.fetch_sub(1, Ordering::AcqRel);
         if let Some(ip) = ip {
-            let mut table = self.per_ip.lock();
+            let table = &mut self.per_ip.lock().counts;
             if let Some(count) = table.get_mut(&ip) {
                 *count -= 1;
                 if *count == 0 {
@@ -975,9 +979,9 @@ impl Server {
             .connections
             .read()
             .values()
-            .filter(|entry| entry.outlet.is_open())
-            .min_by_key(|entry| entry.outlet.last_message.load(Ordering::Relaxed))
-            .map(|entry| entry.outlet.clone());
+            .filter(|outlet| outlet.is_open())
+            .min_by_key(|outlet| outlet.last_message.load(Ordering::Relaxed))
+            .cloned();
         let Some(outlet) = oldest else { return false };
         self.counters.evicted.fetch_add(1, Ordering::Relaxed);
         outlet.set_closing();
@@ -1028,8 +1032,10 @@ impl Owner for Server {
             self.counters.absorb(outlet);
             connections.remove(&outlet.id)
         };
-        if let Some(entry) = entry {
-            self.release(entry.ip.map(|ip| *ip));
+        if entry.is_some() {
+            let counted = self.config.server_limits.per_ip > 0;
+            let ip = if counted { self.per_ip.lock().open.remove(&outlet.id) } else { None };
+            self.release(ip);
         }
     }
 

@@ -19,9 +19,8 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::bridge::ConnId;
 use crate::clock;
-use crate::core::{Core, IdMap};
+use crate::core::Core;
 use crate::outlet::Outlet;
 use crate::poller::Poller;
 use crate::seat::{PATIENCE, Seat};
@@ -44,7 +43,7 @@ pub struct Shard {
     mailbox: Mutex<Vec<Arc<Outlet>>>,
     wheel: Mutex<Wheel>,
     /// Of the tasks that live here: a task outlives what the application knows of its connection.
-    tasks: Mutex<IdMap<ConnId, Arc<Outlet>>>,
+    tasks: Mutex<Tasks>,
     /// What the pump sleeps towards, in microseconds.
     sleeping_until: AtomicU64,
     pump: AtomicWaker,
@@ -55,6 +54,14 @@ pub struct Shard {
     stopping: AtomicBool,
     #[cfg(test)]
     broken: AtomicBool,
+}
+
+/// By place, which is what the wheel knows of a task. An entry of one that has left rings at the next one of its
+/// place, which does no harm.
+#[derive(Debug, Default)]
+struct Tasks {
+    places: Vec<Option<Arc<Outlet>>>,
+    free: Vec<u32>,
 }
 
 impl Shard {
@@ -126,12 +133,24 @@ impl Shard {
 
     /// A connection's task begins: [`Shard::arm`] finds it until [`Shard::leave`].
     pub fn enter(&self, outlet: &Arc<Outlet>) {
-        self.tasks.lock().insert(outlet.id, outlet.clone());
+        let mut tasks = self.tasks.lock();
+        let place = tasks.free.pop().unwrap_or_else(|| {
+            tasks.places.push(None);
+            u32::try_from(tasks.places.len() - 1).unwrap_or(u32::MAX)
+        });
+        outlet.place.store(place, Ordering::Relaxed);
+        tasks.places[place as usize] = Some(outlet.clone());
     }
 
     /// The task has ended.
     pub fn leave(&self, outlet: &Outlet) {
-        self.tasks.lock().remove(&outlet.id);
+        let place = outlet.place.load(Ordering::Relaxed);
+        let left = {
+            let mut tasks = self.tasks.lock();
+            tasks.free.push(place);
+            tasks.places[place as usize].take()
+        };
+        drop(left);
         self.population.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -139,7 +158,7 @@ impl Shard {
     pub fn arm(&self, outlet: &Outlet, at: Option<Time>, now: Time) {
         let Some(at) = outlet.alarm.want(at, now) else { return };
         let mut wheel = self.wheel.lock();
-        wheel.insert(outlet.id.0, at);
+        wheel.insert(outlet.place.load(Ordering::Relaxed).into(), at);
         // Compared under the lock: the pump decides how long to sleep under it too.
         if at.as_micros() < self.sleeping_until.load(Ordering::Relaxed) {
             self.pump.wake();
@@ -148,7 +167,7 @@ impl Shard {
 
     /// Has every connection that lives here look at what there is to do.
     pub fn wake_all(&self) {
-        for outlet in self.tasks.lock().values() {
+        for outlet in self.tasks.lock().places.iter().flatten() {
             outlet.wake_mail();
             outlet.wake_timer();
         }
@@ -187,15 +206,15 @@ impl Shard {
         let mut wheel = self.wheel.lock();
         let tasks = self.tasks.lock();
         while woken < CROWD
-            && let Some(id) = due.pop()
+            && let Some(place) = due.pop()
         {
-            let Some(outlet) = tasks.get(&ConnId(id)) else { continue };
+            let Some(Some(outlet)) = tasks.places.get(place as usize) else { continue };
             match outlet.alarm.ring(now) {
                 Ok(()) => {
                     outlet.wake_timer();
                     woken += 1;
                 }
-                Err(Some(next)) => wheel.insert(id, next),
+                Err(Some(next)) => wheel.insert(place, next),
                 Err(None) => {}
             }
         }
