@@ -1093,12 +1093,12 @@ mod tests {
             for &id in &ids[10..] {
                 local.outlet(id).unwrap().alarm.want(Some(now), now);
             }
-            let places: Vec<u64> = ids
+            let places: Vec<u32> = ids
                 .iter()
-                .map(|id| local.outlet(*id).unwrap().place.load(std::sync::atomic::Ordering::Relaxed).into())
+                .map(|id| local.outlet(*id).unwrap().place.load(std::sync::atomic::Ordering::Relaxed))
                 .collect();
             // Ten want nothing, and one is gone: these are no work.
-            let due = std::iter::once(u64::MAX).chain(places.iter().copied()).rev().collect();
+            let due = std::iter::once(u32::MAX).chain(places.iter().copied()).rev().collect();
             let left = shard.left_due(now, due);
             if left == places[74..].iter().rev().copied().collect::<Vec<_>>() {
                 break;

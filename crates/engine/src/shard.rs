@@ -158,7 +158,7 @@ impl Shard {
     pub fn arm(&self, outlet: &Outlet, at: Option<Time>, now: Time) {
         let Some(at) = outlet.alarm.want(at, now) else { return };
         let mut wheel = self.wheel.lock();
-        wheel.insert(outlet.place.load(Ordering::Relaxed).into(), at);
+        wheel.insert(outlet.place.load(Ordering::Relaxed), at);
         // Compared under the lock: the pump decides how long to sleep under it too.
         if at.as_micros() < self.sleeping_until.load(Ordering::Relaxed) {
             self.pump.wake();
@@ -181,7 +181,7 @@ impl Shard {
 
     /// What is left of `due` after tasks were woken once.
     #[cfg(test)]
-    pub fn left_due(&self, now: Time, mut due: Vec<u64>) -> Vec<u64> {
+    pub fn left_due(&self, now: Time, mut due: Vec<u32>) -> Vec<u32> {
         self.wake_due(now, &mut due);
         due
     }
@@ -198,7 +198,7 @@ impl Shard {
     }
 
     /// Wakes some of the tasks whose entries have come, and takes these from `due`.
-    fn wake_due(&self, now: Time, due: &mut Vec<u64>) {
+    fn wake_due(&self, now: Time, due: &mut Vec<u32>) {
         if due.is_empty() {
             return;
         }
