@@ -23,11 +23,11 @@ export interface Welcome {
   sid: string;
   tok: string;
   resumed: boolean;
-  why?: string | null;
+  why?: string;
   s0: number;
   q?: number;
   rejected?: Reject[];
-  heartbeat?: { interval: number; timeout: number } | null;
+  heartbeat?: { interval: number; timeout: number };
   spread?: number;
   limits: { maxMessage: number; window: number };
 }
@@ -39,12 +39,13 @@ interface Payload {
 /** What a server sends, by its type. */
 export type Frame =
   | ({ t: 'A' | 'I' | 'M' | 'O' | 'R'; n: number; q: number } & Payload)
-  | ({ t: 'B' | 'C'; ch: string; at: Position } & Payload)
-  | { t: 'G'; channel?: string | null; from: number; to?: number | null | undefined; why: string }
+  /** `change`: of the channel's document. */
+  | ({ t: 'B' | 'C'; ch: string; at: Position; change: boolean } & Payload)
+  | { t: 'G'; channel?: string | undefined; from: number; to?: number | undefined; why: string }
   | { t: 'K'; ch: string; st: string; at: Position | undefined }
   | ({ t: 'N' } & Reject)
   | ({ t: 'W' } & Welcome)
-  | { t: 'X'; after: number; window?: number; url?: string | null | undefined };
+  | { t: 'X'; after: number; window?: number; url?: string | undefined };
 
 /** The server broke the protocol; the connection is to be closed with `code`. */
 export type Violation = Error & { code: number };
@@ -61,8 +62,9 @@ export function escapeName(name: string): string {
   return name.replace(/[^!-$&-~]/gu, encodeURIComponent);
 }
 
-function need(right: unknown, what = 'frame'): void {
-  if (!right) throw violation(`bad ${what}`);
+/** Throws a violation where something is not `right`. */
+export function need(right: unknown, what = 'frame', code?: number): void {
+  if (!right) throw violation(`bad ${what}`, code);
 }
 
 function checkName(name: unknown): void {
@@ -77,9 +79,9 @@ function position({ e, o, mid }: Position, least = 0): void {
   key(mid);
 }
 
-/** `P`: an item, with a piggybacked acknowledgement unless `acknowledged` is 0. */
-export function item(q: number, acknowledged: number, data: Data): Data {
-  const header = `P ${q}${acknowledged ? ` s=${acknowledged}` : ''}\n`;
+/** `P` or `D`: an item, with a piggybacked acknowledgement unless `acknowledged` is 0. */
+export function item(q: number, acknowledged: number, data: Data, type = 'P'): Data {
+  const header = `${type} ${q}${acknowledged ? ` s=${acknowledged}` : ''}\n`;
   return typeof data === 'string' ? header + data : new Uint8Array([...encode(header), ...data]);
 }
 
@@ -101,18 +103,19 @@ export function decode(message: string | ArrayBuffer): Frame | undefined {
   if (!t || t[1] || !'ABCGIKMNORWX'.includes(t)) return undefined;
   if ('GKNWX'.includes(t)) {
     need(!bytes && text[1] === ' ');
-    const frame = { ...JSON.parse(text.slice(2)), t } as Frame;
+    // What is null is not there.
+    const frame = { ...JSON.parse(text.slice(2), (_, value: unknown) => value ?? undefined), t } as Frame;
     switch (frame.t) {
       case 'G':
-        if (frame.channel != null) checkName(frame.channel);
+        if (frame.channel !== undefined) checkName(frame.channel);
         integer(frame.from);
-        if (frame.to != null) integer(frame.to, frame.from);
+        integer(frame.to ?? frame.from, frame.from);
         break;
       case 'K': {
         const { e, o, mid, st } = frame as typeof frame & Position;
         checkName(frame.ch);
         if (/^(ok|gap|snapshot)$/.test(st)) position((frame.at = { e, o, mid: mid ?? '-' }));
-        else need(/^(denied|left)$/.test(st) && (e ?? o ?? mid) == null);
+        else need(/^(denied|left)$/.test(st) && (e ?? o ?? mid) === undefined);
         break;
       }
       case 'N':
@@ -144,17 +147,19 @@ export function decode(message: string | ArrayBuffer): Frame | undefined {
   need(all);
   const number = (digits = '', least = 1) => {
     integer(+digits, least);
-    need(/^(0|[1-9]\d*)$/.test(digits));
+    need(digits === `${+digits}`);
     return +digits;
   };
   const data: Data = bytes ? bytes.slice(end + 1) : text.slice(end + 1);
   if (first) {
-    const q = / q=(.*?)(?: |$)/.exec(options);
+    const q = / q=(\S*)/.exec(options);
     return { t, n: number(first, +(t !== 'R')), q: q && t === 'M' ? number(q[1]) : 0, data } as Frame;
   }
   const at = { e, o: number(offset, +(t === 'C')), mid };
   position(at);
   const ch = decodeURIComponent(name);
   checkName(ch);
-  return { t, ch, at, data } as Frame;
+  const d = options.match(/ d=\S*/g);
+  need(!d || `${d}` === ' d=1');
+  return { t, ch, at, data, change: !!d } as Frame;
 }

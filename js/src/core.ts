@@ -5,7 +5,7 @@
  */
 
 import { createBackoff, type ReconnectOptions } from './backoff.js';
-import { type Data, decode, escapeName, type Frame, item as encodeItem, type Position, type Reject, size, type Violation, violation, type Welcome } from './codec.js';
+import { type Data, decode, escapeName, type Frame, item as encodeItem, need, type Position, type Reject, size, type Violation, type Welcome } from './codec.js';
 
 export type State = 'disconnected' | 'connecting' | 'connected' | 'reconnecting' | 'closed';
 
@@ -43,6 +43,8 @@ export interface Refused {
   /** What `send` returned; 0 or less: sent by an earlier page or a tab that is gone. */
   sequence: number;
   data: string | ArrayBuffer;
+  /** It is an edit of a document. */
+  edit?: true | undefined;
 }
 
 /** What listeners are given. */
@@ -68,6 +70,10 @@ export interface Item {
   size: number;
   /** When it is no longer worth sending. */
   expires: number;
+  /** It edits a document. */
+  edit?: true | undefined;
+  /** The conflict that the edit met, which the application does not know yet; `q` is negative then. */
+  why?: string;
 }
 
 export interface OutboxOptions {
@@ -172,6 +178,9 @@ const PLAIN_WINDOW = 1 << 20;
 /** What an item counts against the window beside its payload. */
 const ITEM_COST = 64;
 
+/** What documents are told: each frame before it is handled, and what it was read from; nothing: an unknown type. */
+export type Tap = (frame: Frame | undefined, raw: string | ArrayBuffer) => void;
+
 export type Core = ReturnType<typeof createCore>;
 
 export function createCore(options: CoreOptions, { dial: dialOut, drop, write, store, forget, rekey, emit, ended }: Host) {
@@ -237,13 +246,14 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
   let acknowledged = 0;
   let retry = createBackoff({}, random);
   let pausedUntil = Infinity;
-  /** Bytes given to a plain socket, and those that have left it. */
+  /** Bytes given to a plain socket. */
   let given = 0;
-  let left = 0;
+
+  let tap: Tap | undefined;
 
   const state = () => STATES[phase]!;
   const isOpen = () => phase === Phase.Open;
-  const outward = (data: Data) => (typeof data === 'string' ? data : data.buffer);
+  const outward = (data: Data) => (data as Uint8Array<ArrayBuffer>).buffer ?? data;
   /** A frame for the server, once there is a session. */
   const say = (frame: string) => {
     if (isOpen() && lifeline) write(frame);
@@ -252,7 +262,7 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
   function enter(to: Phase, code = 0, reason = '', delay?: number): void {
     const from = state();
     phase = to;
-    if (from !== state()) emit('state', { from, to: state(), code, reason, attempt: dials + (to === Phase.Waiting || to === Phase.Dormant ? 1 : 0), delay });
+    if (from !== state()) emit('state', { from, to: state(), code, reason, attempt: dials + +(state() === 'reconnecting'), delay });
   }
 
   function dial(now: number): void {
@@ -267,7 +277,7 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
 
   function connected(now: number): void {
     lastReceived = now;
-    given = left = 0;
+    given = 0;
     until = Infinity;
     backoff.begin(now);
     enter(Phase.Open);
@@ -386,21 +396,21 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
 
   function expire(now: number): void {
     if (now < earliest) return;
-    const expired: Item[] = [];
     earliest = Infinity;
-    for (let index = items.length; --index >= flying; ) {
-      const { expires } = items[index]!;
-      if (expires <= now) expired.unshift(...remove(index, 1));
-      else earliest = Math.min(earliest, expires);
+    for (const item of items.slice(flying)) {
+      if (item.expires <= now) overflow(remove(items.indexOf(item), 1), 'expired');
+      else earliest = Math.min(earliest, item.expires);
     }
-    overflow(expired, 'expired');
   }
 
   function overflow(dropped: Item[], why: Events['overflow']['why']): void {
-    for (const { q, data } of dropped) {
-      forget(q, false);
-      emit('overflow', { sequence: q - base, data: outward(data), why });
-    }
+    for (const item of dropped) tell('overflow', item, { why });
+  }
+
+  /** An item will not arrive. */
+  function tell(name: 'reject' | 'overflow', { q, data, edit }: Item, why: object): void {
+    forget(q, false);
+    emit(name, { sequence: q - base, data: outward(data), edit, ...why } as Events['reject'] & Events['overflow']);
   }
 
   /** An item may be sent once it is kept. */
@@ -411,15 +421,13 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
 
   /** Everything up to `q` is settled. */
   function settle(q: number): void {
-    if (q >= next) throw violation(`A ${q} of ${next - 1}`, 4004);
+    need(q < next, `A ${q}`, 4004);
     if (q <= acknowledged) return;
     acknowledged = q;
     // It may have been refused for now and come all the same, sent before that was known.
     expected = Math.max(expected, q + 1);
     retry = createBackoff({}, random);
-    let count = 0;
-    while (items[count] && items[count]!.q <= q) count++;
-    remove(0, count);
+    remove(0, items.filter((item) => item.q <= q).length);
     forget(q, true);
   }
 
@@ -427,9 +435,7 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
     const index = items.findIndex((item) => item.q === q);
     if (index < 0) return;
     counters.rejected++;
-    const [item] = remove(index, 1);
-    forget(q, false);
-    emit('reject', { sequence: q - base, data: outward(item!.data), code, reason });
+    tell('reject', remove(index, 1)[0]!, { code, reason });
   }
 
   /** Writes what can be written now. */
@@ -438,8 +444,8 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
     expire(now);
     if (now >= pausedUntil) pausedUntil = Infinity;
     for (let item; isOpen() && (item = items[flying]) && item.q <= stored; ) {
-      const { q, data, size } = item;
-      if (lifeline && size > limits.maxMessage) {
+      const { q, data, size, edit } = item;
+      if (lifeline ? size > limits.maxMessage : edit) {
         overflow(remove(flying, 1), 'too big');
         continue;
       }
@@ -449,7 +455,7 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
         // What is missing before it was given up.
         if (q > expected) write(`E ${q - 1} from=${expected}`);
         expected = q + 1;
-        write(encodeItem(q, takeAck(), data));
+        write(encodeItem(q, takeAck(), data, edit && 'D'));
       } else {
         item.end = given += size;
         write(data);
@@ -501,8 +507,7 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
     emit(name, { data: outward(data), channel, sequence }, [channel == null ? stream : 0, sequence]);
   }
 
-  function welcome(now: number, { sid: session, tok: token, resumed, why: reason, s0, q = 0, rejected = [], heartbeat: beat, spread: window = 0, limits: most }: Welcome): void {
-    const why = reason ?? undefined;
+  function welcome(now: number, { sid: session, tok: token, resumed, why, s0, q = 0, rejected = [], heartbeat: beat, spread: window = 0, limits: most }: Welcome): void {
     if (session !== sid) {
       const from = received + 1;
       stream++;
@@ -527,7 +532,7 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
       // The outbox has lost its end. What it has goes under another id.
       outboxId = rekey();
       gen = 1;
-      throw violation(`q ${q} of ${nextAtHello - 1}`, 4004);
+      need(0, `q ${q}`, 4004);
     }
     for (const reject of rejected) if (reject.permanent) refused(reject);
     settle(q);
@@ -558,7 +563,7 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
           // It waits for the application, or was handled and the server does not know.
           if (n <= mark) say(`A ${(told = mark)}`);
         } else {
-          if (n > received + 1) throw violation(`M ${n} after ${received}`, 4004);
+          need(n === received + 1, `M ${n} after ${received}`, 4004);
           received = n;
           deliver('message', data, null, n);
         }
@@ -575,14 +580,13 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
       }
       case 'X':
         leaveAt = now + (frame.after + (frame.window ?? 0) * random()) * 1000;
-        elsewhere = frame.url ?? undefined;
+        elsewhere = frame.url;
         return;
       case 'W':
-        throw violation('a second W');
+        return need(0, 'W');
       case 'G':
-        if (frame.channel == null) {
-          const { from, why } = frame;
-          const to = frame.to ?? undefined;
+        if (!frame.channel) {
+          const { from, to, why } = frame;
           const last = to ?? from;
           if (last > received) {
             const begin = Math.max(from, received + 1);
@@ -613,7 +617,7 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
     if (frame.t === 'G') {
       channel.at = channel.behind ?? channel.at;
       channel.behind = undefined;
-      return gap(name, frame.from, frame.to ?? undefined, frame.why);
+      return gap(name, frame.from, frame.to, frame.why);
     }
     const { at, data } = frame;
     if (frame.t === 'C') {
@@ -623,9 +627,10 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
         counters.duplicates++;
         return;
       }
-      if (e !== at.e || at.o !== o + 1) throw violation(`C ${at.e} ${at.o} after ${e} ${o}`, 4004);
+      need(e === at.e && at.o === o + 1, `C ${at.o} after ${o}`, 4004);
     }
     channel.at = at;
+    if (frame.change) return;
     deliver(frame.t === 'C' ? 'message' : 'snapshot', data, name, at.o);
   }
 
@@ -636,6 +641,12 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
     doubt,
     lost,
     reconnect,
+    say,
+    items,
+    remove,
+    store,
+    forget,
+    tap: (by: Tap) => void (tap = by),
     isLifeline: () => lifeline,
     mode: () => mode,
     /** Messages that wait or are in flight. */
@@ -651,7 +662,7 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
       const early = remove(0, items.length);
       base = stored = oldNext - 1;
       next += base;
-      old.forEach(append);
+      old.filter(({ why }) => !why).forEach(append);
       for (const item of early) {
         item.q += base;
         append(item);
@@ -683,11 +694,11 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
     },
 
     /** Returns the message's number. Throws where there is no room, or when closed. */
-    send(now: number, data: Data, ttl = usualTtl): number {
+    send(now: number, data: Data, ttl = usualTtl, edit?: true): number {
       if (phase === Phase.Ended) throw Error('closed');
       const length = size(data);
       if (items.length >= limit || bytes + length > mostBytes) throw RangeError('outbox full');
-      const item = { q: next++, data, size: length, expires: now + ttl };
+      const item = { q: next++, data, size: length, expires: now + ttl, edit };
       append(item);
       if (outboxId) keep(item);
       pending(now);
@@ -750,9 +761,10 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
       if (!lifeline) return emit('message', { data, channel: null, sequence: 0 });
       try {
         const frame = decode(data);
+        tap?.(frame, data);
         if (!isOpen()) {
-          if (frame?.t !== 'W') throw violation('no W');
-          welcome(now, frame);
+          need(frame?.t === 'W');
+          welcome(now, frame as Frame & { t: 'W' });
         } else if (frame) handle(now, frame);
         flush(now);
       } catch (error) {
@@ -789,8 +801,7 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
 
     /** So many bytes of what was written wait in the plain socket: the rest has left. */
     buffered(now: number, waiting: number): void {
-      left = given - waiting;
-      while (flying && items[0]!.end! <= left) forget(remove(0, 1)[0]!.q, false);
+      while (flying && items[0]!.end! <= given - waiting) forget(remove(0, 1)[0]!.q, false);
       flush(now);
     },
 

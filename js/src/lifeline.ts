@@ -1,7 +1,7 @@
 /** The client as applications use it: the rules of core.ts with a WebSocket, timers, a store and the page's events. */
 
 import type { ReconnectOptions } from './backoff.js';
-import { createCore, type Events, type Host, type Item, type Kept, type OutboxOptions, type State } from './core.js';
+import { type Core, createCore, type Events, type Host, type Item, type Kept, type OutboxOptions, type State } from './core.js';
 import { openStore, randomId, type Store } from './store.js';
 
 export interface LifelineOptions {
@@ -91,6 +91,8 @@ export class Lifeline {
   declare readonly stats: Stats;
   /** The subprotocol that the server selected, without `lifeline.v1`. */
   declare readonly protocol: string;
+  /** @internal For document.ts: the core, what inputs go through, what is to be told, and later what an earlier page has left. */
+  declare readonly hook: readonly [Core, <T>(input: (now: number) => T) => T, (() => void)[], Promise<Item[] | undefined>];
 
   /** `url`: ws, wss, http or https, also relative to the page. */
   constructor(url: string | URL, options: LifelineOptions = {}) {
@@ -125,7 +127,7 @@ export class Lifeline {
     let batch: ReturnType<typeof setTimeout> | undefined;
     let committing: Promise<unknown> | undefined;
     let slot = '';
-    let looking: ReturnType<typeof setTimeout> | undefined;
+    let looking: ReturnType<typeof setInterval> | undefined;
     let adopted: Lifeline | undefined;
 
     /** Monotonic, and counts the time that the machine sleeps. */
@@ -147,7 +149,7 @@ export class Lifeline {
         }
       }
     };
-    const fail = (what: string, error: unknown) => emit('error', Error(`${what}: ${(error as Error)?.message ?? String(error)}`));
+    const fail = (what: string, error: unknown) => emit('error', Error(`${what}: ${error}`));
 
     const detach = () => {
       const old = socket;
@@ -214,7 +216,6 @@ export class Lifeline {
         queue.push(() => {
           emit(name, value);
           dirty = true;
-          if (name === 'open') look();
           if (!numbers) return;
           const [stream, sequence] = numbers;
           core.handled(stream, sequence);
@@ -226,7 +227,6 @@ export class Lifeline {
       ended() {
         closed = true;
         page.abort();
-        clearTimeout(looking);
         adopted?.close();
         void ready.then(leave);
       },
@@ -282,8 +282,8 @@ export class Lifeline {
     /** One transaction at a time; what comes meanwhile goes into the next one. */
     const commit = () => {
       if (!store || committing || closed) return;
-      const [items, s] = [put, handled];
-      const kept = store.commit(items, forgotten, core.saved());
+      const kept = store.commit(put, forgotten, core.saved());
+      const [{ next }, s] = [store.tab, handled];
       put = [];
       forgotten = [];
       dirty = false;
@@ -298,16 +298,16 @@ export class Lifeline {
         .then(() => {
           committing = undefined;
           if (closed) return;
-          const { q } = items.at(-1) ?? {};
           act((now) => {
             core.settled(s);
-            core.stored(now, q ?? 0);
+            core.stored(now, next - 1);
           });
         });
     };
 
     /** The end: keeps what is left and lets go of the store. */
     const leave = async () => {
+      clearInterval(looking);
       await committing;
       await store?.commit(put, forgotten, undefined).catch(() => undefined);
       await store?.close(!core.count());
@@ -315,12 +315,7 @@ export class Lifeline {
     };
 
     /** Sends what tabs that are gone have left, one tab after the other, on a connection of its own. */
-    const look = () => {
-      clearTimeout(looking);
-      if (store && slot) looking = setTimeout(() => void adopt().catch(() => undefined), LOOK);
-    };
     const adopt = async () => {
-      look();
       const orphan = !adopted && core.isOpen() && (await store?.adopt());
       if (!orphan) return;
       const internal: Internal = { ...options, mode: core.mode(), connect: true, [ORPHAN]: orphan };
@@ -340,6 +335,7 @@ export class Lifeline {
           while (slots.has((slot = `${scope} ${count}`))) count++;
           slots.add(slot);
           store = await openStore(scope, count, durability);
+          looking = setInterval(() => void adopt().catch(() => undefined), LOOK);
         }
       } catch (error) {
         core.forgo();
@@ -350,6 +346,7 @@ export class Lifeline {
       if (orphan) delete tab.saved;
       core.restore(tab, store?.items);
       pump();
+      return store?.items;
     };
 
     this.connect = () =>
@@ -388,14 +385,15 @@ export class Lifeline {
     this.close = (code = 1000, reason = '') => {
       act(() => core.close(code, reason));
     };
+    const ready = open();
     Object.defineProperties(this, {
       url: { value: href },
       state: { get: core.state },
       stats: { get: () => ({ ...core.stats(), durable: !!store }) },
+      hook: { value: [core, act, queue, ready] },
       protocol: { get: () => socket?.protocol.replace('lifeline.v1', '') ?? '' },
     });
 
-    const ready = open();
     const { document } = globalThis;
     const listen = (target: Partial<EventTarget> | undefined, name: string, listener: () => void) => target?.addEventListener?.(name, listener, page);
     // A plain connection cannot be asked whether it survived.

@@ -79,9 +79,9 @@ async function load(id: string, scope: string, durability: IDBTransactionDurabil
       const [tabs, items, tx] = begin();
       for (const item of put) {
         items.put({ tab: id, ...item });
-        tab.next = item.q + 1;
+        tab.next = Math.max(tab.next, item.q + 1);
       }
-      for (const [q, all] of forget) items.delete(all ? range(id, q) : [id, q]);
+      for (const [q, all] of forget) items.delete(all ? range(id, 0, q) : [id, q]);
       tab.saved = saved;
       tab.used = Date.now();
       tabs.put(tab);
@@ -126,7 +126,7 @@ async function load(id: string, scope: string, durability: IDBTransactionDurabil
 /** 192 random bits, a few less for two characters that become one. */
 export const randomId = () => btoa(String.fromCharCode(...crypto.getRandomValues(new Uint8Array(24)))).replace(/\W/g, '_');
 
-const range = (id: string, to = Infinity) => IDBKeyRange.bound([id, 0], [id, to]);
+const range = (id: string, from = -Infinity, to = Infinity) => IDBKeyRange.bound([id, from], [id, to]);
 
 /** The lock of a tab, until what this gives is called; nothing: another has it for `patience` ms. */
 function claim(id: string, patience: number): Promise<(() => void) | undefined> {

@@ -39,9 +39,9 @@ export class ReconnectingWebSocket extends EventTarget {
   declare readonly CLOSING: 2;
   declare readonly CLOSED: 3;
 
-  readonly url: string;
+  declare readonly url: string;
   readonly extensions = '';
-  binaryType: BinaryType;
+  declare binaryType: BinaryType;
   protocol = '';
   declare onopen: Handler<Event>;
   declare onmessage: Handler<MessageEvent>;

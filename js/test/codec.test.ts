@@ -20,12 +20,12 @@ function writeServerFrame(frame: Frame): Data {
       return withPayload(`M ${frame.n}${frame.q ? ` q=${frame.q}` : ''}`, frame.data);
     case 'B':
     case 'C':
-      return withPayload(`${frame.t} ${escapeName(frame.ch)} ${frame.at.e} ${frame.at.o} ${frame.at.mid}`, frame.data);
+      return withPayload(`${frame.t} ${escapeName(frame.ch)} ${frame.at.e} ${frame.at.o} ${frame.at.mid}${frame.change ? ' d=1' : ''}`, frame.data);
     case 'K':
       return `K ${JSON.stringify({ ch: frame.ch, st: frame.st, ...frame.at })}`;
     case 'G': {
       const { channel, from, to, why } = frame;
-      return `G ${JSON.stringify({ channel, from, to, why })}`;
+      return `G ${JSON.stringify({ channel: channel ?? null, from, to, why })}`;
     }
     case 'N': {
       const { q, code, reason, permanent } = frame;
@@ -78,11 +78,11 @@ const reject = fc.record({ q: number(1), code: fc.integer({ min: -(2 ** 31), max
 const frame: fc.Arbitrary<Frame> = fc.oneof(
   fc.record({ t: fc.constantFrom('A' as const, 'I' as const, 'O' as const, 'R' as const), n: number(1), q: fc.constant(0), data: fc.constant('') }),
   fc.record({ t: fc.constant('M' as const), n: number(1), q: number(0), data: payload }),
-  fc.record({ t: fc.constant('B' as const), ch: name, at: at(0), data: payload }),
-  fc.record({ t: fc.constant('C' as const), ch: name, at: at(1), data: payload }),
+  fc.record({ t: fc.constant('B' as const), ch: name, at: at(0), data: payload, change: fc.constant(false) }),
+  fc.record({ t: fc.constant('C' as const), ch: name, at: at(1), data: payload, change: fc.boolean() }),
   fc.record({ t: fc.constant('K' as const), ch: name, st: fc.constantFrom('ok' as const, 'gap' as const, 'snapshot' as const), at: at(0) }),
   fc.record({ t: fc.constant('K' as const), ch: name, st: fc.constantFrom('denied' as const, 'left' as const), at: fc.constant(undefined) }),
-  fc.record({ t: fc.constant('G' as const), channel: fc.option(name), from: fc.constant(3), to: fc.option(fc.integer({ min: 3, max: 9 }), { nil: undefined }), why: fc.string() }),
+  fc.record({ t: fc.constant('G' as const), channel: fc.option(name, { nil: undefined }), from: fc.constant(3), to: fc.option(fc.integer({ min: 3, max: 9 }), { nil: undefined }), why: fc.string() }),
   reject.map((reject) => ({ t: 'N' as const, ...reject })),
   fc.record({ t: fc.constant('X' as const), after: seconds, window: seconds, url: fc.option(fc.string(), { nil: undefined }) }),
   fc.record({

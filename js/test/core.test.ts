@@ -348,7 +348,7 @@ test('what outlives its time goes to overflow, unless it is under way', () => {
   bench.run(999);
   assert.deepEqual(emitted(bench.take(), 'overflow'), []);
   bench.run(1);
-  assert.deepEqual(emitted(bench.take(), 'overflow'), [{ sequence: 1, data: 'short', why: 'expired' }]);
+  assert.deepEqual(emitted(bench.take(), 'overflow'), [{ sequence: 1, data: 'short', edit: undefined, why: 'expired' }]);
   bench.open();
   bench.run(20_000);
   bench.core.message(bench.now, 'I 1');
@@ -379,7 +379,7 @@ test('an earlier page: its items go first, this page counts from 1', () => {
   const old = { q: 7, data: 'old', size: 3, expires: Infinity };
   core.restore({ outbox: 'o1', gen: 3, next: 8, saved: { sid: 's1', tok: 't1', s: 4, ch: { news: { e: 'e1', o: 2, mid: 'm2' } } } }, [old]);
   const stored = test.outputs.splice(0);
-  assert.deepEqual(stored, [{ type: 'store', item: { q: 8, data: 'new', size: 3, expires: Infinity } }]);
+  assert.deepEqual(stored, [{ type: 'store', item: { q: 8, data: 'new', size: 3, expires: Infinity, edit: undefined } }]);
   core.connect(0);
   core.opened(0, true);
   const hello = test.outputs.splice(0).at(-1);
@@ -391,7 +391,7 @@ test('an earlier page: its items go first, this page counts from 1', () => {
   });
   core.message(0, `W ${JSON.stringify({ ...WELCOME, resumed: true, s0: 5, rejected: [{ q: 7, permanent: true }], q: 7 })}`);
   const out = test.outputs.splice(0);
-  assert.deepEqual(emitted(out, 'reject'), [{ sequence: 0, data: 'old', code: 0, reason: '' }]);
+  assert.deepEqual(emitted(out, 'reject'), [{ sequence: 0, data: 'old', edit: undefined, code: 0, reason: '' }]);
   core.stored(0, 8);
   assert.deepEqual(test.outputs.splice(0), [{ type: 'write', data: 'P 8\nnew' }]);
   assert.equal(core.send(0, 'newer'), 2);
@@ -468,7 +468,7 @@ test('closed: told once, what was not sent too, nothing after', () => {
   bench.core.close(1000, 'bye');
   const out = bench.take();
   assert.deepEqual(out.map((output) => (output.type === 'emit' ? output.name : output.type)), ['drop', 'state', 'forget', 'overflow', 'close', 'ended']);
-  assert.deepEqual(emitted(out, 'overflow'), [{ sequence: 1, data: 'a', why: 'closed' }]);
+  assert.deepEqual(emitted(out, 'overflow'), [{ sequence: 1, data: 'a', edit: undefined, why: 'closed' }]);
   assert.throws(() => bench.core.send(bench.now, 'b'), /closed/);
   bench.run(1e6);
   bench.core.wake(bench.now);

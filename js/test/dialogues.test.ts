@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type Output, TestCore } from './core.js';
-import { vectors } from './vectors.js';
+import { createDocuments, type LifelineDocument } from '../src/document.js';
+import { documentVectors, vectors } from './vectors.js';
 
 type Step = Record<string, unknown> & { do?: string; client?: string; server?: string; clientEvent?: string; lost?: boolean; close?: number; cut?: boolean };
 
@@ -36,9 +37,9 @@ function words(output: Output): string | undefined {
   }
 }
 
-/** What this client does not tell: answers to beats, items that go again, replays into a new session. */
-function untold(event: string, resumed: boolean): boolean {
-  return /^(answered|resend) /.test(event) || (event === 'replay done' && !resumed);
+/** What this client does not tell: answers to beats, items that go again, refused edits but by their document, replays into a new session. */
+function untold(event: string, resumed: boolean, document: boolean): boolean {
+  return /^(answered|resend) /.test(event) || (document && event.startsWith('rejected')) || (event === 'replay done' && !resumed);
 }
 
 class Player {
@@ -51,12 +52,37 @@ class Player {
   dialing = false;
   linked = false;
   handled: [stream: number, sequence: number][] = [];
+  /** What documents want to tell. */
+  queue: (() => void)[] = [];
+  ids = 0;
+  documents = createDocuments({ core: this.core, act: (input) => input(this.now), queue: this.queue, newId: () => `o${++this.ids}`, durable: () => false });
+  document: LifelineDocument | undefined;
 
   constructor() {
     this.core.restore({ outbox: 'outbox1', gen: 1, next: 1 });
+    this.core.tap((...input) => {
+      this.take();
+      this.documents.tap(...input);
+    });
+  }
+
+  open(conflict: unknown): LifelineDocument {
+    const json = (value: unknown): string => (value === undefined ? '-' : JSON.stringify(value));
+    const document = this.documents.open('board', { conflict: conflict === 'both' ? ({ mine, theirs }) => [mine ?? null, theirs ?? null] : (conflict as 'clientWins' | undefined) ?? 'serverWins' });
+    document.on('change', ({ key, value, local }) => this.events.push(`changed ${key} ${json(value)}${local ? ' by itself' : ''}`));
+    document.on('conflict', ({ key, mine, theirs, attempt, resolution }) => this.events.push(`conflict ${key} ${json(mine)} ${json(theirs)} ${attempt} ${resolution}`));
+    document.on('refused', ({ key, value, code }) => this.events.push(`refused ${key} ${json(value)} ${code}`));
+    document.on('synced', () => this.events.push('synced'));
+    return document;
   }
 
   take(): void {
+    this.outputs();
+    for (let tell; (tell = this.queue.shift()); ) tell();
+    this.outputs();
+  }
+
+  outputs(): void {
     for (let output; (output = this.test.outputs.shift()); ) {
       const event = words(output);
       if (event) this.events.push(event);
@@ -104,6 +130,15 @@ class Player {
       case 'client beats':
         core.doubt(this.now);
         break;
+      case 'document':
+        this.document = this.open(step.conflict);
+        break;
+      case 'edit':
+        this.document!.set(step.key as string, step.value as string);
+        break;
+      case 'delete':
+        this.document!.delete(step.key as string);
+        break;
       case 'sleep':
         this.now += (step.seconds as number) * 1000;
         core.timeout(this.now);
@@ -114,7 +149,7 @@ class Player {
   }
 }
 
-for (const { name, steps } of vectors<{ name: string; steps: Step[] }>('dialogues.json')) {
+for (const { name, steps } of [...vectors<{ name: string; steps: Step[] }>('dialogues.json'), ...documentVectors<{ name: string; steps: Step[] }>('dialogues')]) {
   test(`dialogue: ${name}`, () => {
     const player = new Player();
     let ofAnother = false;
@@ -127,7 +162,9 @@ for (const { name, steps } of vectors<{ name: string; steps: Step[] }>('dialogue
       } else if (step.client !== undefined) assert.equal(player.frames.shift(), step.client, where);
       else if (step.clientEvent !== undefined) {
         if (step.clientEvent.startsWith('welcomed')) resumed = step.clientEvent === 'welcomed resumed=true';
-        if (!untold(step.clientEvent, resumed)) assert.equal(player.events.shift(), step.clientEvent, where);
+        // One that W refused has left the outbox before.
+        const left = !!player.document && step.clientEvent.startsWith('acknowledged') && steps[index - 1]?.clientEvent?.startsWith('rejected');
+        if (!left && !untold(step.clientEvent, resumed, !!player.document)) assert.equal(player.events.shift(), step.clientEvent, where);
       } else if (step.cut) player.act({ do: 'cut' });
       else if (step.close !== undefined) {
         // The server closes the connection whose end it has not seen.

@@ -285,7 +285,7 @@ test('a store that fails: told, and everything goes on without it', async () => 
     const page = await Page.open();
     page.client.send('a');
     assert.equal(await page.client.flush(1000), true);
-    assert.match(String(page.errors), /not kept: disk on fire/);
+    assert.match(String(page.errors), /not kept: Error: disk on fire/);
     assert.equal(page.client.stats.durable, false);
   } finally {
     IDBFactory.prototype.open = real;
@@ -296,7 +296,7 @@ test('a store that fails: told, and everything goes on without it', async () => 
   try {
     page.client.send('b');
     assert.equal(await page.client.flush(1000), true);
-    assert.match(String(page.errors), /not kept: full/);
+    assert.match(String(page.errors), /not kept: QuotaExceededError: full/);
   } finally {
     IDBObjectStore.prototype.put = put;
   }
@@ -334,7 +334,7 @@ test('credentials that cannot be had are an error, and asked for again', async (
   await page.open();
   assert.equal(asked, 3);
   assert.equal(page.errors.length, 2);
-  assert.match(String(page.errors[0]), /no token: login is down/);
+  assert.match(String(page.errors[0]), /no token: Error: login is down/);
 });
 
 test('refused for good: it stays away and says why', async () => {

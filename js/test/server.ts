@@ -237,6 +237,9 @@ export class Server {
         session.channels.delete(frame.ch);
         link.out.push(`K ${JSON.stringify({ ch: frame.ch, st: 'left' })}`);
         return;
+      case 'D':
+      case 'V':
+        throw new Error('this server has no documents');
       case 'H':
         throw new Error('a second H');
     }

@@ -7,6 +7,13 @@ export function vectors<T>(name: string): T[] {
   return list;
 }
 
+/** Those of documents. */
+export function documentVectors<T>(part: 'dialogues' | 'digests' | 'frames' | 'payloads'): T[] {
+  const all = JSON.parse(readFileSync(new URL('../../../tests/vectors/documents.json', import.meta.url), 'utf8')) as Record<string, T[]>;
+  if (!all[part]?.length) throw new Error(`${part} are empty`);
+  return all[part];
+}
+
 /** Numbers from 0 up to 1, the same in each run (mulberry32). */
 export function seeded(seed: number): () => number {
   return () => {

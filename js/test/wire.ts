@@ -26,7 +26,8 @@ export interface Hello {
 export type ClientFrame =
   | { t: 'A' | 'I' | 'O'; n: number }
   | { t: 'E'; n: number; from: number | undefined }
-  | { t: 'P'; n: number; s: number; data: Data }
+  | { t: 'P' | 'D'; n: number; s: number; data: Data }
+  | { t: 'V'; ch: string; place: string }
   | { t: 'S' | 'U'; ch: string }
   | { t: 'T'; auth: string }
   | { t: 'H'; hello: Hello };
@@ -51,8 +52,9 @@ export function readClientFrame(message: Data, max: number, strict = false): Cli
   const text = typeof message === 'string' ? message : Buffer.from(message).toString('latin1');
   const t = /^[A-Za-z0-9]{1,16}(?=[ \n]|$)/.exec(text.slice(0, 20))?.[0];
   if (!t) throw new Bad('no type');
-  if (!['A', 'E', 'H', 'I', 'O', 'P', 'S', 'T', 'U'].includes(t)) return undefined;
+  if (!['A', 'D', 'E', 'H', 'I', 'O', 'P', 'S', 'T', 'U', 'V'].includes(t)) return undefined;
   const json = t === 'H' || t === 'T';
+  const item = t === 'P' || t === 'D';
   if (t !== 'P' && typeof message !== 'string') throw new Bad('binary');
   if (json) {
     if (text[1] !== ' ') throw new Bad('no JSON');
@@ -88,13 +90,13 @@ export function readClientFrame(message: Data, max: number, strict = false): Cli
     }
     return { t, hello: JSON.parse(JSON.stringify({ v, auth, resume, outbox })) as Hello };
   }
-  const end = t === 'P' ? text.indexOf('\n') : text.length;
+  const end = item ? text.indexOf('\n') : text.length;
   const header = text.slice(0, end);
   if (end < 0 || end > 1024 || /[^ -~]/.test(header)) throw new Bad('header');
   const fields = header.split(' ');
   if (fields.includes('')) throw new Bad('spaces');
   const options: Record<string, string> = {};
-  for (const option of fields.slice(2)) {
+  for (const option of fields.slice(t === 'V' ? 5 : 2)) {
     const at = option.indexOf('=');
     if (at < 1 || option.slice(0, at) in options) throw new Bad(`option ${option}`);
     options[option.slice(0, at)] = option.slice(at + 1);
@@ -110,12 +112,20 @@ export function readClientFrame(message: Data, max: number, strict = false): Cli
       if (from !== undefined && from > n) throw new Bad('from');
       return { t, n, from };
     }
-    case 'P': {
+    case 'P':
+    case 'D': {
       const data = typeof message === 'string' ? message.slice(end + 1) : message.slice(end + 1);
       const s = options.s === undefined ? 0 : integer(options.s);
       const n = integer(fields[1]);
       if (size(data) > max) throw new Bad('too big', 4504);
-      return { t, n, s, data };
+      return { t: t, n, s, data };
+    }
+    case 'V': {
+      const [, name = '', epoch, version, digest] = fields;
+      key(epoch, 22);
+      integer(version, 0);
+      if (!/^[\da-f]{8}$/.test(digest ?? '')) throw new Bad('digest');
+      return { t, ch: decodeURIComponent(name), place: `${epoch} ${version} ${digest}` };
     }
     default: {
       try {
@@ -137,7 +147,10 @@ export function writeClientFrame(frame: ClientFrame): Data {
     case 'H':
       return `H ${JSON.stringify(frame.hello)}`;
     case 'P':
-      return item(frame.n, frame.s, frame.data);
+    case 'D':
+      return item(frame.n, frame.s, frame.data, frame.t);
+    case 'V':
+      return `V ${escapeName(frame.ch)} ${frame.place}`;
     case 'S':
     case 'U':
       return `${frame.t} ${escapeName(frame.ch)}`;
@@ -155,4 +168,31 @@ export function withPayload(header: string, data: Data): Data {
 /** As a WebSocket gives it. */
 export function received(data: Data): string | ArrayBuffer {
   return typeof data === 'string' ? data : data.slice().buffer;
+}
+
+/** The payload of D. */
+export interface Edit {
+  ch: string;
+  k: string;
+  v?: unknown;
+  id: string;
+  e?: string;
+  if?: number;
+  after?: string;
+}
+
+const depth = (value: unknown): number => (value && typeof value === 'object' ? 1 + Math.max(0, ...Object.values(value).map(depth)) : 0);
+
+export function readEdit(text: string): Edit {
+  const edit = JSON.parse(text) as Edit;
+  escapeName(edit.ch);
+  if (typeof edit.k !== 'string' || !edit.k || size(edit.k) > 255) throw new Bad('key');
+  key(edit.id, 22);
+  if (edit.if !== undefined) {
+    if (edit.after !== undefined) throw new Bad('if and after');
+    if (counted(edit.if, 0)) key(edit.e, 22);
+  }
+  if (edit.after !== undefined) key(edit.after, 22);
+  if (depth(edit.v) > 64) throw new Bad('too deep');
+  return edit;
 }

@@ -107,6 +107,7 @@ export function startBoard(client, happened) {
 
   board.on('change', drawBoard);
   board.on('synced', drawBoard);
+  board.on('settled', drawBoard);
   board.on('conflict', ({ key, mine, theirs }) => {
     const name = mine?.text ?? theirs?.text ?? key;
     happened(`Conflict on “${name}”: the server's value holds`, 'bad');
