@@ -978,7 +978,7 @@ impl Sessions {
                     self.ask_edit(&inner, link, delivery, outbox, &edit);
                 }
                 Output::Edited { channel, key, created, data, by: link } => {
-                    self.tell_edited(&mut inner, channel, key, created, &data, (link, by));
+                    self.tell_edited(&mut inner, &channel, key, created, &data, (link, by));
                 }
                 Output::Opened { link, session, resumed, known } => {
                     self.open(&mut inner, ConnId(link.0), &session, resumed, known);

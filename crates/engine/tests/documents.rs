@@ -122,6 +122,33 @@ fn a_client_edits_while_the_application_sleeps() {
 }
 
 #[test]
+fn edits_are_acknowledged_with_a_store_too() {
+    let directory = std::env::temp_dir().join(format!("lifeline-documents-{}", std::process::id()));
+    let mut app = App::new();
+    let (server, address) = app.serve(|config| {
+        config.authorise = true;
+        config.sessions.store = Some(directory.clone());
+    });
+    open(&app, server, Write::Subscribers, false);
+    let (mut peer, _) = Peer::subscribed(&mut app, &address, "one");
+    // From here on the application does nothing.
+    peer.send("D 1\n{\"ch\":\"board\",\"k\":\"a\",\"v\":1,\"id\":\"o1\",\"if\":0}");
+    peer.send("D 2\n{\"ch\":\"board\",\"k\":\"a\",\"v\":2,\"id\":\"o2\",\"if\":0}");
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let frame = peer.read();
+        if frame != "A 1" {
+            seen.push(frame);
+        }
+    }
+    seen.sort();
+    assert_eq!(seen[0], "A 2");
+    assert!(seen[1].starts_with("C board ") && seen[2].starts_with("N "), "{seen:?}");
+    drop(app);
+    let _ = std::fs::remove_dir_all(directory);
+}
+
+#[test]
 fn plain_receivers_get_the_json() {
     let mut app = App::new();
     let (server, address) = app.serve(|config| config.authorise = true);

@@ -163,7 +163,7 @@ impl Sessions {
     pub(super) fn tell_edited(
         &self,
         inner: &mut Inner,
-        channel: ChannelName,
+        channel: &ChannelName,
         key: Box<str>,
         created: bool,
         data: &Bytes,
@@ -187,8 +187,8 @@ impl Sessions {
             }
         });
         let by = who.0.map(|link| ConnId(link.0));
-        if let Some(watch) = inner.watches.0.get_mut(&channel) {
-            let exists = inner.machine.document(&channel).is_some_and(|document| document.entry(&key).is_some());
+        if let Some(watch) = inner.watches.0.get_mut(channel) {
+            let exists = inner.machine.document(channel).is_some_and(|document| document.entry(&key).is_some());
             watch.note(key, by, created, exists);
             if !watch.changes.is_empty() && !std::mem::replace(&mut watch.told, true) {
                 self.events.push(Event::DocumentChanged { endpoint: self.id, channel: Arc::from(channel.as_str()) });
