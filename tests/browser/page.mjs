@@ -177,6 +177,47 @@ export const tests = {
       assert.deepEqual([await ann.number('reconnects'), await ben.number('reconnects')], [0, 0]);
     }),
 
+  'the page: the board is one for all, also while PHP is blocked, and offline': ({ context }) =>
+    serve(async (served) => {
+      const ann = await Visitor.open(context, served.url, 'Ann');
+      const ben = await Visitor.open(context, served.url, 'Ben');
+      await ben.shows('Open this page', 2);
+      await ann.page.fill('#card', 'a card');
+      await ann.page.press('#card', 'Enter');
+      await ben.shows('a card', 0);
+      // PHP has no part in an edit.
+      await ann.page.click('#block');
+      await until(async () => /PHP is blocked/.test(await ben.text('note')), 'PHP is blocked');
+      await ben.page.click('[aria-label="Move “a card” to Doing"]');
+      await ann.shows('a card', 1, 5000);
+      assert.match(await ann.text('note'), /PHP is blocked/);
+      await until(async () => !/PHP is blocked/.test(await ann.text('note')), 'PHP is back', 15_000);
+      // Both edit one card, and Ann another, which is nobody else's.
+      await ann.page.click('#offline');
+      await ann.edit('a card', 'Ann was here');
+      await ann.edit('Open this page', 'Opened');
+      await ben.edit('a card', 'Ben was here');
+      await ann.page.click('#offline');
+      await ann.shows('Ben was here', 1);
+      await ben.shows('Opened', 2);
+      await until(async () => /Somebody was faster/.test(await ann.page.textContent('.lists')), 'Ann is told');
+      await ann.page.click('text=Do it anyway');
+      await ben.shows('Ann was here', 1);
+      await ann.shows('Ann was here', 1);
+      await ben.page.click('[aria-label="Remove “Ann was here”"]');
+      await until(async () => !(await ann.cards()).join().includes('Ann was here'), 'it is gone');
+      // The next process has it.
+      await ann.page.click('#restart');
+      await until(() => served.starts === 2, 'it is started again');
+      await ann.is('Connected');
+      const cem = await Visitor.open(context, served.url, 'Cem');
+      for (const visitor of [ann, ben, cem]) {
+        await visitor.shows('Opened', 2);
+        assert.equal((await visitor.cards()).length, 4);
+        assert.deepEqual(visitor.problems, []);
+      }
+    }),
+
   'the page: the server is killed and started again': ({ context }) =>
     serve(async (served) => {
       const ann = await Visitor.open(context, served.url, 'Ann');

@@ -14,7 +14,7 @@ for (const [name, width, height] of [['wide', 1280, 900], ['phone', 360, 740]]) 
     const page = await context.newPage();
     await page.addInitScript((who) => sessionStorage.setItem('name', who), ['Ada', 'Grace', 'Radia', 'Barbara'][pages.length]);
     await page.goto(served.url);
-    pages.push({ page, file: `${name}-${colorScheme}.png`, whole: name === 'phone' });
+    pages.push({ page, file: `${name}-${colorScheme}.png` });
     await until(() => page.evaluate("document.getElementById('state').textContent === 'Connected'"), 'a connection');
   }
 }
@@ -34,18 +34,30 @@ await say(0, 'Nothing was lost, it seems');
 await pages[3].page.click('#block');
 await sleep(3000);
 await say(1, 'Now PHP is busy. Beats go on, and this arrives when it is back');
+await pages[1].page.click('[aria-label="Move “Block PHP, then move a card” to Doing"]');
 await sleep(9000);
 for (const { page } of pages) await page.click('#offline');
+const edit = async (index, text) => {
+  const field = pages[index].page.locator('textarea[aria-label="Card Read what happened"]');
+  await field.fill(text);
+  await field.press('Enter');
+};
+await edit(0, 'Read what happened, twice');
+await edit(3, 'Read it');
 await sleep(5000);
-for (const { page } of pages) await page.click('#offline');
-await sleep(6000);
+// The last one first: it is faster.
+for (const { page } of pages.toReversed()) {
+  await page.click('#offline');
+  await sleep(500);
+}
+await sleep(5000);
 await say(3, 'Tunnel. What did I miss?');
 await sleep(5000);
 await say(1, 'Look at the round trips');
-const shoot = async ({ page, file, whole }) => {
+const shoot = async ({ page, file }) => {
   await page.mouse.move(0, 0);
   await page.evaluate("document.activeElement?.blur(); scrollTo(0, 0); document.getElementById('log').scrollTop = 1e9");
-  await page.screenshot({ path: `${directory}/${file}`, fullPage: whole });
+  await page.screenshot({ path: `${directory}/${file}`, fullPage: true });
   console.log(file);
 };
 // The first while the server is away, the others when all is well again.
