@@ -222,7 +222,7 @@ def test_allocations_sixteen_in_flight(binary):
 
 
 def test_idle_connections(binary):
-    conns, limit = 2000, 2700
+    conns, limit = 2000, 2300
     php = server(quiet=True)
     control = Control(php.url())
     stats(php, control)

@@ -634,7 +634,7 @@ fn an_application_that_drives_lets_a_crowd_have_its_turn() {
 #[test]
 fn an_idle_task_stays_small() {
     // Part of what each idle connection costs; raise it only with a reason.
-    assert!(lifeline_engine::idle_task_size() <= 272, "{} bytes", lifeline_engine::idle_task_size());
+    assert!(lifeline_engine::idle_task_size() <= 232, "{} bytes", lifeline_engine::idle_task_size());
 }
 
 /// Whether this process still holds its end of the connection that `peer` is the other end of.
