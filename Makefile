@@ -12,7 +12,7 @@ run: ## set up, build and watch server and clients survive for 30 s (DURATION=n)
 	@scripts/build.sh
 	@scripts/demo.sh
 
-serve: ## set up, build and keep a page with a chat up, and an echo (LISTEN=ws://127.0.0.1:8080)
+serve: ## set up, build and keep a page with a chat and a board up, and an echo (LISTEN=…)
 	@scripts/setup.sh build
 	@scripts/build.sh
 	@scripts/serve.sh

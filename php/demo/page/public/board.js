@@ -17,7 +17,6 @@ const valid = (value) => value && typeof value.text === 'string' && value.text &
 /** Returns what draws it anew. */
 export function startBoard(client, happened) {
   const board = client.document('board');
-  $('board').hidden = false;
   /** By key: the version that was edited here, until the server has the edit. */
   const edited = new Map();
   /** By key: what this tab wanted, where somebody was faster. */

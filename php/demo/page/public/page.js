@@ -265,7 +265,7 @@ $('rename').addEventListener('submit', (event) => {
 });
 hello();
 
-const drawBoard = client.document ? startBoard(client, happened) : () => {};
+const drawBoard = startBoard(client, happened);
 
 // What breaks it. Nothing of this is made up for later.
 
