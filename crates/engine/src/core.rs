@@ -246,6 +246,7 @@ impl Core {
             if self.shards[0].is_away() && queued < self.dirty.lock().len() * EARLY_FLUSH_EACH {
                 return;
             }
+            self.append();
             self.flush();
         }
     }
