@@ -44,7 +44,7 @@ $client = client('block', ['blockTimeout' => 0.2]);
 $client->sendMany(['a', 'b']);
 $start = microtime(true);
 echo thrown(fn () => $client->send('c')), "\n";
-echo microtime(true) - $start >= 0.19 && $ticks > 3 ? "waited and served\n" : "did not wait ($ticks)\n";
+echo microtime(true) - $start >= 0.19 && $ticks > 0 ? "waited and served\n" : "did not wait ($ticks)\n";
 $client->close();
 $client->run();
 
