@@ -526,8 +526,6 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
     if (resumed) counters.resumed++;
     connected(now);
     emit('open', { lifeline, resumed, why });
-    acknowledged = (items[0]?.q ?? next) - 1;
-    expected = acknowledged + 1;
     if (q >= nextAtHello) {
       // The outbox has lost its end. What it has goes under another id.
       outboxId = rekey();
@@ -740,7 +738,9 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
         phase = Phase.Greeting;
         until = now + WELCOME_TIMEOUT;
         nextAtHello = next;
-        write(`H ${JSON.stringify({ v: 1, auth, resume: saved(), outbox: { id: outboxId, gen, first: items[0]?.q ?? next, next } })}`);
+        expected = items[0]?.q ?? next;
+        acknowledged = expected - 1;
+        write(`H ${JSON.stringify({ v: 1, auth, resume: saved(), outbox: { id: outboxId, gen, first: expected, next } })}`);
       } else if (trial === Trial.Dialing && mode === 'auto') {
         // It may have come up only now: whoever offers `lifeline.v1` to it again knows.
         trial = Trial.Opened;

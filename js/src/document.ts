@@ -242,7 +242,7 @@ export function createDocuments({ core, act, queue, newId, durable }: Tools) {
       pending.splice(pending.indexOf(edit), 1);
       withdraw(item);
       left.delete(item);
-      core.forget(-item.q, false);
+      core.forget(-Math.abs(item.q), false);
       if (!pending.length) emit('settled', () => ({}));
     }
 
@@ -349,6 +349,8 @@ export function createDocuments({ core, act, queue, newId, durable }: Tools) {
     }
 
     function verify(): void {
+      // A conflict with an epoch that is no more, or not known yet, is not reached by deltas.
+      wanted ||= pending.some(({ refused: [epoch, , number] = [place.epoch, 0, 0] }) => epoch !== place.epoch && number === asked);
       if (!ready || !subscribed || !wanted || asking) return;
       wanted = false;
       asking = true;

@@ -4,7 +4,8 @@
  */
 
 import type { Data, Position } from '../src/codec.js';
-import { type ClientFrame, readClientFrame, withPayload } from './wire.js';
+import { digest } from '../src/document.js';
+import { type ClientFrame, readClientFrame, readEdit, withPayload } from './wire.js';
 
 interface SessionState {
   sid: string;
@@ -28,6 +29,13 @@ interface OutboxState {
   link?: Link | undefined;
 }
 
+/** A document: versions, values and who made them, also of keys that have gone. */
+interface DocumentState {
+  epoch: string;
+  version: number;
+  entries: Map<string, { version: number; value?: unknown; id: string | undefined }>;
+}
+
 export class Link {
   /** For the client. */
   out: Data[] = [];
@@ -42,10 +50,15 @@ export class Server {
   sessions = new Map<string, SessionState>();
   outboxes = new Map<string, OutboxState>();
   logs = new Map<string, { epoch: string; log: Data[] }>();
+  documents = new Map<string, DocumentState>();
+  /** Values that clients have set, in the order of the changes. */
+  applied: unknown[] = [];
+  /** Places in logs that hold changes of documents. */
+  #changes = new Set<string>();
   /** What the application has handled, in order. */
   handled: { outbox: string; q: number; data: Data }[] = [];
   /** Received and not handled. */
-  queue: { link: Link; outbox: string; q: number; data: Data }[] = [];
+  queue: { link: Link; outbox: string; q: number; data: Data; edit?: boolean }[] = [];
   heartbeat: { interval: number; timeout: number } | undefined = { interval: 25, timeout: 10 };
   window = 1 << 20;
   maxMessage = 1 << 20;
@@ -104,6 +117,12 @@ export class Server {
     const { link, outbox: id, q, data } = item;
     const outbox = this.outboxes.get(id)!;
     outbox.handled = q;
+    const reason = item.edit && this.#edit(link, data as string);
+    if (reason) {
+      const reject = { q, code: 409, reason, permanent: true };
+      outbox.rejects.push(reject);
+      if (outbox.link === link) link.out.push(`N ${JSON.stringify(reject)}`);
+    }
     this.handled.push({ outbox: id, q, data });
     if (outbox.link === link) link.out.push(`A ${q}`);
     return true;
@@ -138,6 +157,54 @@ export class Server {
   publish(name: string, data: Data): void {
     this.#log(name).log.push(data);
     for (const session of this.sessions.values()) this.#pump(session);
+  }
+
+  /** Makes a document anew; those who follow it are told. */
+  open(name: string): void {
+    this.documents.set(name, { epoch: `d${++this.#ids}`, version: 0, entries: new Map() });
+    for (const { link, channels } of this.sessions.values()) if (channels.has(name)) link?.out.push(this.#state(name, ''));
+  }
+
+  /** The server's own change; no value: the key goes. */
+  change(name: string, key: string, value: unknown, id?: string): void {
+    const document = this.documents.get(name)!;
+    const version = ++document.version;
+    document.entries.set(key, { version, value, id });
+    const { epoch, log } = this.#log(name);
+    this.#changes.add(`${epoch} ${log.length + 1}`);
+    this.publish(name, JSON.stringify({ e: document.epoch, n: version, k: key, v: value, id, h: this.#digest(document) }));
+  }
+
+  values(name: string): Record<string, unknown> {
+    return Object.fromEntries([...this.documents.get(name)!.entries].flatMap(([key, { value }]) => (value === undefined ? [] : [[key, value]])));
+  }
+
+  #digest({ entries }: DocumentState): string {
+    return digest(new Map([...entries].flatMap(([key, { version, value }]) => (value === undefined ? [] : [[key, [version, '']]]))));
+  }
+
+  /** The answer to the V that claims `place`. */
+  #state(name: string, place: string): string {
+    const document = this.documents.get(name);
+    if (!document) return `V ${name} - 0 00000000\n`;
+    const own = `${document.epoch} ${document.version} ${this.#digest(document)}`;
+    const entries = [...document.entries].flatMap(([key, { version, value }]) => (value === undefined ? [] : [[key, [version, value]]]));
+    return `V ${name} ${own}\n${own === place ? '' : JSON.stringify(Object.fromEntries(entries))}`;
+  }
+
+  /** Applies an edit; returns where it is in conflict. */
+  #edit(link: Link, data: string): string | undefined {
+    const { ch, k, v, id, e, if: version, after } = readEdit(data);
+    const document = this.documents.get(ch);
+    if (!document || !link.session?.channels.has(ch)) throw new Error('an edit without a document or a subscription');
+    const before = document.entries.get(k);
+    if (before?.id === id) return undefined;
+    const there = before && before.value !== undefined;
+    const holds = after !== undefined ? before?.id === after : version === 0 ? !there : there && e === document.epoch && before.version === version;
+    if (!holds) return `${document.epoch} ${document.version}`;
+    this.applied.push(v ?? `gone by ${id}`);
+    this.change(ch, k, v, id);
+    return undefined;
   }
 
   #log(name: string): { epoch: string; log: Data[] } {
@@ -208,6 +275,7 @@ export class Server {
       case 'A':
         return this.#acknowledge(link, session, frame.n);
       case 'P':
+      case 'D':
         if (frame.s) this.#acknowledge(link, session, frame.s);
         if (!outbox) throw new Error('an item without an outbox');
         if (outbox.awaited !== undefined && frame.n !== outbox.awaited) return;
@@ -215,7 +283,7 @@ export class Server {
         if (frame.n <= outbox.received) throw new Error(`P ${frame.n} comes twice on one connection`);
         if (frame.n !== outbox.received + 1) throw new Error(`P ${frame.n}: ${outbox.received + 1} is next`);
         outbox.received = frame.n;
-        this.queue.push({ link, outbox: link.outbox!, q: frame.n, data: frame.data });
+        this.queue.push({ link, outbox: link.outbox!, q: frame.n, data: frame.data, edit: frame.t === 'D' });
         if (this.queue.filter((item) => item.link === link).reduce((sum, { data }) => sum + 64 + data.length, 0) > this.window + 64) throw new Error('the window is overrun');
         return;
       case 'E':
@@ -237,9 +305,9 @@ export class Server {
         session.channels.delete(frame.ch);
         link.out.push(`K ${JSON.stringify({ ch: frame.ch, st: 'left' })}`);
         return;
-      case 'D':
       case 'V':
-        throw new Error('this server has no documents');
+        if (session.channels.has(frame.ch)) link.out.push(this.#state(frame.ch, frame.place));
+        return;
       case 'H':
         throw new Error('a second H');
     }
@@ -259,7 +327,7 @@ export class Server {
     }
     for (const [name, from] of session.channels) {
       const { epoch, log } = this.#log(name);
-      for (let o = from + 1; o <= log.length; o++) link.out.push(withPayload(`C ${name} ${epoch} ${o} m${o}`, log[o - 1]!));
+      for (let o = from + 1; o <= log.length; o++) link.out.push(withPayload(`C ${name} ${epoch} ${o} m${o}${this.#changes.has(`${epoch} ${o}`) ? ' d=1' : ''}`, log[o - 1]!));
       session.channels.set(name, log.length);
     }
   }
