@@ -214,6 +214,9 @@ impl Peer {
             replica.handle_queued(&edit.id, sequence);
             self.edits.insert(sequence, edit);
         }
+        while let Some(sequence) = replica.poll_obsolete() {
+            self.outbox.handle_rejected(sequence);
+        }
         if let Some(place) = replica.poll_verify() {
             self.client.verify(channel(DOCUMENT), place);
         }

@@ -1,8 +1,8 @@
 //! What a client has of a document: the state that the server confirmed, and its own edits on top.
 //!
 //! The driver feeds in what the frames say and takes, after each input, [`Replica::poll_event`],
-//! [`Replica::poll_edit`] (into the outbox, then [`Replica::handle_queued`]) and [`Replica::poll_verify`]
-//! (a `V`). Refusals go in before the acknowledgement that covers them, as they come.
+//! [`Replica::poll_edit`] (into the outbox, then [`Replica::handle_queued`]), [`Replica::poll_obsolete`] (out of it)
+//! and [`Replica::poll_verify`] (a `V`). Refusals go in before the acknowledgement that covers them, as they come.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -78,8 +78,9 @@ pub struct Replica<F> {
     confirmed: BTreeMap<Box<str>, (u64, Json)>,
     /// Own edits of which it is not known that the confirmed state has them; the oldest first.
     pending: Vec<Pending>,
-    /// Edits that cannot get through, as one before them did not: that they are refused is no news.
-    doomed: BTreeSet<ShortId>,
+    /// Edits that cannot get through, as one before them did not, and are in the outbox still: that they are refused
+    /// is no news.
+    doomed: BTreeMap<ShortId, Option<u64>>,
     /// Conflicts in a row.
     attempts: BTreeMap<Box<str>, u32>,
     /// The replay is over.
@@ -135,7 +136,7 @@ impl<F: FnMut() -> ShortId> Replica<F> {
             place: Place::none(),
             confirmed: BTreeMap::new(),
             pending: Vec::new(),
-            doomed: BTreeSet::new(),
+            doomed: BTreeMap::new(),
             attempts: BTreeMap::new(),
             ready: false,
             subscribed: false,
@@ -195,11 +196,14 @@ impl<F: FnMut() -> ShortId> Replica<F> {
     pub fn handle_queued(&mut self, id: &ShortId, sequence: u64) {
         if let Some(edit) = self.pending.iter_mut().find(|edit| edit.id == *id) {
             edit.sequence = Some(sequence);
+        } else if let Some(item) = self.doomed.get_mut(id) {
+            *item = Some(sequence);
         }
     }
 
     /// The outbox did not take the edit: as if it had not been made.
     pub fn withdraw(&mut self, id: &ShortId) {
+        self.doomed.remove(id);
         if let Some(index) = self.pending.iter().position(|edit| edit.id == *id) {
             let key = self.pending[index].key.clone();
             self.touch(&key, true, |replica| drop(replica.pending.remove(index)));
@@ -385,7 +389,7 @@ impl<F: FnMut() -> ShortId> Replica<F> {
     /// The server's state is known, and nothing newer is known to be missing.
     #[must_use]
     pub fn is_synced(&self) -> bool {
-        self.synced && !self.wanted && !self.asking
+        self.synced && !self.is_state_due() && !self.asking
     }
 
     /// Own edits of which it is not known that the confirmed state has them.
@@ -398,7 +402,7 @@ impl<F: FnMut() -> ShortId> Replica<F> {
     /// [`Replica::handle_rejected`] and to nobody else.
     #[must_use]
     pub fn is_made_here(&self, id: &ShortId) -> bool {
-        self.has_pending(id) || self.doomed.contains(id)
+        self.has_pending(id) || self.doomed.contains_key(id)
     }
 
     /// An own edit of the key is on top of the confirmed state.
@@ -417,9 +421,17 @@ impl<F: FnMut() -> ShortId> Replica<F> {
         self.edits.pop_front()
     }
 
+    /// An item to take out of the outbox, of which nothing is to be told: the edit cannot get through, and what it is
+    /// part of is told. A later process must not find it and tell it again.
+    pub fn poll_obsolete(&mut self) -> Option<u64> {
+        let (id, sequence) = self.doomed.iter().find_map(|(id, item)| Some((id.clone(), (*item)?)))?;
+        self.doomed.remove(&id);
+        Some(sequence)
+    }
+
     /// A `V` to send.
     pub fn poll_verify(&mut self) -> Option<Place> {
-        if !(self.ready && self.subscribed && self.wanted) || self.asking {
+        if !(self.ready && self.subscribed && self.is_state_due()) || self.asking {
             return None;
         }
         self.wanted = false;
@@ -431,6 +443,14 @@ impl<F: FnMut() -> ShortId> Replica<F> {
 
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    fn is_state_due(&self) -> bool {
+        // A conflict with an epoch that is no more, or not known yet, is not reached by deltas.
+        let strays = |edit: &Pending| {
+            edit.refused.as_ref().is_some_and(|(epoch, _, asked)| *epoch != self.place.epoch && *asked == self.asked)
+        };
+        self.wanted || self.pending.iter().any(strays)
     }
 
     fn make(&mut self, key: &str, value: Option<Json>, local: bool) -> ShortId {
@@ -537,13 +557,16 @@ impl<F: FnMut() -> ShortId> Replica<F> {
         });
     }
 
-    /// Takes an edit out, and those of its key behind it; returns what the last of them set.
+    /// Takes an edit out, which has left the outbox, and those of its key behind it; returns what the last of them set.
     fn drop_chain(&mut self, index: usize) -> Option<Json> {
         let mut last = self.pending.remove(index);
         let key = last.key.clone();
         while let Some(next) = (index..self.pending.len()).find(|at| self.pending[*at].key == key) {
             last = self.pending.remove(next);
-            self.doomed.insert(last.id.clone());
+            match self.edits.iter().position(|edit| edit.id == last.id) {
+                Some(at) => drop(self.edits.remove(at)),
+                None => drop(self.doomed.insert(last.id.clone(), last.sequence)),
+            }
         }
         last.value
     }

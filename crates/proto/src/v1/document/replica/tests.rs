@@ -140,9 +140,73 @@ fn a_conflict_waits_for_its_cause_and_takes_the_chain_along() {
         resolution: Resolution::Server,
     };
     assert_eq!(events(&mut replica), [Event::Conflict(conflict), changed("a", false)]);
+    assert!(replica.is_made_here(&id("o3")), "its refusal is no news");
+    assert_eq!((replica.poll_obsolete(), replica.poll_obsolete()), (Some(3), None));
     replica.handle_rejected(&id("o3"), CONFLICT, "e1 3");
     replica.handle_acknowledged(3);
     assert_eq!((events(&mut replica), replica.pending(), replica.poll_verify()), (vec![], 0, None));
+}
+
+#[test]
+fn a_conflict_with_another_epoch_asks_for_the_state() {
+    let mut replica = replica(Policy::ServerWins);
+    edit(&mut replica, "a", "2", 1);
+    // The document was made anew between the refusal and now.
+    let e3 = Place { epoch: id("e3"), version: 1, digest: Digest::of("a", 1) };
+    replica.handle_state(e3.clone(), br#"{"a":[1,5]}"#);
+    assert!(replica.is_synced());
+    replica.handle_rejected(&id("o1"), CONFLICT, "e2 4");
+    assert!(!replica.is_synced());
+    assert_eq!((replica.poll_verify(), replica.poll_verify()), (Some(e3.clone()), None));
+    assert_eq!(events(&mut replica), []);
+    replica.handle_state(e3, b"");
+    let conflict = Conflict {
+        key: "a".into(),
+        mine: Some(json("2")),
+        theirs: Some((1, json("5"))),
+        attempt: 1,
+        resolution: Resolution::Server,
+    };
+    assert_eq!(events(&mut replica), [Event::Conflict(conflict), changed("a", false)]);
+    assert_eq!((replica.pending(), replica.poll_verify(), replica.is_synced()), (0, None, true));
+}
+
+#[test]
+fn a_question_under_way_when_the_conflict_came_is_asked_again() {
+    let mut replica = replica(Policy::ServerWins);
+    edit(&mut replica, "a", "2", 1);
+    replica.handle_gap();
+    assert!(replica.poll_verify().is_some());
+    replica.handle_rejected(&id("o1"), CONFLICT, "e2 4");
+    assert_eq!(replica.poll_verify(), None, "one is under way");
+    replica.handle_state(place(1, &[("a", 1)]), b"");
+    assert_eq!(events(&mut replica), [], "it was asked for before the refusal");
+    assert!(replica.poll_verify().is_some());
+    replica.handle_state(place(1, &[("a", 1)]), b"");
+    assert_eq!((events(&mut replica).len(), replica.pending(), replica.poll_verify()), (2, 0, None));
+}
+
+#[test]
+fn what_cannot_get_through_does_not_go_into_the_outbox() {
+    let mut replica = replica(Policy::ServerWins);
+    edit(&mut replica, "a", "2", 1);
+    replica.edit("a", Some(json("3"))).unwrap();
+    replica.edit("b", Some(json("4"))).unwrap();
+    replica.handle_dropped(&id("o1"), 0, "expired");
+    assert_eq!(replica.poll_edit().map(|edit| edit.id), Some(id("o3")));
+    assert_eq!((replica.poll_edit(), replica.poll_obsolete()), (None, None));
+}
+
+#[test]
+fn nor_stays_there_what_was_on_its_way_into_it() {
+    let mut replica = replica(Policy::ServerWins);
+    let first = replica.edit("c", Some(json("1"))).unwrap();
+    let second = replica.edit("c", Some(json("2"))).unwrap();
+    assert_eq!(std::iter::from_fn(|| replica.poll_edit()).count(), 2);
+    replica.handle_dropped(&first, 0, "limit");
+    assert_eq!(replica.poll_obsolete(), None);
+    replica.handle_queued(&second, 9);
+    assert_eq!((replica.poll_obsolete(), replica.is_made_here(&second)), (Some(9), false));
 }
 
 #[test]
@@ -168,7 +232,7 @@ fn an_edit_that_is_given_up_says_nothing_of_others() {
     replica.handle_dropped(&id("o2"), 0, "expired");
     let refused = Event::Refused { key: "a".into(), value: Some(json("3")), code: 0, reason: "expired".into() };
     assert_eq!(events(&mut replica), [refused, changed("a", false)]);
-    assert!(replica.is_made_here(&id("o3")), "its refusal is no news");
+    assert_eq!((replica.poll_obsolete(), replica.poll_obsolete()), (Some(3), None));
     replica.handle_gap();
     assert!(replica.poll_verify().is_some());
     replica.handle_state(place(1, &[("a", 1)]), b"");
@@ -234,4 +298,43 @@ fn another_document_begins_at_its_first_change() {
     // There is none any more: what is known stays.
     replica.handle_state(Place::none(), b"");
     assert_eq!(replica.get("b"), Some(&json("5")));
+}
+
+#[test]
+fn where_there_is_no_document_nothing_is_known() {
+    let mut replica = Replica::new(ChannelName::new("board").unwrap(), Policy::ServerWins, || id("x1"));
+    edit(&mut replica, "a", "2", 1);
+    replica.handle_acknowledged(1);
+    replica.handle_subscribed(false);
+    replica.handle_replay_done();
+    assert!(replica.poll_verify().is_some());
+    replica.handle_state(Place::none(), b"");
+    assert_eq!((replica.pending(), replica.is_synced(), events(&mut replica)), (1, false, vec![]));
+    // It is opened, and told unasked.
+    replica.handle_state(place(0, &[]), b"{}");
+    assert_eq!((replica.is_synced(), events(&mut replica).contains(&Event::Synced)), (true, true));
+}
+
+#[test]
+fn an_answer_that_was_overtaken_is_asked_for_again() {
+    let mut replica = replica(Policy::ServerWins);
+    replica.handle_delta(&delta(2, "b", "2", None, &[("b", 2)]));
+    assert_eq!(replica.poll_verify(), Some(Place::none()), "the digest is another");
+    replica.handle_delta(&delta(3, "c", "3", None, &[("a", 1), ("b", 2), ("c", 3)]));
+    replica.handle_state(place(2, &[("b", 2)]), br#"{"b":[2,2]}"#);
+    assert_eq!((replica.place().version, replica.is_synced()), (2, false));
+    assert_eq!(replica.poll_verify(), Some(place(2, &[("b", 2)])));
+}
+
+#[test]
+fn an_answer_to_a_question_from_before_does_not_settle_an_edit() {
+    let mut replica = replica(Policy::ServerWins);
+    edit(&mut replica, "a", "2", 1);
+    replica.handle_gap();
+    assert!(replica.poll_verify().is_some());
+    replica.handle_acknowledged(1);
+    replica.handle_state(place(1, &[("a", 1)]), b"");
+    assert_eq!((replica.pending(), replica.get("a")), (1, Some(&json("2"))));
+    replica.handle_delta(&delta(2, "a", "2", Some("o1"), &[("a", 2)]));
+    assert_eq!((replica.pending(), replica.poll_verify()), (0, None));
 }
