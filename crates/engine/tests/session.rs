@@ -5,11 +5,11 @@ mod common;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lifeline_engine::bridge::{Command, EndpointId, Event, OverflowReason, Reply, State};
+use lifeline_engine::bridge::{Bounds, Command, EndpointId, Event, OverflowReason, Reply, State, Write};
 use lifeline_engine::config::{ClientConfig, Durability, Storage};
-use lifeline_proto::v1::Secret;
 use lifeline_proto::v1::server::ServerConfig;
 use lifeline_proto::v1::wire::{ClientFrame, Gap, GoAway, Heartbeat, PROTOCOL, ServerFrame, Why};
+use lifeline_proto::v1::{ChannelName, Key, Secret};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -168,7 +168,7 @@ async fn dialogue(fates: &[Fate]) -> Vec<(usize, usize)> {
         far.rules().publish("news", &format!("news {n}"));
     }
     // All of it arrives.
-    let channel = lifeline_proto::v1::ChannelName::new("news").unwrap();
+    let channel = ChannelName::new("news").unwrap();
     let last = far.rules().server.channel_log(&channel).unwrap().top().offset;
     while messages(&events).len() < 3 || news(&events).last() != Some(&last) {
         events.push(heard(&app.next().await));
@@ -504,7 +504,7 @@ async fn a_ring_that_was_too_small_is_a_gap_with_its_range() {
     hear(&mut app, is_open).await;
     subscribe(&app, id, "news");
     let key = far.session();
-    let channel = lifeline_proto::v1::ChannelName::new("news").unwrap();
+    let channel = ChannelName::new("news").unwrap();
     eventually(|| far.rules().server.channel_log(&channel).is_some()).await;
     far.rules().publish("news", "0");
     hear(&mut app, |it| matches!(it, Heard::Channel(..))).await;
@@ -866,4 +866,138 @@ async fn nothing_is_said_under_a_token_that_the_next_process_would_not_have() {
         far.rules().client_frames.clear();
         id = app.create(keeping(far.port, &directory));
     }
+}
+
+/// Of each HELLO: the outbox's id, its first item and its next.
+fn outboxes(far: &Far) -> Vec<(Key, u64, u64)> {
+    let rules = far.rules();
+    let hellos = rules.client_frames.iter().filter_map(|frame| match frame {
+        ClientFrame::Hello(hello) => hello.outbox.clone(),
+        _ => None,
+    });
+    hellos.map(|range| (range.id, range.first, range.next)).collect()
+}
+
+fn numbered(texts: &[&str]) -> Vec<(u64, String)> {
+    (1..).zip(texts.iter().map(|text| (*text).to_owned())).collect()
+}
+
+#[tokio::test]
+async fn an_outbox_in_memory_has_one_id_over_all_connections() {
+    type Way = (&'static str, fn(&Far));
+    let mut app = App::with_threads(1);
+    let far = Far::start(ServerConfig::default()).await;
+    let mut config = speaking(far.port);
+    config.reconnect.backoff.stable_after = Duration::ZERO;
+    let id = app.connect(config);
+    let ways: [Way; 6] = [
+        ("cut", Far::cut),
+        ("to leave", |far| {
+            let go = GoAway { after: Duration::ZERO, window: Duration::ZERO, url: None };
+            far.rules().say(&ServerFrame::GoAway(go));
+        }),
+        ("closed", |far| far.rules().disconnect(4004)),
+        ("restarted", Far::restart),
+        ("failed", |far| far.rules().disconnect(1011)),
+        ("cut again", Far::cut),
+    ];
+    let mut texts = Vec::new();
+    for (way, end) in ways {
+        hear(&mut app, is_open).await;
+        app.client_send(id, way);
+        texts.push(way);
+        acknowledged(&app, id).await;
+        end(&far);
+    }
+    hear(&mut app, is_open).await;
+    let said = outboxes(&far);
+    let numbers: Vec<_> = said.iter().map(|(_, first, next)| (*first, *next)).collect();
+    assert_eq!(numbers, (1..=7).map(|n| (n, n)).collect::<Vec<_>>());
+    assert!(said.iter().all(|(key, ..)| *key == said[0].0), "{said:?}");
+    assert_eq!(far.rules().handled, numbered(&texts));
+}
+
+#[tokio::test]
+async fn behind_a_crash_what_is_new_goes_under_another_id_and_nothing_is_lost_or_doubled() {
+    let mut app = App::with_threads(1);
+    let far = Far::start(ServerConfig::default()).await;
+    let directory = Directory::new();
+    let dead = app.create(keeping(far.port, &directory));
+    app.client_send(dead, "a");
+    app.client_send(dead, "b");
+    let left = left_behind(&directory);
+    app.submit(Command::Discard { endpoint: dead });
+    let id = app.create(keeping(far.port, &left));
+    // The process that died may have sent more numbers than are on the disk.
+    assert_eq!(app.client_send(id, "c"), 3);
+    app.submit(Command::Connect { client: id });
+    let all = hear(&mut app, |it| *it == Heard::Open(true)).await;
+    assert_eq!(all, [Heard::Open(false), Heard::Close(1001), Heard::Open(true)]);
+    acknowledged(&app, id).await;
+    far.cut();
+    hear(&mut app, is_open).await;
+    app.client_send(id, "d");
+    acknowledged(&app, id).await;
+    let said = outboxes(&far);
+    let numbers: Vec<_> = said.iter().map(|(_, first, next)| (*first, *next)).collect();
+    assert_eq!(numbers, [(1, 3), (3, 4), (4, 4)]);
+    assert!(said[0].0 != said[1].0 && said[1].0 == said[2].0, "{said:?}");
+    assert_eq!(far.rules().handled, numbered(&["a", "b", "c", "d"]));
+}
+
+#[tokio::test]
+async fn a_server_that_knows_more_than_was_sent_gets_what_is_new_under_another_id() {
+    let mut app = App::with_threads(1);
+    let far = Far::start(ServerConfig::default()).await;
+    let id = app.connect(speaking(far.port));
+    hear(&mut app, is_open).await;
+    app.client_send(id, "a");
+    app.client_send(id, "b");
+    acknowledged(&app, id).await;
+    let before = outboxes(&far)[0].0.clone();
+    far.restart_knowing(&before, 3);
+    hear(&mut app, |it| *it == Heard::Close(4004)).await;
+    hear(&mut app, is_open).await;
+    assert_eq!(app.client_send(id, "c"), 3);
+    acknowledged(&app, id).await;
+    let said = outboxes(&far);
+    assert_eq!(said[1], (before.clone(), 3, 3));
+    assert_eq!((said.len(), said[2].1, said[2].2), (3, 3, 3));
+    assert_ne!(said[2].0, before);
+    assert_eq!(far.rules().handled.last(), Some(&(3, "c".to_owned())));
+    assert_eq!(far.rules().handled.len(), 6);
+}
+
+#[tokio::test]
+async fn edits_behind_a_refused_one_leave_the_outbox_with_it() {
+    let app = App::with_threads(1);
+    // One edit is under way at a time.
+    let far = Far::start(ServerConfig { window: 150, ..authorising() }).await;
+    let board = ChannelName::new("board").unwrap();
+    far.rules().server.open_document(&board, Bounds::default(), Write::Nobody);
+    let id = app.create(speaking(far.port));
+    let edit = |key: &str, value: &'static str| {
+        let value = Some(Bytes::from_static(value.as_bytes()));
+        app.submit(Command::EditReplica { client: id, channel: "board".into(), key: key.into(), value, on: None })
+    };
+    app.submit(Command::FollowDocument { client: id, channel: "board".into(), asks: false });
+    edit("a", "1");
+    edit("a", "2");
+    edit("b", "3");
+    app.submit(Command::Connect { client: id });
+    acknowledged(&app, id).await;
+    let given_up = ClientFrame::GiveUp { from: Some(2), sequence: 2 };
+    let rules = far.rules();
+    let edits = rules.client_frames.iter().filter_map(|frame| match frame {
+        ClientFrame::Edit { sequence, .. } => Some(*sequence),
+        _ => None,
+    });
+    assert_eq!(edits.collect::<Vec<_>>(), [1, 3]);
+    assert!(rules.client_frames.contains(&given_up), "{:?}", rules.client_frames);
+    drop(rules);
+    let Reply::Conflicts(told) = app.submit(Command::TakeConflicts { client: id, channel: "board".into() }) else {
+        panic!()
+    };
+    let told: Vec<_> = told.iter().map(|it| (&*it.key, it.mine.as_deref(), it.code)).collect();
+    assert_eq!(told, [("a", Some(&b"2"[..]), 403), ("b", Some(&b"3"[..]), 403)]);
 }

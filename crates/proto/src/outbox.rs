@@ -259,6 +259,12 @@ impl MemoryOutbox {
         Some(item)
     }
 
+    #[must_use]
+    pub fn contains(&self, sequence: u64) -> bool {
+        let has = |items: &VecDeque<Item>| items.binary_search_by_key(&sequence, |item| item.sequence).is_ok();
+        has(&self.in_flight) || has(&self.waiting)
+    }
+
     /// The oldest message that is not acknowledged; the next one's number when there is none.
     #[must_use]
     pub fn first_sequence(&self) -> u64 {

@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use lifeline_proto::client::State;
 use lifeline_proto::outbox::Item as Kept;
 use lifeline_proto::v1::document::replica::{Event as News, Policy, Replica, Resolution};
-use lifeline_proto::v1::document::{Edit, Json, Place};
+use lifeline_proto::v1::document::{CONFLICT, Edit, Json, Place};
 use lifeline_proto::v1::wire::Status;
 use lifeline_proto::v1::{ChannelName, ShortId};
 use rand::SeedableRng;
@@ -115,6 +115,11 @@ impl Documents {
         known
     }
 
+    /// An item that is to leave the outbox without a word.
+    pub fn poll_obsolete(&mut self) -> Option<u64> {
+        self.0.values_mut().find_map(|followed| followed.replica.poll_obsolete())
+    }
+
     /// What is to be asked of the server.
     pub fn poll_verify(&mut self) -> Option<(ChannelName, Place)> {
         self.0.iter_mut().find_map(|(channel, followed)| Some((channel.clone(), followed.replica.poll_verify()?)))
@@ -155,7 +160,7 @@ impl Followed {
                     mine: conflict.mine.as_ref().map(bytes),
                     version: conflict.theirs.as_ref().map_or(0, |(version, _)| *version),
                     theirs: conflict.theirs.map(|(_, value)| bytes(&value)),
-                    code: lifeline_proto::v1::document::CONFLICT,
+                    code: CONFLICT,
                     reason: String::new(),
                 }),
                 News::Refused { key, value, code, reason } => self.conflicts.push(DocumentConflict {
@@ -333,8 +338,12 @@ impl Client {
         changes
     }
 
-    /// Asks the server what is to be asked, and tells the application that there is something.
+    /// Takes out what cannot get through, asks the server what is to be asked, and tells the application that there is
+    /// something.
     pub(super) fn tend_documents(&self, inner: &mut Inner) {
+        while let Some(sequence) = inner.documents.poll_obsolete() {
+            inner.outbox.handle_rejected(sequence, CONFLICT, "an edit of the key before it was not taken");
+        }
         while let Some((channel, place)) = inner.documents.poll_verify() {
             inner.session.rules.verify(channel, place);
         }

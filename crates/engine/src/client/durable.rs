@@ -339,6 +339,7 @@ impl Durable {
 
     fn note_gone(&mut self, items: &[Item]) {
         for item in items {
+            self.staged.retain(|staged| staged.sequence != item.sequence);
             if self.places.binary_search_by_key(&item.sequence, |place| place.sequence).is_ok() {
                 self.gone.push(item.sequence);
             }
@@ -498,8 +499,13 @@ impl Outbox for Durable {
                     }
                     lower(&mut self.places);
                 } else {
+                    let first = self.messages.first_sequence();
                     for (sequence, index) in work.items.iter().zip(indices) {
                         self.places.push_back(Place { sequence: *sequence, index, floor: index });
+                        if *sequence > first && !self.messages.contains(*sequence) {
+                            // Taken out while it was written.
+                            self.gone.push(*sequence);
+                        }
                     }
                 }
                 if !work.records.is_empty() {

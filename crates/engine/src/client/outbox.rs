@@ -37,7 +37,8 @@ pub trait Outbox: fmt::Debug + Send {
         false
     }
 
-    /// The server knows items that this outbox has never given a number to: new ones need another id.
+    /// The server knows items that this outbox has never given a number to: new ones need another id. Numbers go on: an
+    /// id's first may be any.
     fn renew(&mut self);
 
     /// Appends a message. `ttl` overrides the configured time to live.
@@ -153,6 +154,8 @@ pub fn random_key() -> Key {
     Key::random(&mut StdRng::from_os_rng())
 }
 
+// One id for as long as the client lives: nobody else gives its numbers, so the next connection goes on where the server
+// says. Only a server that knows more than was sent makes it take another.
 impl Outbox for Memory {
     fn range(&mut self) -> OutboxRange {
         OutboxRange {

@@ -334,7 +334,8 @@ impl Client {
         inner.outlet = Some(outlet);
     }
 
-    /// What the connection spoke for is settled, and the rest is under another outbox's id: it says HELLO again.
+    /// What the connection spoke for is settled, and the rest is under another outbox's id: it says HELLO again. So it is
+    /// behind a crash of an earlier process, with an outbox on disk.
     pub(super) fn greet_again(inner: &mut Inner) {
         let Some(outlet) = inner.outlet.clone().filter(|outlet| outlet.is_lifeline() && outlet.is_open()) else {
             return;

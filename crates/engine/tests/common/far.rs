@@ -120,9 +120,21 @@ impl Far {
 
     /// A new server in its place: memory lost, links cut.
     pub fn restart(&self) {
-        let mut rules = self.rules.lock();
-        rules.links.clear();
-        rules.server = Server::new(rules.config.clone(), StdRng::from_os_rng());
+        self.rules.lock().restart();
+    }
+
+    /// [`Far::restart`], and the new one has handled so many items of an outbox.
+    pub fn restart_knowing(&self, outbox: &Key, items: u64) {
+        let mut rules = self.rules();
+        rules.restart();
+        let now = rules.now();
+        let link = LinkId(u64::MAX);
+        rules.server.handle_connected(now, link);
+        let hello = format!(r#"H {{"v":1,"outbox":{{"id":"{outbox}","gen":1,"first":1,"next":{}}}}}"#, items + 1);
+        let frames = std::iter::once(hello).chain((1..=items).map(|q| format!("P {q}\nelsewhere")));
+        for frame in frames {
+            rules.server.handle_message(now, link, &Bytes::from(frame), false);
+        }
     }
 
     /// Cuts every link.
@@ -240,6 +252,11 @@ impl Drop for Guard<'_> {
 }
 
 impl Rules {
+    fn restart(&mut self) {
+        self.links.clear();
+        self.server = Server::new(self.config.clone(), StdRng::from_os_rng());
+    }
+
     pub fn now(&self) -> Time {
         Time::from_micros(u64::try_from(self.begin.elapsed().as_micros()).unwrap() + 1)
     }

@@ -91,6 +91,38 @@ fn nothing_leaves_before_it_is_on_disk() {
 }
 
 #[test]
+fn what_is_taken_out_while_it_is_written_does_not_come_back() {
+    let now = Time::from_micros(1);
+    for durability in [Durability::Always, Durability::Interval, Durability::Spill] {
+        let disk = Sim::new(1);
+        let (mut outbox, _) = open(&disk, durability);
+        send(&mut outbox, "one").unwrap();
+        outbox.push(now, Bytes::from_static(b"not written"), false, None).unwrap();
+        assert!(outbox.handle_rejected(2, 409, "").is_some());
+        outbox.letters.clear();
+        assert!(outbox.commit(now).is_none(), "{durability:?}");
+        outbox.push(now, Bytes::from_static(b"being written"), false, None).unwrap();
+        outbox.push(now, Bytes::from_static(b"four"), false, None).unwrap();
+        let work = outbox.commit(now).or_else(|| {
+            tend(&mut outbox, true);
+            outbox.upkeep(now, true)
+        });
+        let work = work.unwrap();
+        assert_eq!(work.items.last(), Some(&4), "{durability:?}");
+        assert!(outbox.handle_rejected(3, 409, "").is_some());
+        // They go to a disk that is none.
+        outbox.letters.clear();
+        let result = work.carry_out();
+        outbox.handle_done(&work, &result).unwrap();
+        tend(&mut outbox, true);
+        assert!(!outbox.needs_upkeep(), "{durability:?}");
+        disk.kill();
+        let (mut outbox, _) = open(&disk, durability);
+        assert_eq!(flow(&mut outbox), texts(&[(1, "one"), (4, "four")]), "{durability:?}");
+    }
+}
+
+#[test]
 fn a_process_that_was_killed() {
     for (durability, same) in [(Durability::Always, true), (Durability::Interval, false), (Durability::Spill, false)] {
         let disk = Sim::new(1);
