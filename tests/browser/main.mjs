@@ -1,96 +1,21 @@
 // The built client in headless Chromium against WsServer: one browser context a test, a page each for a tab.
-import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
-import net from 'node:net';
-import { createInterface } from 'node:readline';
 import assert from 'node:assert/strict';
+import { tests as ofDocuments } from './documents.mjs';
+import { tests as ofPage } from './page.mjs';
+import { Link, Php } from './peers.mjs';
+import { browse, sleep, until } from './served.mjs';
 
 const root = new URL('../../', import.meta.url);
-const { chromium } = createRequire(new URL('js/package.json', root))('playwright-core');
-
-const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-async function until(condition, what, ms = 20_000) {
-  const end = Date.now() + ms;
-  for (;;) {
-    if (await condition()) return;
-    if (Date.now() > end) throw new Error(`not within ${ms} ms: ${what}`);
-    await sleep(20);
-  }
-}
-
-/** WsServer in a PHP process of its own. */
-class Server {
-  events = [];
-
-  static async start(listen = 'ws://127.0.0.1:0', ...directory) {
-    const server = new Server();
-    const { PHP, MODULE } = process.env;
-    server.process = spawn(PHP, ['-n', '-d', `extension=${MODULE}`, new URL('server.php', import.meta.url).pathname, listen, ...directory], { stdio: ['pipe', 'pipe', 'inherit'] });
-    server.process.stdin.on('error', () => undefined);
-    createInterface({ input: server.process.stdout }).on('line', (line) => server.events.push(JSON.parse(line)));
-    await until(() => server.of('ready').length, 'the server is ready');
-    server.address = server.of('ready')[0].address;
-    return server;
-  }
-
-  of(event) {
-    return this.events.filter((e) => e.event === event);
-  }
-
-  get messages() {
-    return this.of('message').map(({ data }) => data);
-  }
-
-  do(op, more = {}) {
-    this.process.stdin.write(`${JSON.stringify({ op, ...more })}\n`);
-  }
-
-  async kill() {
-    const gone = new Promise((resolve) => this.process.once('exit', resolve));
-    this.process.kill('SIGKILL');
-    await gone;
-  }
-}
-
-/** What stands between: connections can be cut, or carry nothing for a while. */
-class Link {
-  sockets = new Set();
-  /** Pieces that went through. */
-  carried = 0;
-
-  static async start(target) {
-    const link = new Link();
-    link.target = new URL(target);
-    link.server = net.createServer((near) => {
-      const far = net.connect(Number(link.target.port), '127.0.0.1');
-      for (const [from, to] of [[near, far], [far, near]]) {
-        link.sockets.add(from);
-        from.on('data', (data) => link.frozen || (link.carried++, to.write(data)));
-        from.on('error', () => undefined);
-        from.on('close', () => {
-          link.sockets.delete(from);
-          to.destroy();
-        });
-      }
-    });
-    await new Promise((resolve) => link.server.listen(0, '127.0.0.1', resolve));
-    link.url = `ws://127.0.0.1:${link.server.address().port}`;
-    return link;
-  }
-
-  cut() {
-    for (const socket of this.sockets) socket.destroy();
-  }
-}
 
 // A page is served by a name that counts as secure, for Web Locks.
-const script = readFileSync(new URL('js/dist/lifeline.js', root));
+const scripts = new Map(['/lifeline.js', '/lifeline-full.js'].map((path) => [path, readFileSync(new URL(`js/dist${path}`, root))]));
 const web = createServer((request, response) => {
-  const js = request.url.startsWith('/lifeline.js');
-  response.setHeader('content-type', js ? 'text/javascript' : 'text/html');
-  response.end(js ? script : '<!doctype html><title>lifeline</title>');
+  const script = scripts.get(request.url);
+  response.setHeader('content-type', script ? 'text/javascript' : 'text/html');
+  response.end(script ?? '<!doctype html><title>lifeline</title>');
 });
 await new Promise((resolve) => web.listen(0, '127.0.0.1', resolve));
 const origin = `http://127.0.0.1:${web.address().port}/`;
@@ -183,10 +108,10 @@ const tests = {
     link.frozen = true;
     await tab.send('left 1', 'left 2');
     await until(async () => (await kept(tab)) === 2, 'both are kept');
-    await sleep(300);
+    await until(() => link.lost.up.length >= 2 * 'left 1'.length, 'they were sent in vain');
     server.do('send', { session, data: 'two' });
     server.do('publish', { channel: 'news', data: 'three' });
-    await sleep(100);
+    await until(() => ['two', 'three'].every((text) => link.lost.down.includes(text)), 'and so were these');
     link.cut();
     link.frozen = false;
     await tab.reload();
@@ -366,22 +291,23 @@ const tests = {
   },
 };
 
-Object.assign(tests, (await import('./page.mjs')).tests);
+Object.assign(tests, ofDocuments, ofPage);
 
-const browser = await chromium.launch({ executablePath: '/usr/bin/chromium', args: ['--no-sandbox', '--disable-dev-shm-usage'] });
+const browser = await browse();
 let [passed, failed] = [0, 0];
 for (const [name, test] of Object.entries(tests)) {
   if (process.argv.length > 2 && !process.argv.slice(2).some((part) => name.includes(part))) continue;
   const began = Date.now();
   const context = await browser.newContext();
-  let server = await Server.start();
+  const serve = (listen = 'ws://127.0.0.1:0', ...directory) => Php.start('server.php', listen, ...directory);
+  let server = await serve();
   const link = await Link.start(server.address);
   const replace = async () => {
-    server = await Server.start(server.address);
+    server = await serve(server.address);
     return server;
   };
   try {
-    await test({ server, link, context, replace, browser, serveFiles: (directory) => Server.start('ws://127.0.0.1:0', directory) });
+    await test({ server, link, context, replace, browser, origin, serveFiles: (directory) => serve(undefined, directory) });
     assert.deepEqual(server.of('error'), []);
     passed++;
     console.log(`ok    ${name} (${Date.now() - began} ms)`);
@@ -390,8 +316,7 @@ for (const [name, test] of Object.entries(tests)) {
     console.log(`FAIL  ${name}\n${error.stack}`);
   }
   await context.close();
-  link.cut();
-  link.server.close();
+  link.close();
   await server.kill();
 }
 await browser.close();

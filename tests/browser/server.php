@@ -5,54 +5,35 @@
 // {"op":"abort"}.
 declare(strict_types=1);
 
-function tell(array $what): void
-{
-    fwrite(STDOUT, json_encode($what, JSON_THROW_ON_ERROR) . "\n");
-}
+require __DIR__ . '/lines.php';
 
 $server = new WsServer($argv[1], ['origins' => 'any', 'resume' => ['ttl' => 30], 'static' => $argv[2] ?? null]);
 $server->onAuth(function (WsRequest $r, ?string $token): array|false {
-    tell(['event' => 'auth', 'token' => $token]);
+    tell('auth', ['token' => $token]);
     return $token === 'banned' ? false : ['user' => 'someone'];
 });
 $server->onOpen(function (WsConnection $c): void {
-    tell(['event' => 'open', 'id' => $c->id, 'session' => $c->session?->id, 'resumed' => $c->resumed]);
+    tell('open', ['id' => $c->id, 'session' => $c->session?->id, 'resumed' => $c->resumed]);
 });
 $server->onSubscribe(fn (WsConnection $c, string $channel): bool => $channel !== 'secret');
 $server->onMessage(function (WsConnection $c, string $data, bool $binary, WsMessage $m): void {
-    tell(['event' => 'message', 'id' => $m->id, 'data' => $data]);
+    tell('message', ['id' => $m->id, 'data' => $data]);
 });
 $server->onClose(function (WsConnection $c, int $code): void {
-    tell(['event' => 'close', 'id' => $c->id, 'code' => $code]);
+    tell('close', ['id' => $c->id, 'code' => $code]);
 });
 $server->onError(function (Throwable $e): void {
-    tell(['event' => 'error', 'message' => $e->getMessage()]);
+    tell('error', ['message' => $e->getMessage()]);
 });
 $server->start();
-tell(['event' => 'ready', 'address' => $server->address()]);
+tell('ready', ['address' => $server->address()]);
 
-stream_set_blocking(STDIN, false);
-$stream = $server->stream();
-$pending = '';
-while (true) {
-    $read = [STDIN, $stream];
-    $none = null;
-    stream_select($read, $none, $none, 1);
-    $chunk = fread(STDIN, 65536);
-    if ($chunk === '' && feof(STDIN)) {
-        $server->stop(0.0);
-        break;
-    }
-    $lines = explode("\n", $pending . $chunk);
-    $pending = array_pop($lines);
-    foreach ($lines as $line) {
-        $c = json_decode($line, true, flags: JSON_THROW_ON_ERROR);
-        match ($c['op']) {
-            'send' => $server->session($c['session'])?->send($c['data']),
-            'publish' => $server->publish($c['channel'], $c['data']),
-            'close' => array_map(fn (WsConnection $x) => $x->close($c['code']), iterator_to_array($server->connections(), false)),
-            'abort' => array_map(fn (WsConnection $x) => $x->abort(), iterator_to_array($server->connections(), false)),
-        };
-    }
-    $server->tick();
-}
+serve($server, function (array $c) use ($server): void {
+    match ($c['op']) {
+        'send' => $server->session($c['session'])?->send($c['data']),
+        'publish' => $server->publish($c['channel'], $c['data']),
+        'close' => array_map(fn (WsConnection $x) => $x->close($c['code']), iterator_to_array($server->connections(), false)),
+        'abort' => array_map(fn (WsConnection $x) => $x->abort(), iterator_to_array($server->connections(), false)),
+    };
+});
+$server->stop(0.0);
