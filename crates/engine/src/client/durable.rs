@@ -16,6 +16,7 @@ use lifeline_proto::v1::Key;
 use lifeline_proto::v1::wire::OutboxRange;
 use lifeline_store::{Config, Disk, Files, Log, Opened, Stats, StoreError};
 
+use super::documents;
 use super::outbox::{KEPT, Outbox, Refusal, random_key};
 use crate::bridge::CommandError;
 use crate::config::{Durability, Storage};
@@ -713,7 +714,7 @@ fn wall_clock() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// One line of JSON. What is no text is in base64.
+/// One line of JSON. What is no text is in base64; an edit of a document is its payload.
 fn write_letter(into: &mut Vec<u8>, outbox: &str, item: &Item, code: i32, reason: &str) {
     let mut line = String::new();
     let time = wall_clock().as_secs();
@@ -724,9 +725,10 @@ fn write_letter(into: &mut Vec<u8>, outbox: &str, item: &Item, code: i32, reason
         "{{\"time\":{time},\"outbox\":\"{outbox}\",\"sequence\":{sequence},\"code\":{code},\"reason\":{},\"binary\":{binary},",
         quoted(reason)
     );
-    let _ = match std::str::from_utf8(&item.data) {
+    let data = documents::payload(&item.data, *binary).unwrap_or_else(|| item.data.clone());
+    let _ = match std::str::from_utf8(&data) {
         Ok(text) => writeln!(line, "\"data\":{}}}", quoted(text)),
-        Err(_) => writeln!(line, "\"base64\":\"{}\"}}", base64(&item.data)),
+        Err(_) => writeln!(line, "\"base64\":\"{}\"}}", base64(&data)),
     };
     into.extend_from_slice(line.as_bytes());
 }

@@ -897,6 +897,24 @@ fn what_expired_before_it_was_sent_is_given_up() {
 }
 
 #[test]
+fn what_leaves_the_outbox_between_hello_and_welcome_is_given_up() {
+    let mut world = connected();
+    world.cut(0);
+    for n in 1..=3 {
+        world.client_send(0, &n.to_string());
+    }
+    world.connect(0);
+    assert!(world.arrive_at_server(0));
+    for n in 1..=2 {
+        assert!(world.peers[0].outbox.handle_rejected(n).is_some());
+    }
+    assert_eq!(world.run(), ["3"]);
+    assert_eq!(world.peers[0].ends, [0]);
+    assert!(world.peers[0].outbox.is_empty());
+    assert_eq!(world.server.inbox(&world.peers[0].outbox_id).unwrap().handled(), 3);
+}
+
+#[test]
 fn an_outbox_that_lost_its_end_is_found_out() {
     let mut world = connected();
     for n in 1..=3 {

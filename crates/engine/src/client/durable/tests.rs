@@ -241,6 +241,11 @@ fn what_was_given_up_is_not_sent_by_the_next_process() {
         String::from_utf8_lossy(&outbox.letters)
             .contains(r#""sequence":2,"code":7,"reason":"no","binary":false,"data":"two""#)
     );
+    // An edit of a document is read as its JSON.
+    outbox.letters.clear();
+    let edit = Item { sequence: 9, data: Bytes::from_static(b"\xff{\"k\":1}"), binary: false, expires: None };
+    outbox.bury(&edit, 409, "");
+    assert!(String::from_utf8_lossy(&outbox.letters).contains(r#""binary":false,"data":"{\"k\":1}""#));
     // The file is on the real disk.
     outbox.letters.clear();
     outbox.handle_lost();
