@@ -360,7 +360,10 @@ async function run(browser, origin, seed) {
       // Edits made offline outlive the page that made them. The state does not: what is edited before it is there again is
       // in conflict with all that exists.
       if (round === reloads) {
+        const mine = async () => (await loser.state()).state[key];
+        const made = await mine();
         await loser.reload();
+        await until(async () => isDeepStrictEqual(await mine(), made), 'it shows what it has made');
         await loser.online();
         await until(async () => (await loser.state()).connected, 'it has the state');
       }
