@@ -299,20 +299,20 @@ impl Core {
         self.any_unwritten.store(true, Ordering::Release);
     }
 
+    /// All servers, so that others have the table while something is done with each.
+    fn servers(&self) -> Vec<Arc<Server>> {
+        let endpoints = self.endpoints.read();
+        let server = |endpoint: &Endpoint| match endpoint {
+            Endpoint::Server(server) => Some(server.clone()),
+            Endpoint::Client(_) => None,
+        };
+        endpoints.values().filter_map(server).collect()
+    }
+
     /// Gives servers' stores what is to go out next. Waits for disks: for the application's thread.
     pub fn append(&self) {
         if self.any_unwritten.load(Ordering::Relaxed) && self.any_unwritten.swap(false, Ordering::AcqRel) {
-            // Others need the table meanwhile.
-            let servers: Vec<_> = self
-                .endpoints
-                .read()
-                .values()
-                .filter_map(|endpoint| match endpoint {
-                    Endpoint::Server(server) => Some(server.clone()),
-                    Endpoint::Client(_) => None,
-                })
-                .collect();
-            for server in servers {
+            for server in self.servers() {
                 server.sessions.append();
             }
         }
@@ -362,16 +362,7 @@ impl Core {
             return;
         }
         self.last_tick.store(now.as_micros(), Ordering::Relaxed);
-        let servers: Vec<_> = self
-            .endpoints
-            .read()
-            .values()
-            .filter_map(|endpoint| match endpoint {
-                Endpoint::Server(server) => Some(server.clone()),
-                Endpoint::Client(_) => None,
-            })
-            .collect();
-        for server in servers {
+        for server in self.servers() {
             server.tick();
         }
     }
