@@ -24,6 +24,7 @@ mod server;
 mod session;
 mod shim;
 mod stream;
+mod supervision;
 mod timers;
 mod values;
 

@@ -43,6 +43,7 @@ use crate::message::{self, Turn};
 use crate::request;
 use crate::session;
 use crate::shim;
+use crate::supervision;
 use crate::timers::Timers;
 
 /// A callback of the server: its number, name for `on()`, method and the arguments it is passed.
@@ -191,6 +192,8 @@ impl Core {
         config.authorise = self.callbacks.is_set(On::Subscribe as usize);
         config.snapshots = self.callbacks.is_set(On::Snapshot as usize);
         config.announce_members = self.callbacks.is_set(On::Join as usize) || self.callbacks.is_set(On::Leave as usize);
+        config.inherited = supervision::inherited();
+        config.manager = supervision::manager();
         lifecycle::start(config.io_threads)?;
         let Reply::Endpoint(id) = submit(Command::StartServer(Box::new(config)))? else {
             return Err(exception("the engine did not start the server"));

@@ -651,7 +651,7 @@ final class WsServer implements WsServerInterface, \Countable
     /**
      * Checks its arguments; opens nothing yet.
      *
-     * @param string|non-empty-list<string> $listen ws://host:port, wss://host:port, unix:///path; port 0: any free one
+     * @param string|non-empty-list<string> $listen ws://host:port, wss://host:port, unix:///path, systemd:name; port 0: any free one
      * @param ServerOptions $options
      * @throws \ValueError|\TypeError naming the option or URL, what was given and what is allowed
      * @throws \Error under a server API that serves requests (FPM, Apache)

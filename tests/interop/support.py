@@ -31,13 +31,14 @@ class Peer:
         self._taken = 0
 
     @classmethod
-    async def start(cls, *command: str, env: dict | None = None) -> "Peer":
+    async def start(cls, *command: str, env: dict | None = None, **options) -> "Peer":
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, **(env or {})},
             limit=64 << 20,
+            **options,
         )
         return cls(process)
 
@@ -109,8 +110,8 @@ class InteropCase(unittest.IsolatedAsyncioTestCase):
         self.folder = Path(tempfile.mkdtemp(prefix="lifeline-interop-"))
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
 
-    async def peer(self, *command: str, env: dict | None = None) -> Peer:
-        peer = await Peer.start(*command, env=env)
+    async def peer(self, *command: str, env: dict | None = None, **options) -> Peer:
+        peer = await Peer.start(*command, env=env, **options)
         self.addAsyncCleanup(peer.stop)
         return peer
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::task::JoinSet;
 
+use crate::activation::Inheritance;
 use crate::bridge::{Stat, Stats};
 use crate::config::{ListenAddress, ServerConfig};
 use crate::http::{self, RequestHead, Response};
@@ -25,15 +26,15 @@ pub trait AdminSource: Send + Sync {
 ///
 /// # Errors
 /// [`ListenError`] that names the address.
-pub fn bind(address: &str) -> Result<Listener, ListenError> {
+pub fn bind(address: &str, inherited: &Arc<Inheritance>) -> Result<Listener, ListenError> {
     let url = format!("http://{address} (option admin)");
     let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
     let Some((host, port)) = parts else {
         return Err(ListenError { url, cause: "the address must be host:port".into() });
     };
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let config =
-        ServerConfig { listen: vec![ListenAddress::Tcp { host, port, tls: false }], ..ServerConfig::default() };
+    let listen = vec![ListenAddress::Tcp { host, port, tls: false }];
+    let config = ServerConfig { listen, inherited: inherited.clone(), ..ServerConfig::default() };
     let mut listeners = bind_all(&config).map_err(|error| ListenError { url, ..error })?;
     // One address was asked for, and all or none are bound.
     Ok(listeners.remove(0))
@@ -246,6 +247,10 @@ mod tests {
 
     use super::*;
 
+    fn bind_to(address: &str) -> Result<Listener, ListenError> {
+        bind(address, &Arc::default())
+    }
+
     #[derive(Default)]
     struct Source(AtomicBool);
 
@@ -273,7 +278,7 @@ mod tests {
 
     /// Asks a listener of its own, and reads to the end.
     async fn ask(source: &Arc<Source>, request: &str) -> String {
-        let listener = bind("127.0.0.1:0").unwrap();
+        let listener = bind_to("127.0.0.1:0").unwrap();
         let address = url(&listener).strip_prefix("http://").unwrap().to_owned();
         let talk = async {
             let mut socket = TcpStream::connect(address).await.unwrap();
@@ -341,7 +346,7 @@ mod tests {
 
     #[tokio::test]
     async fn silent_peers_take_only_so_many_places() {
-        let listener = bind("127.0.0.1:0").unwrap();
+        let listener = bind_to("127.0.0.1:0").unwrap();
         let address = url(&listener).strip_prefix("http://").unwrap().to_owned();
         let talk = async {
             let mut silent = Vec::new();
@@ -367,11 +372,11 @@ mod tests {
 
     #[test]
     fn an_address_that_cannot_be_bound_is_named() {
-        let taken = bind("127.0.0.1:0").unwrap();
+        let taken = bind_to("127.0.0.1:0").unwrap();
         let address = url(&taken).strip_prefix("http://").unwrap().to_owned();
-        let error = bind(&address).unwrap_err().to_string();
+        let error = bind_to(&address).unwrap_err().to_string();
         assert_eq!(error, format!("cannot listen on http://{address} (option admin): Address already in use"));
-        assert!(bind("127.0.0.1").is_err());
-        assert!(url(&bind("[::1]:0").unwrap()).starts_with("http://[::1]:"));
+        assert!(bind_to("127.0.0.1").is_err());
+        assert!(url(&bind_to("[::1]:0").unwrap()).starts_with("http://[::1]:"));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lifeline_proto::backoff::BackoffConfig;
@@ -10,7 +11,9 @@ use lifeline_proto::heartbeat::HeartbeatConfig;
 use lifeline_proto::outbox::OutboxConfig;
 use lifeline_proto::v1::wire::PROTOCOL;
 
+use crate::activation::Inheritance;
 use crate::bridge::LogLevel;
+use crate::service::Manager;
 
 const MIB: usize = 1024 * 1024;
 
@@ -21,6 +24,9 @@ pub enum ListenAddress {
     Tcp { host: String, port: u16, tls: bool },
     /// `unix:///path/to.sock`.
     Unix { path: PathBuf },
+    /// `systemd:name`, or with `tls` `systemd+wss:name`: the sockets of that name that a service manager has
+    /// passed; without a name, all that are left. Servers only.
+    Passed { name: Option<String>, tls: bool },
 }
 
 /// A server's options.
@@ -64,6 +70,10 @@ pub struct ServerConfig {
     pub snapshots: bool,
     /// The application wants `Join` and `Leave` (onJoin or onLeave is set).
     pub announce_members: bool,
+    /// Sockets that a service manager has passed to the process.
+    pub inherited: Arc<Inheritance>,
+    /// The service manager, where it wants to be told; or why it cannot be, for the log.
+    pub manager: Result<Option<Manager>, String>,
 }
 
 impl Default for ServerConfig {
@@ -96,6 +106,8 @@ impl Default for ServerConfig {
             authorise: false,
             snapshots: false,
             announce_members: false,
+            inherited: Arc::default(),
+            manager: Ok(None),
         }
     }
 }
@@ -373,6 +385,7 @@ impl ClientUrl {
     pub fn place(&self) -> String {
         match &self.target {
             ListenAddress::Unix { path } => format!("unix://{}", path.display()),
+            ListenAddress::Passed { .. } => "systemd:".to_owned(),
             ListenAddress::Tcp { host, port, tls } => {
                 let scheme = if *tls { "wss" } else { "ws" };
                 format!("{scheme}://{}", crate::dial::proxy::authority(host, *port))

@@ -17,6 +17,7 @@ use crate::keeper::Keeper;
 use crate::memory::Memory;
 use crate::outlet::Outlet;
 use crate::server::Server;
+use crate::service::Service;
 use crate::shard::Shard;
 
 /// Bytes queued after which a batch is flushed before its end.
@@ -76,6 +77,7 @@ pub struct Core {
     pub events: Arc<EventQueue>,
     pub memory: Arc<Memory>,
     pub keeper: Keeper,
+    pub service: Service,
     /// Connections, from their opening until the application has consumed their last message.
     pub connections: RwLock<IdMap<ConnId, Arc<Outlet>>>,
     pub endpoints: RwLock<IdMap<EndpointId, Endpoint>>,
@@ -106,6 +108,7 @@ impl Core {
             events,
             memory: Arc::default(),
             keeper: Keeper::default(),
+            service: Service::default(),
             connections: RwLock::default(),
             endpoints: RwLock::default(),
             next_connection: AtomicU64::new(1),
@@ -300,7 +303,7 @@ impl Core {
     }
 
     /// All servers, so that others have the table while something is done with each.
-    fn servers(&self) -> Vec<Arc<Server>> {
+    pub fn servers(&self) -> Vec<Arc<Server>> {
         let endpoints = self.endpoints.read();
         let server = |endpoint: &Endpoint| match endpoint {
             Endpoint::Server(server) => Some(server.clone()),
@@ -362,9 +365,11 @@ impl Core {
             return;
         }
         self.last_tick.store(now.as_micros(), Ordering::Relaxed);
-        for server in self.servers() {
+        let servers = self.servers();
+        for server in &servers {
             server.tick();
         }
+        self.service.tick(&servers);
     }
 }
 

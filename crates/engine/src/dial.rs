@@ -133,6 +133,10 @@ where
     let head = attempt.upgrade_request(&key)?;
     let (mut stream, remote) = match &request.url.target {
         ListenAddress::Unix { path } => (attempt.unix(path).await?, "unix:".into()),
+        ListenAddress::Passed { .. } => {
+            let message = "a socket that a service manager has passed is for servers".to_owned();
+            return Err(DialError::new(FailureKind::Connect, message));
+        }
         ListenAddress::Tcp { host, port, tls } => attempt.tcp(host, *port, *tls, &resolve).await?,
     };
     attempt.upgrade(&mut stream, &key, &head).await.map(|(response, leftover, protocol)| Dialed {
@@ -390,7 +394,7 @@ impl Attempt<'_> {
 
     fn host(&self) -> String {
         match &self.request.url.target {
-            ListenAddress::Unix { .. } => "localhost".into(),
+            ListenAddress::Unix { .. } | ListenAddress::Passed { .. } => "localhost".into(),
             ListenAddress::Tcp { host, port, tls } => {
                 let text = authority(host, *port);
                 let default = if *tls { ":443" } else { ":80" };

@@ -3,6 +3,7 @@
 //! It knows no PHP. The application reaches it through [`bridge::Bridge`] only.
 #![forbid(unsafe_code)]
 
+pub mod activation;
 pub mod admin;
 mod alarm;
 pub mod bridge;
@@ -28,6 +29,7 @@ mod poller;
 pub mod proxy_protocol;
 mod seat;
 mod server;
+pub mod service;
 mod sessions;
 mod shard;
 pub mod stream;

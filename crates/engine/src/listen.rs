@@ -18,6 +18,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
+use crate::activation::{Bound, Claim};
 use crate::config::{ListenAddress, ServerConfig};
 use crate::http::Response;
 use crate::stream::Stream;
@@ -118,6 +119,8 @@ pub struct Listener {
     tls: bool,
     unix: bool,
     file: Option<Arc<UnixFile>>,
+    /// Of a socket that was passed.
+    claim: Option<Arc<Claim>>,
 }
 
 impl Listener {
@@ -145,6 +148,7 @@ impl Listener {
             tls: self.tls,
             unix: self.unix,
             file: self.file.clone(),
+            claim: self.claim.clone(),
         })
     }
 
@@ -163,6 +167,7 @@ impl Listener {
             tls: self.tls,
             unix: self.unix,
             file: self.file,
+            claim: self.claim,
             spare: spare(),
             exhausted: None,
         })
@@ -173,12 +178,24 @@ impl Listener {
 ///
 /// A host name binds its first address that can be bound. `[::]` takes IPv4 too, unless the same
 /// server also listens on an IPv4 address of that port; then each takes its own. A Unix socket's
-/// file that nobody answers on is replaced.
+/// file that nobody answers on is replaced. What a service manager has passed (`config.inherited`) is taken
+/// instead of binding that address anew.
 ///
 /// # Errors
 /// [`ListenError`] for the first address that cannot be bound. May block on the resolver for names.
 pub fn bind_all(config: &ServerConfig) -> Result<Vec<Listener>, ListenError> {
-    config.listen.iter().map(|address| bind(address, config)).collect()
+    let mut listeners = Vec::with_capacity(config.listen.len());
+    // Addresses first: a passed socket that one of them names is not for those that take what is left.
+    let (passed, bound): (Vec<_>, Vec<_>) = config
+        .listen
+        .iter()
+        .enumerate()
+        .partition(|(_, address)| matches!(address, ListenAddress::Passed { name: None, .. }));
+    for (place, address) in bound.into_iter().chain(passed) {
+        listeners.extend(bind(address, config)?.into_iter().map(|listener| (place, listener)));
+    }
+    listeners.sort_by_key(|(place, _)| *place);
+    Ok(listeners.into_iter().map(|(_, listener)| listener).collect())
 }
 
 /// What [`Acceptor::accept`] came back with.
@@ -223,6 +240,8 @@ pub struct Acceptor {
     unix: bool,
     #[expect(dead_code, reason = "removes the socket's file when dropped")]
     file: Option<Arc<UnixFile>>,
+    #[expect(dead_code, reason = "lets another server have the socket when dropped")]
+    claim: Option<Arc<Claim>>,
     /// Given up for a moment when descriptors run out, to take a waiting peer and turn it away.
     spare: Option<File>,
     exhausted: Option<Exhausted>,
@@ -336,34 +355,63 @@ impl Drop for UnixFile {
     }
 }
 
-fn bind(address: &ListenAddress, config: &ServerConfig) -> Result<Listener, ListenError> {
+fn bind(address: &ListenAddress, config: &ServerConfig) -> Result<Vec<Listener>, ListenError> {
     let fail = |cause: String| ListenError { url: url(address, None), cause };
+    // Who passed sockets has bound that address, or one that was mistaken for it.
+    let taken = |error: io::Error| match config.inherited.told() {
+        told if error.kind() == io::ErrorKind::AddrInUse && !told.is_empty() => format!("{} ({told})", cause(&error)),
+        _ => cause(&error),
+    };
+    let needs_tls = || fail("wss:// needs a certificate (tls.cert and tls.key)".into());
     let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
     match address {
+        ListenAddress::Passed { tls: true, .. } if config.tls.is_none() => Err(needs_tls()),
+        ListenAddress::Passed { name, tls } => {
+            let claims = config.inherited.take_named(name.as_deref()).map_err(fail)?;
+            claims.into_iter().map(|claim| inherit(claim, *tls).map_err(|error| fail(cause(&error)))).collect()
+        }
         ListenAddress::Unix { path } => {
+            if let Some(claim) = config.inherited.take_unix(path) {
+                return Ok(vec![inherit(claim, false).map_err(|error| fail(cause(&error)))?]);
+            }
             let socket = bind_unix(path, backlog).map_err(fail)?;
             let file = identity(path)
                 .map(|identity| Arc::new(UnixFile { path: path.clone(), identity, process: std::process::id() }));
-            Ok(Listener { socket: socket.into(), url: url(address, None).into(), tls: false, unix: true, file })
+            let url = url(address, None).into();
+            Ok(vec![Listener { socket: socket.into(), url, tls: false, unix: true, file, claim: None }])
         }
         ListenAddress::Tcp { host, port, tls } => {
             if *tls && config.tls.is_none() {
-                return Err(fail("wss:// needs a certificate (tls.cert and tls.key)".into()));
+                return Err(needs_tls());
             }
-            let candidates = (host.as_str(), *port).to_socket_addrs().map_err(|error| fail(cause(&error)))?;
+            let candidates: Vec<SocketAddr> =
+                (host.as_str(), *port).to_socket_addrs().map_err(|error| fail(cause(&error)))?.collect();
+            if let Some(claim) = candidates.iter().find_map(|candidate| config.inherited.take_tcp(*candidate)) {
+                return Ok(vec![inherit(claim, *tls).map_err(|error| fail(cause(&error)))?]);
+            }
             let mut last = None;
             for candidate in candidates {
                 match bind_tcp(candidate, backlog, config) {
                     Ok((socket, port)) => {
                         let url = url(address, Some(port)).into();
-                        return Ok(Listener { socket: socket.into(), url, tls: *tls, unix: false, file: None });
+                        let (socket, tls) = (socket.into(), *tls);
+                        return Ok(vec![Listener { socket, url, tls, unix: false, file: None, claim: None }]);
                     }
                     Err(error) => last = last.or(Some(error)),
                 }
             }
-            Err(fail(last.map_or_else(|| "the name has no address".to_owned(), |error| cause(&error))))
+            Err(fail(last.map_or_else(|| "the name has no address".to_owned(), taken)))
         }
     }
+}
+
+/// Listens on what was passed. The manager has set its backlog, and removes its file.
+fn inherit(claim: Claim, tls: bool) -> io::Result<Listener> {
+    let unix = matches!(claim.bound(), Bound::Unix(_));
+    // A certificate is for TCP, as with `unix://`.
+    let tls = tls && !unix;
+    let (socket, url) = (claim.socket()?, claim.bound().url(tls).into());
+    Ok(Listener { socket, url, tls, unix, file: None, claim: Some(Arc::new(claim)) })
 }
 
 fn bind_tcp(address: SocketAddr, backlog: i32, config: &ServerConfig) -> io::Result<(Socket, u16)> {
@@ -375,7 +423,7 @@ fn bind_tcp(address: SocketAddr, backlog: i32, config: &ServerConfig) -> io::Res
     if address.is_ipv6() {
         let own_ipv4 = |other: &ListenAddress| match other {
             ListenAddress::Tcp { host, port, .. } => *port == address.port() && host.parse::<Ipv4Addr>().is_ok(),
-            ListenAddress::Unix { .. } => false,
+            ListenAddress::Unix { .. } | ListenAddress::Passed { .. } => false,
         };
         let wildcard = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         socket.set_only_v6(!wildcard || config.listen.iter().any(own_ipv4))?;
@@ -414,6 +462,9 @@ fn bind_unix(path: &Path, backlog: i32) -> Result<Socket, String> {
 fn url(address: &ListenAddress, bound: Option<u16>) -> String {
     match address {
         ListenAddress::Unix { path } => format!("unix://{}", path.display()),
+        ListenAddress::Passed { name, tls } => {
+            format!("systemd{}:{}", if *tls { "+wss" } else { "" }, name.as_deref().unwrap_or_default())
+        }
         ListenAddress::Tcp { host, port, tls } => {
             let scheme = if *tls { "wss" } else { "ws" };
             let port = bound.unwrap_or(*port);

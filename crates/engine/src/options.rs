@@ -288,7 +288,9 @@ pub fn server(listen: &Value, options: &Value) -> Result<ServerConfig, OptionErr
     fields.flag("reusePort", &mut config.reuse_port)?;
     fields.small("backlog", 1..=65_535, &mut config.backlog)?;
 
-    let wants_tls = config.listen.iter().any(|address| matches!(address, ListenAddress::Tcp { tls: true, .. }));
+    let wants_tls = config.listen.iter().any(|address| {
+        matches!(address, ListenAddress::Tcp { tls: true, .. } | ListenAddress::Passed { tls: true, .. })
+    });
     if wants_tls && config.tls.is_none() {
         return Err(OptionError::Value(
             "WsServer: a wss:// address needs a certificate: set the option 'tls.cert' (and 'tls.key')".into(),

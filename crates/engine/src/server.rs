@@ -157,7 +157,9 @@ impl Server {
                 .collect::<Result<_, _>>()?
         };
         let admin = match &config.admin {
-            Some(address) => Some(admin::bind(address).map_err(|error| CommandError::Start(error.to_string()))?),
+            Some(address) => {
+                Some(admin::bind(address, &config.inherited).map_err(|error| CommandError::Start(error.to_string()))?)
+            }
             None => None,
         };
         let id = core.next_endpoint_id();
@@ -210,6 +212,14 @@ impl Server {
         for acceptor in acceptors {
             core.shards[0].handle.spawn(server.clone().accept_all(acceptor));
         }
+        match &server.config.manager {
+            Ok(Some(manager)) => core.service.handle_start(core, manager),
+            Ok(None) => {}
+            Err(problem) => {
+                let message = format!("the service manager cannot be told: {problem}");
+                server.context.log(LogLevel::Warning, message, Vec::new());
+            }
+        }
         if let Some(admin) = admin {
             let mut stopping = server.stopping.subscribe();
             let source = server.clone();
@@ -246,6 +256,7 @@ impl Server {
         // Who waits for the application's decision is refused; nobody is asked about after this.
         self.waiting.lock().clear();
         let Some(core) = self.core.upgrade() else { return };
+        core.service.handle_stop(&core, drain);
         let server = self.clone();
         core.shards[0].handle.spawn(async move { server.drain(drain).await });
     }
@@ -990,9 +1001,23 @@ impl Server {
         true
     }
 
-    fn is_unready(&self) -> bool {
+    /// `stop()` was called.
+    pub fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
-            || (self.stuck.load(Ordering::Acquire) && self.config.watchdog.action != WatchdogAction::Log)
+    }
+
+    /// How long the application has not dispatched.
+    pub fn lag(&self) -> Duration {
+        self.context.events.lag()
+    }
+
+    /// It has not for `watchdog.lag`.
+    pub fn is_late(&self) -> bool {
+        self.lag() >= self.config.watchdog.lag
+    }
+
+    fn is_unready(&self) -> bool {
+        self.is_stopping() || (self.stuck.load(Ordering::Acquire) && self.config.watchdog.action != WatchdogAction::Log)
     }
 
     fn log_handshake(&self, stage: &'static str, problem: &str) {

@@ -596,6 +596,9 @@ fn listen_addresses() {
         ("WSS://LocalHost:0/", tcp("localhost", 0, true)),
         ("ws://[::]:65535", tcp("::", 65_535, false)),
         ("unix:///run/a.sock", ListenAddress::Unix { path: "/run/a.sock".into() }),
+        ("systemd:", ListenAddress::Passed { name: None, tls: false }),
+        ("Systemd:Web-1", ListenAddress::Passed { name: Some("Web-1".into()), tls: false }),
+        ("systemd+wss:web", ListenAddress::Passed { name: Some("web".into()), tls: true }),
     ] {
         assert_eq!(listen_address(url.as_bytes()), Ok(address), "{url}");
     }
@@ -623,9 +626,11 @@ fn listen_addresses() {
         ("http://a:80", "write 'ws://'"),
         ("websocket://a:80", "write 'ws://'"),
         ("https://a:80", "write 'wss://'"),
-        ("ftp://a:80", "allowed are ws, wss and unix"),
+        ("ftp://a:80", "allowed are ws, wss, unix and, on servers, systemd"),
         ("unix://run/a.sock", "absolute path"),
         (long.as_str(), "takes 107"),
+        ("systemd://web", "must be like 'systemd:name'"),
+        ("systemd:a:b", "FileDescriptorName="),
     ] {
         let error = listen_address(url.as_bytes()).unwrap_err().to_string();
         assert!(error.starts_with("WsServer: listen address '"), "{error}");

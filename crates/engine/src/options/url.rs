@@ -58,13 +58,17 @@ fn texts<'a>(role: Role, name: &str, value: &'a Value) -> Result<Vec<&'a [u8]>, 
         .collect()
 }
 
-/// Where a server listens: `ws://host:port`, `wss://host:port`, `unix:///path`. Port 0: any free one.
+/// Where a server listens: `ws://host:port`, `wss://host:port`, `unix:///path`; `systemd:name` or `systemd:`,
+/// `systemd+wss:` with TLS, for sockets that a service manager has passed. Port 0: any free one.
 ///
 /// # Errors
 /// Names the URL and what is wrong with it.
 pub fn listen_address(url: &[u8]) -> Result<ListenAddress, OptionError> {
     let refuse = |what: &str| problem(Role::Server, "listen address", url, what);
     let text = visible(url).map_err(|what| refuse(&what))?;
+    if let Some(passed) = passed_sockets(text) {
+        return passed.map_err(|what| refuse(&what));
+    }
     let (scheme, rest) = split_scheme(text, "ws://127.0.0.1:8080").map_err(|what| refuse(&what))?;
     let tls = match scheme.as_str() {
         "ws" => false,
@@ -238,6 +242,22 @@ pub(super) fn origin(text: &[u8]) -> Option<String> {
     (name && !host.is_empty() && port != Some(0)).then(|| text.clone())
 }
 
+/// `systemd:name` and its kind; none for other addresses.
+fn passed_sockets(text: &str) -> Option<Result<ListenAddress, String>> {
+    let (scheme, name) = text.split_once(':')?;
+    let tls = match scheme.to_ascii_lowercase().as_str() {
+        "systemd" => false,
+        "systemd+wss" => true,
+        _ => return None,
+    };
+    // systemd.socket(5), FileDescriptorName=; that it begins with no slash is ours, to find 'systemd://name'.
+    Some(if name.len() > 255 || name.contains(':') || name.starts_with('/') {
+        Err("must be like 'systemd:name', with the FileDescriptorName= of the .socket unit".to_owned())
+    } else {
+        Ok(ListenAddress::Passed { name: (!name.is_empty()).then(|| name.to_owned()), tls })
+    })
+}
+
 fn socket_path(rest: &str) -> Result<PathBuf, String> {
     if !rest.starts_with('/') || rest == "/" {
         return Err("must name an absolute path: unix:///run/app.sock".to_owned());
@@ -262,7 +282,7 @@ fn wrong_scheme(scheme: &str) -> String {
         "https" | "ssl" | "tls" => "; write 'wss://'",
         _ => "",
     };
-    format!("has the scheme '{scheme}', allowed are ws, wss and unix{hint}")
+    format!("has the scheme '{scheme}', allowed are ws, wss, unix and, on servers, systemd{hint}")
 }
 
 fn split_credentials(place: &str) -> Result<(Option<String>, &str), String> {
