@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
 import assert from 'node:assert/strict';
+import { tests as ofAdmin } from './admin.mjs';
 import { tests as ofDocuments } from './documents.mjs';
 import { tests as ofPage } from './page.mjs';
 import { Link, Php } from './peers.mjs';
@@ -299,7 +300,7 @@ const tests = {
   },
 };
 
-Object.assign(tests, ofDocuments, ofPage);
+Object.assign(tests, ofDocuments, ofPage, ofAdmin);
 
 const browser = await browse();
 let [passed, failed] = [0, 0];

@@ -13,6 +13,7 @@ use crate::bridge::{Stat, Stats};
 use crate::config::{ListenAddress, ServerConfig};
 use crate::http::{self, RequestHead, Response};
 use crate::listen::{Accepted, AcceptedSocket, ListenError, Listener, PeerAddr, bind_all};
+use crate::status::{self, About, ConnectionInfo, History};
 
 /// What the admin listener shows.
 pub trait AdminSource: Send + Sync {
@@ -20,22 +21,23 @@ pub trait AdminSource: Send + Sync {
     fn stats(&self) -> Stats;
     /// False: send no new clients here.
     fn ready(&self) -> bool;
+    /// What the figures do not say.
+    fn about(&self) -> About;
+    /// The figures of the last minutes.
+    fn history(&self) -> &History;
+    /// The first `limit` open connections with ids above `after`, in order; whether there are more; how many there are.
+    fn connections(&self, after: u64, limit: usize) -> (Vec<ConnectionInfo>, bool, usize);
 }
 
-/// Binds `host:port`.
+/// Binds it.
 ///
 /// # Errors
 /// [`ListenError`] that names the address.
-pub fn bind(address: &str, inherited: &Arc<Inheritance>) -> Result<Listener, ListenError> {
-    let url = format!("http://{address} (option admin)");
-    let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
-    let Some((host, port)) = parts else {
-        return Err(ListenError { url, cause: "the address must be host:port".into() });
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let listen = vec![ListenAddress::Tcp { host, port, tls: false }];
-    let config = ServerConfig { listen, inherited: inherited.clone(), ..ServerConfig::default() };
-    let mut listeners = bind_all(&config).map_err(|error| ListenError { url, ..error })?;
+pub fn bind(address: &ListenAddress, inherited: &Arc<Inheritance>) -> Result<Listener, ListenError> {
+    let named = |url: &str| format!("{} (option admin)", url.replacen("ws://", "http://", 1));
+    let config =
+        ServerConfig { listen: vec![address.clone()], inherited: inherited.clone(), ..ServerConfig::default() };
+    let mut listeners = bind_all(&config).map_err(|error| ListenError { url: named(&error.url), ..error })?;
     // One address was asked for, and all or none are bound.
     Ok(listeners.remove(0))
 }
@@ -117,6 +119,16 @@ async fn answer(socket: AcceptedSocket, peer: PeerAddr, source: Arc<dyn AdminSou
     let _ = http::answer_and_close(&mut stream, &response.encode(body), Duration::from_secs(1)).await;
 }
 
+/// The status page: path, type, content.
+const PAGE: [(&str, &str, &str); 3] = [
+    ("/", "text/html; charset=utf-8", include_str!("../admin/index.html")),
+    ("/status.css", "text/css; charset=utf-8", include_str!("../admin/status.css")),
+    ("/status.js", "text/javascript; charset=utf-8", include_str!("../admin/status.js")),
+];
+/// It needs nothing from elsewhere, and tells nobody.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
 fn respond(head: &RequestHead, source: &dyn AdminSource) -> Response {
     if is_foreign(head) {
         return Response::text(403, "not for other sites");
@@ -129,11 +141,57 @@ fn respond(head: &RequestHead, source: &dyn AdminSource) -> Response {
         "/healthz" => Response::text(200, "ok"),
         "/readyz" if source.ready() => Response::text(200, "ready"),
         "/readyz" => Response::text(503, "not ready"),
-        "/" => typed("text/html; charset=utf-8", page(&source.stats(), source.ready()))
-            .with("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
-        _ => Response::text(404, "try /metrics, /healthz, /readyz or /"),
+        path => match told(path, head, source) {
+            _ if !is_named_by_address(head.host()) => Response::text(403, "ask by address, or as localhost"),
+            Some(Ok(response)) => response,
+            Some(Err(problem)) => Response::text(400, problem),
+            None => Response::text(404, "try /, /status.json, /connections.json, /metrics, /healthz or /readyz"),
+        },
     };
-    response.with("Cache-Control", "no-store").with("X-Content-Type-Options", "nosniff")
+    response
+        .with("Cache-Control", "no-store")
+        .with("X-Content-Type-Options", "nosniff")
+        .with("Cross-Origin-Resource-Policy", "same-origin")
+}
+
+/// The page and what it asks for; none where there is nothing of that path.
+fn told(path: &str, head: &RequestHead, source: &dyn AdminSource) -> Option<Result<Response, String>> {
+    if let Some((_, content_type, content)) = PAGE.iter().find(|(name, ..)| *name == path) {
+        return Some(Ok(typed(content_type, (*content).to_owned())
+            .with("Content-Security-Policy", POLICY)
+            .with("Referrer-Policy", "no-referrer")));
+    }
+    let json = |value: serde_json::Value| typed("application/json", value.to_string());
+    match path {
+        "/status.json" => {
+            let known = asked(head, "since", 0.0, &f64::MAX);
+            Some(known.map(|since| json(status::status(&source.about(), &source.stats(), source.history(), since))))
+        }
+        "/connections.json" => {
+            let page = asked(head, "limit", status::PAGE, &status::LARGEST_PAGE)
+                .and_then(|limit| Ok((limit.max(1), asked(head, "after", 0, &u64::MAX)?)));
+            Some(page.map(|(limit, after)| {
+                let (page, more, total) = source.connections(after, limit);
+                json(status::connections(&page, more, total))
+            }))
+        }
+        _ => None,
+    }
+}
+
+/// A number of the query; `default` where there is none.
+fn asked<T>(head: &RequestHead, name: &str, default: T, most: &T) -> Result<T, String>
+where
+    T: std::str::FromStr + PartialOrd + std::fmt::Display,
+{
+    let Some((_, value)) = head.query_pairs().into_iter().find(|(key, _)| key == name.as_bytes()) else {
+        return Ok(default);
+    };
+    match std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok()) {
+        // A NaN is not.
+        Some(value) if value <= *most => Ok(value),
+        _ => Err(format!("{name} must be a number up to {most}")),
+    }
 }
 
 /// True for what a page of another site could make a browser send: an upgrade (WebSockets know no
@@ -147,13 +205,23 @@ fn is_foreign(head: &RequestHead) -> bool {
 }
 
 fn is_own_name(host: &str) -> bool {
+    let name = name_of(host);
+    // HTTP/1.0 has no Host, and no browser speaks it.
+    name.is_empty() || name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+/// As [`is_own_name`], or by a name without a dot, which no stranger's DNS answers for: for what is told beside
+/// metrics and probes also where the listener is reached from elsewhere.
+fn is_named_by_address(host: &str) -> bool {
+    is_own_name(host) || !name_of(host).contains('.')
+}
+
+fn name_of(host: &str) -> &str {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if !port.ends_with(']') => name,
         _ => host,
     };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    // HTTP/1.0 has no Host, and no browser speaks it.
-    name.is_empty() || name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    name.trim_start_matches('[').trim_end_matches(']')
 }
 
 fn typed(content_type: &str, body: String) -> Response {
@@ -197,47 +265,6 @@ fn snake_case(key: &str) -> String {
     name
 }
 
-fn page(stats: &Stats, ready: bool) -> String {
-    let mut rows = String::new();
-    put_rows(&mut rows, "", stats);
-    let readiness = if ready { "ready" } else { "not ready" };
-    format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>lifeline: {readiness}</title>\n\
-         <meta name=\"viewport\" content=\"width=device-width\"><meta name=\"color-scheme\" content=\"light dark\">\n\
-         <meta http-equiv=\"refresh\" content=\"5\">\n\
-         <style>body{{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:2rem auto;padding:0 1rem}}\
-         table{{border-collapse:collapse;width:100%}}th{{text-align:left;padding-top:1rem}}\
-         td{{border-bottom:1px solid color-mix(in srgb,currentColor 20%,transparent);padding:.15rem 0}}\
-         td+td{{text-align:right;font-variant-numeric:tabular-nums}}</style></head>\n\
-         <body><h1>lifeline</h1><p><strong>{readiness}</strong> · <a href=\"/metrics\">metrics</a> · \
-         <a href=\"/healthz\">health</a> · <a href=\"/readyz\">readiness</a></p>\n<table>\n{rows}</table></body></html>\n"
-    )
-}
-
-fn put_rows(out: &mut String, heading: &str, stats: &Stats) {
-    for (key, stat) in &stats.0 {
-        let name = escape(key);
-        let value = match stat {
-            Stat::Tree(tree) => {
-                let heading = if heading.is_empty() { name } else { format!("{heading} / {name}") };
-                let _ = writeln!(out, "<tr><th colspan=\"2\">{heading}</th></tr>");
-                put_rows(out, &heading, tree);
-                continue;
-            }
-            Stat::Int(value) => value.to_string(),
-            Stat::Float(value) => format!("{value:.3}"),
-            Stat::Flag(value) => value.to_string(),
-            Stat::Text(value) => escape(value),
-            Stat::None => "–".to_owned(),
-        };
-        let _ = writeln!(out, "<tr><td>{name}</td><td>{value}</td></tr>");
-    }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -248,11 +275,13 @@ mod tests {
     use super::*;
 
     fn bind_to(address: &str) -> Result<Listener, ListenError> {
-        bind(address, &Arc::default())
+        let (host, port) = address.rsplit_once(':').unwrap();
+        let host = host.trim_matches(['[', ']']).to_owned();
+        bind(&ListenAddress::Tcp { host, port: port.parse().unwrap(), tls: false }, &Arc::default())
     }
 
     #[derive(Default)]
-    struct Source(AtomicBool);
+    struct Source(AtomicBool, History);
 
     impl AdminSource for Source {
         fn stats(&self) -> Stats {
@@ -273,6 +302,37 @@ mod tests {
 
         fn ready(&self) -> bool {
             self.0.load(Ordering::Relaxed)
+        }
+
+        fn about(&self) -> About {
+            About { addresses: Vec::new(), ready: self.ready(), stopping: false, started: 0.0 }
+        }
+
+        fn history(&self) -> &History {
+            &self.1
+        }
+
+        fn connections(&self, after: u64, limit: usize) -> (Vec<ConnectionInfo>, bool, usize) {
+            let (ids, more) = status::page((1..=5).map(crate::bridge::ConnId), after, limit);
+            let info = |id| ConnectionInfo {
+                id,
+                remote: "127.0.0.1:1".into(),
+                path: "/\"".into(),
+                user: Some("<i>".into()),
+                lifeline: false,
+                age: Duration::from_secs(3),
+                idle: Duration::ZERO,
+                rtt: None,
+                messages_in: 0,
+                messages_out: 0,
+                bytes_in: 0,
+                bytes_out: 0,
+                dropped: 0,
+                buffered: 0,
+                inbound: 0,
+                channels: 0,
+            };
+            (ids.into_iter().map(info).collect(), more, 5)
         }
     }
 
@@ -318,12 +378,69 @@ mod tests {
         assert!(ask(&source, &get("/readyz")).await.starts_with("HTTP/1.1 200 OK\r\n"));
         let metrics = ask(&source, &get("/metrics?x")).await;
         assert!(metrics.contains("text/plain; version=0.0.4") && metrics.contains("\nlifeline_connections_open 2\n"));
-        let page = ask(&source, &get("/")).await;
-        assert!(page.contains("<td>&lt;b&gt;&amp;</td>") && page.contains("connections / by.name"), "{page}");
+        for (path, kind) in [("/", "text/html"), ("/status.css", "text/css"), ("/status.js", "text/javascript")] {
+            let answer = ask(&source, &get(path)).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains(&format!("Content-Type: {kind}")),
+                "{path}"
+            );
+            assert!(answer.contains("Content-Security-Policy: default-src 'none'; script-src 'self'"), "{answer}");
+        }
+        let status = json_of(&ask(&source, &get("/status.json")).await);
+        assert_eq!((&status["ready"], &status["stats"]["note"]), (&true.into(), &"<b>&".into()));
         assert!(ask(&source, &get("/other")).await.starts_with("HTTP/1.1 404 "));
         assert!(ask(&source, "POST / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.contains("\r\nAllow: GET, HEAD\r\n"));
         assert!(ask(&source, "HEAD /healthz HTTP/1.0\r\n\r\n").await.ends_with("\r\n\r\n"));
         assert!(ask(&source, "\x01").await.starts_with("HTTP/1.1 400 "));
+    }
+
+    fn json_of(answer: &str) -> serde_json::Value {
+        assert!(answer.contains("\r\nContent-Type: application/json\r\n"), "{answer}");
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+    }
+
+    #[tokio::test]
+    async fn connections_are_told_in_pages() {
+        let source = Arc::new(Source::default());
+        let mut seen = Vec::new();
+        let mut after = serde_json::json!(0);
+        while !after.is_null() {
+            let told = json_of(&ask(&source, &get(&format!("/connections.json?limit=2&after={after}"))).await);
+            assert_eq!(told["total"], 5);
+            let page = told["connections"].as_array().unwrap().clone();
+            assert!(page.len() <= 2 && page[0]["user"] == "<i>" && page[0]["path"] == "/\"" && page[0]["age"] == 3.0);
+            seen.extend(page.iter().map(|one| one["id"].as_u64().unwrap()));
+            after = told["next"].clone();
+        }
+        assert_eq!(seen, [1, 2, 3, 4, 5]);
+        assert_eq!(json_of(&ask(&source, &get("/connections.json")).await)["connections"].as_array().unwrap().len(), 5);
+        for wrong in ["limit=1001", "limit=-1", "limit=x", "after=1.5", "after=%ff", "limit="] {
+            let answer = ask(&source, &get(&format!("/connections.json?{wrong}"))).await;
+            assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("must be a number up to"), "{answer}");
+        }
+        assert!(ask(&source, &get("/status.json?since=NaN")).await.starts_with("HTTP/1.1 400 "));
+    }
+
+    #[test]
+    fn the_page_is_small_and_needs_nothing_from_elsewhere() {
+        let size: usize = PAGE.iter().map(|(_, _, content)| content.len()).sum();
+        assert!(size < 24 * 1024, "{size} bytes");
+        for (path, _, content) in PAGE {
+            assert!(!content.contains("https:") && !content.contains("innerHTML"), "{path}");
+            for url in content.match_indices("http:").map(|(at, _)| &content[at..]) {
+                assert!(url.starts_with("http://www.w3.org/2000/svg"), "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn figures_are_for_those_who_ask_by_address() {
+        for own in ["127.0.0.1:9090", "[::1]:9090", "10.1.2.3", "localhost", "box:9090", ""] {
+            assert!(is_named_by_address(own), "{own}");
+        }
+        for foreign in ["evil.example", "evil.example:9090", "10.1.2.3.evil.example", "localhost.evil.example"] {
+            assert!(!is_named_by_address(foreign), "{foreign}");
+        }
     }
 
     #[tokio::test]
@@ -376,7 +493,9 @@ mod tests {
         let address = url(&taken).strip_prefix("http://").unwrap().to_owned();
         let error = bind_to(&address).unwrap_err().to_string();
         assert_eq!(error, format!("cannot listen on http://{address} (option admin): Address already in use"));
-        assert!(bind_to("127.0.0.1").is_err());
+        let path = std::env::temp_dir().join(format!("lifeline-admin-{}.sock", std::process::id()));
+        let unix = bind(&ListenAddress::Unix { path: path.clone() }, &Arc::default()).unwrap();
+        assert_eq!(url(&unix), format!("unix://{}", path.display()));
         assert!(url(&bind_to("[::1]:0").unwrap()).starts_with("http://[::1]:"));
     }
 }

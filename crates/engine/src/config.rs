@@ -52,8 +52,8 @@ pub struct ServerConfig {
     pub proxy_protocol: bool,
     pub tls: Option<ServerTls>,
     pub watchdog: Watchdog,
-    /// Address of the metrics and health listener, `host:port`.
-    pub admin: Option<String>,
+    /// Where metrics, health and the status page are: TCP without TLS, or a Unix socket.
+    pub admin: Option<ListenAddress>,
     pub log_level: LogLevel,
     /// None: min(cores, 4).
     pub io_threads: Option<usize>,

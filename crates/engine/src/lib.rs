@@ -32,6 +32,7 @@ mod server;
 pub mod service;
 mod sessions;
 mod shard;
+pub mod status;
 pub mod stream;
 pub mod tls;
 pub mod upgrade;

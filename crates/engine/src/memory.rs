@@ -37,13 +37,18 @@ impl Memory {
         self.limit.load(Ordering::Relaxed)
     }
 
+    /// What of [`Memory::used`] shared frames take.
+    pub fn shared(&self) -> usize {
+        self.shared.load(Ordering::Relaxed)
+    }
+
     pub fn is_over(&self) -> bool {
         self.used() > self.limit()
     }
 
     /// Shared frames take more than half of the limit.
     pub fn is_over_shared(&self) -> bool {
-        self.shared.load(Ordering::Relaxed) > self.limit() / 2
+        self.shared() > self.limit() / 2
     }
 
     /// Connections that share the limit.

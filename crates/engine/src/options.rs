@@ -918,20 +918,19 @@ fn readable(path: &[u8]) -> Result<PathBuf, String> {
     }
 }
 
-fn read_admin(fields: &Fields<'_>) -> Result<Option<String>, OptionError> {
+fn read_admin(fields: &Fields<'_>) -> Result<Option<ListenAddress>, OptionError> {
     let Some(text) = fields.optional_text("admin")? else { return Ok(None) };
+    let allowed = "must be 'host:port' ('127.0.0.1:9090') or 'unix:///path'";
+    let shown = fields::shown_text(text.as_bytes());
+    if text.starts_with("unix://") {
+        return listen_address(text.as_bytes())
+            .map(Some)
+            .map_err(|problem| fields.refuse("admin", &format!("{allowed}: {problem}")));
+    }
     match url::authority(&text) {
-        Ok((host, Some(port))) if !host.is_empty() => {
-            Ok(Some(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }))
-        }
-        Ok(_) => Err(fields.refuse(
-            "admin",
-            &format!("must be 'host:port' ('127.0.0.1:9090'), {} given", fields::shown_text(text.as_bytes())),
-        )),
-        Err(problem) => Err(fields.refuse(
-            "admin",
-            &format!("must be 'host:port' ('127.0.0.1:9090'), {}: {problem}", fields::shown_text(text.as_bytes())),
-        )),
+        Ok((host, Some(port))) if !host.is_empty() => Ok(Some(ListenAddress::Tcp { host, port, tls: false })),
+        Ok(_) => Err(fields.refuse("admin", &format!("{allowed}, {shown} given"))),
+        Err(problem) => Err(fields.refuse("admin", &format!("{allowed}, {shown}: {problem}"))),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::bridge::{ConnId, EndpointId, Event, LogLevel, LogRecord, OpenInfo, Se
 use crate::clock;
 use crate::config::SlowConsumer;
 use crate::context::Context;
+use crate::http::RequestHead;
 use crate::memory::SharedFrame;
 use crate::shard::Shard;
 use crate::writer::Writer;
@@ -166,6 +167,8 @@ pub struct Outlet {
     ending_news: AtomicBool,
     /// Charged against `limits.memory` for the connection itself.
     base_charge: u32,
+    /// What it was opened with; a client's has none.
+    request: Option<Arc<RequestHead>>,
     /// Speaks `lifeline.v1`.
     lifeline: bool,
     /// The application knows of it.
@@ -209,6 +212,7 @@ impl Outlet {
             congested: AtomicBool::new(false),
             ending_news: AtomicBool::new(false),
             base_charge,
+            request: None,
             lifeline: false,
             announced: AtomicBool::new(false),
             announcement: AtomicBool::new(false),
@@ -220,6 +224,21 @@ impl Outlet {
     pub fn with_lifeline(mut self) -> Self {
         self.lifeline = true;
         self
+    }
+
+    /// Of a server's connection.
+    pub fn with_request(mut self, request: Arc<RequestHead>) -> Self {
+        self.request = Some(request);
+        self
+    }
+
+    pub fn request(&self) -> Option<&RequestHead> {
+        self.request.as_deref()
+    }
+
+    /// What it costs in `limits.memory` by itself, and by what it alone has to send.
+    pub fn charges(&self) -> (usize, usize) {
+        (self.base_charge as usize, self.charged.load(Ordering::Relaxed))
     }
 
     pub fn is_lifeline(&self) -> bool {

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes, BytesMut};
 use lifeline_proto::Time;
@@ -38,6 +38,7 @@ use crate::memory::SharedFrame;
 use crate::outlet::{Ending, Item, Outlet};
 use crate::proxy_protocol;
 use crate::sessions::Sessions;
+use crate::status::{self, About, ConnectionInfo, History};
 use crate::stream::Stream;
 use crate::tls::{Refreshed, ServerTlsAcceptor};
 use crate::upgrade::{self, Accept, Decision, Verdict};
@@ -130,6 +131,9 @@ pub struct Server {
     /// Certificates are being looked at.
     refreshing: AtomicBool,
     started: Time,
+    /// The same by the calendar, in seconds since 1970.
+    started_at: f64,
+    history: History,
 }
 
 impl Server {
@@ -205,6 +209,8 @@ impl Server {
             stuck: AtomicBool::new(false),
             refreshing: AtomicBool::new(false),
             started: clock::now(),
+            started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            history: History::default(),
             config,
         });
         core.add_endpoint(id, Endpoint::Server(server.clone()));
@@ -462,6 +468,9 @@ impl Server {
                 server.refreshing.store(false, Ordering::Release);
             });
         }
+        if self.admin.is_some() && self.history.is_due(clock::now() - self.started) {
+            self.history.add(&self.stats());
+        }
         let lag = self.context.events.lag();
         let watchdog = &self.config.watchdog;
         if lag >= watchdog.lag {
@@ -516,6 +525,8 @@ impl Server {
         let mut buffered = 0;
         let mut inbound = 0;
         let mut paused = 0_u64;
+        let (mut own, mut sending) = (0, 0);
+        let mut round_trips = Vec::new();
         let open = {
             let connections = self.connections.read();
             for outlet in connections.values() {
@@ -523,12 +534,22 @@ impl Server {
                 buffered += outlet.buffered.load(Ordering::Relaxed);
                 inbound += outlet.inbound.load(Ordering::Relaxed);
                 paused += u64::from(outlet.paused.load(Ordering::Relaxed));
+                let charges = outlet.charges();
+                own += charges.0;
+                sending += charges.1;
+                match outlet.rtt.load(Ordering::Relaxed) {
+                    0 => {}
+                    micros => round_trips.push(micros),
+                }
             }
             connections.len()
         };
         let both =
             |closed: &AtomicU64, open: &AtomicU64| int(closed.load(Ordering::Relaxed) + open.load(Ordering::Relaxed));
         let counters = &self.counters;
+        let (used, shared, kept) = (self.context.memory.used(), self.context.memory.shared(), self.sessions.charged());
+        // Messages that are coming in, files, and other servers and clients of the process.
+        let other = used.saturating_sub(own + sending + shared + inbound + kept);
         Stats(vec![
             ("uptime".into(), Stat::Float((clock::now() - self.started).as_secs_f64())),
             ("admin".into(), self.admin.clone().map_or(Stat::None, Stat::Text)),
@@ -574,14 +595,21 @@ impl Server {
                 ])),
             ),
             ("heartbeats".into(), Stat::Tree(Stats(vec![("sent".into(), both(&counters.beats, &sum.beats))]))),
+            ("rtt".into(), Stat::Tree(status::round_trips(round_trips))),
             ("channels".into(), int(self.sessions.directory.count_channels() as u64)),
             ("users".into(), int(self.sessions.directory.count_users() as u64)),
             ("sessions".into(), Stat::Tree(self.sessions.stats())),
             (
                 "memory".into(),
                 Stat::Tree(Stats(vec![
-                    ("used".into(), int(self.context.memory.used() as u64)),
+                    ("used".into(), int(used as u64)),
                     ("limit".into(), int(self.context.memory.limit() as u64)),
+                    ("connections".into(), int(own as u64)),
+                    ("sending".into(), int(sending as u64)),
+                    ("shared".into(), int(shared as u64)),
+                    ("inbound".into(), int(inbound as u64)),
+                    ("sessions".into(), int(kept as u64)),
+                    ("other".into(), int(other as u64)),
                 ])),
             ),
             (
@@ -915,6 +943,7 @@ impl Server {
         let outlet =
             Outlet::new(core.next_connection_id(), admission.shard.clone(), self.context.clone(), head.raw().len());
         let lifeline = protocol.as_deref() == Some(PROTOCOL);
+        let outlet = outlet.with_request(head.clone());
         let outlet = Arc::new(if lifeline { outlet.with_lifeline() } else { outlet });
         {
             let mut connections = self.connections.write();
@@ -1025,6 +1054,34 @@ impl Server {
     }
 }
 
+fn connection_info(outlet: &Outlet, now: Time) -> ConnectionInfo {
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let counters = &outlet.counters;
+    let (user, channels) = match &*outlet.membership.lock() {
+        Some(membership) => (membership.user.clone(), membership.channels.len()),
+        None => (None, 0),
+    };
+    let request = outlet.request();
+    ConnectionInfo {
+        id: outlet.id,
+        remote: request.map(RequestHead::remote).unwrap_or_default().to_owned(),
+        path: request.map(RequestHead::path).unwrap_or_default().to_owned(),
+        user,
+        lifeline: outlet.is_lifeline(),
+        age: now - outlet.opened,
+        idle: now - Time::from_micros(load(&outlet.last_message)),
+        rtt: outlet.round_trip(),
+        messages_in: load(&counters.messages_in),
+        messages_out: load(&counters.messages_out),
+        bytes_in: load(&counters.bytes_in),
+        bytes_out: load(&counters.bytes_out),
+        dropped: load(&counters.dropped),
+        buffered: outlet.buffered.load(Ordering::Relaxed),
+        inbound: outlet.inbound.load(Ordering::Relaxed),
+        channels,
+    }
+}
+
 /// What a connection is told when the server stops.
 fn shutdown_code(outlet: &Outlet) -> u16 {
     if outlet.is_lifeline() { close::SHUTDOWN } else { close::GOING_AWAY }
@@ -1083,6 +1140,27 @@ impl AdminSource for Server {
 
     fn ready(&self) -> bool {
         !self.is_unready()
+    }
+
+    fn about(&self) -> About {
+        About {
+            addresses: self.addresses(),
+            ready: self.ready(),
+            stopping: self.is_stopping(),
+            started: self.started_at,
+        }
+    }
+
+    fn history(&self) -> &History {
+        &self.history
+    }
+
+    fn connections(&self, after: u64, limit: usize) -> (Vec<ConnectionInfo>, bool, usize) {
+        let now = clock::now();
+        let connections = self.connections.read();
+        let (ids, more) = status::page(connections.keys().copied(), after, limit);
+        let infos = ids.iter().filter_map(|id| connections.get(id)).map(|outlet| connection_info(outlet, now));
+        (infos.collect(), more, connections.len())
     }
 }
 

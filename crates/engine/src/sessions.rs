@@ -739,6 +739,11 @@ impl Sessions {
         self.alarm.notify_one();
     }
 
+    /// What of the process's memory sessions take.
+    pub fn charged(&self) -> usize {
+        self.inner.lock().charged
+    }
+
     pub fn stats(&self) -> Stats {
         let int = |value: u64| Stat::Int(i64::try_from(value).unwrap_or(i64::MAX));
         // The log's lock may be held by who waits for the disk.

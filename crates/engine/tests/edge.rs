@@ -428,7 +428,8 @@ fn each_address_has_only_so_many_connections() {
 #[test]
 fn the_admin_listener_tells_the_servers_state() {
     let mut app = App::new();
-    let (server, address) = app.serve(|config| config.admin = Some("127.0.0.1:0".into()));
+    let (server, address) =
+        app.serve(|config| config.admin = Some(ListenAddress::Tcp { host: "127.0.0.1".into(), port: 0, tls: false }));
     let stats = app.stats(server).0;
     let Some((_, Stat::Text(admin))) = stats.into_iter().find(|(key, _)| key == "admin") else { panic!("no address") };
     let admin = admin.strip_prefix("http://").expect("a URL").to_owned();

@@ -81,7 +81,7 @@ TypeError: WsServer: option 'static' must be of type string (directory), bool (t
 TypeError: WsServer: option 'static' must be of type string (directory), bool (true: /lifeline.js alone) or null, array given
 ValueError: WsServer: option 'trustedProxies' has bits set behind the prefix in '10.0.0.1/8': did you mean '10.0.0.0/8'?
 TypeError: WsServer: option 'trustedProxies' must be of type list of strings, string given
-ValueError: WsServer: option 'admin' must be 'host:port' ('127.0.0.1:9090'), '9090': has a host that is not a name or an address: '9090'
+ValueError: WsServer: option 'admin' must be 'host:port' ('127.0.0.1:9090') or 'unix:///path', '9090': has a host that is not a name or an address: '9090'
 ValueError: WsServer: option 'ioThreads' must be between 1 and 64, 65 given
 TypeError: WsServer: option 'backlog' must be of type int, bool given
 TypeError: WsServer: option 'proxyProtocol' must be of type bool, int given

@@ -324,8 +324,8 @@ fn cases() -> Vec<Case> {
         choice("watchdog.action", &["unready", "drain"]),
         name(
             "admin",
-            &["127.0.0.1:9090", "[::1]:0", "localhost:1"],
-            &["", "9090", "127.0.0.1", ":9090", "a:70000", "::1:1", "a:b"],
+            &["127.0.0.1:9090", "[::1]:0", "localhost:1", "unix:///run/admin.sock"],
+            &["", "9090", "127.0.0.1", ":9090", "a:70000", "::1:1", "a:b", "unix://x"],
         ),
         // Checked by the application.
         Case { path: "logger", valid: vec![], wrong: vec![], refused: vec![] },
