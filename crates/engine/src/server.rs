@@ -18,6 +18,7 @@ use lifeline_proto::frame::Role;
 use parking_lot::{Mutex, RwLock};
 use rand::seq::SliceRandom;
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::admin::{self, AdminSource};
 use crate::bridge::{
@@ -118,6 +119,8 @@ pub struct Server {
     files: Option<Files>,
     /// The admin listener's bound address.
     admin: Option<String>,
+    /// Serves it until the server has ended.
+    admin_task: Mutex<Option<JoinHandle<()>>>,
     counters: Counters,
     /// True: listeners close.
     stopping: watch::Sender<bool>,
@@ -201,6 +204,7 @@ impl Server {
             tls,
             files: config.static_files.clone().map(|files| Files::new(files, core.memory.clone())),
             admin: admin.as_ref().map(admin::url),
+            admin_task: Mutex::default(),
             counters: Counters::default(),
             stopping: watch::Sender::new(false),
             cutting: AtomicBool::new(false),
@@ -227,14 +231,9 @@ impl Server {
             }
         }
         if let Some(admin) = admin {
-            let mut stopping = server.stopping.subscribe();
             let source = server.clone();
-            core.shards[0].handle.spawn(async move {
-                tokio::select! {
-                    () = admin::serve(admin, source) => {}
-                    _ = stopping.wait_for(|stopping| *stopping) => {}
-                }
-            });
+            let task = core.shards[0].handle.spawn(admin::serve(admin, source));
+            *server.admin_task.lock() = Some(task);
         }
         Ok(id)
     }
@@ -270,6 +269,9 @@ impl Server {
     /// Ends at once: sockets are cut.
     pub fn discard(self: &Arc<Self>) {
         self.stopping.send_replace(true);
+        if let Some(admin) = self.admin_task.lock().take() {
+            admin.abort();
+        }
         self.waiting.lock().clear();
         self.cut_all();
         self.report_stopped();
@@ -311,6 +313,12 @@ impl Server {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // Told until now that it stops. Its address is free when the application knows that it has.
+        let admin = self.admin_task.lock().take();
+        if let Some(admin) = admin {
+            admin.abort();
+            let _ = admin.await;
         }
         self.report_stopped();
     }

@@ -54,7 +54,7 @@ ValueError: WsServer: listen address 'ws://127.0.0.1' has no port (0 takes any f
 ValueError: WsServer: listen address 'ws://127.0.0.1:99999' has the port 99999, which is not in 0 to 65535
 ValueError: WsServer: listen address 'ws://::1:80' has an IPv6 address without brackets: write [::1]
 ValueError: WsServer: listen address 'ws://a:80/chat' must end after the port; a path goes into the option 'path'
-ValueError: WsServer: listen address 'websocket://0.0.0.0:80' has the scheme 'websocket', allowed are ws, wss and unix; write 'ws://'
+ValueError: WsServer: listen address 'websocket://0.0.0.0:80' has the scheme 'websocket', allowed are ws, wss, unix and systemd; write 'ws://'
 ValueError: WsServer: a wss:// address needs a certificate: set the option 'tls.cert' (and 'tls.key')
 ValueError: WsServer: listen address 'unix://a' must name an absolute path: unix:///run/app.sock
 ValueError: WsServer: $listen must hold at least one URL, an empty array given

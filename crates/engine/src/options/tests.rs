@@ -626,7 +626,7 @@ fn listen_addresses() {
         ("http://a:80", "write 'ws://'"),
         ("websocket://a:80", "write 'ws://'"),
         ("https://a:80", "write 'wss://'"),
-        ("ftp://a:80", "allowed are ws, wss, unix and, on servers, systemd"),
+        ("ftp://a:80", "allowed are ws, wss, unix and systemd"),
         ("unix://run/a.sock", "absolute path"),
         (long.as_str(), "takes 107"),
         ("systemd://web", "must be like 'systemd:name'"),

@@ -77,7 +77,7 @@ pub fn listen_address(url: &[u8]) -> Result<ListenAddress, OptionError> {
             let path = socket_path(rest).map_err(|what| refuse(&what))?;
             return Ok(ListenAddress::Unix { path });
         }
-        other => return Err(refuse(&wrong_scheme(other))),
+        other => return Err(refuse(&wrong_scheme(other, "ws, wss, unix and systemd"))),
     };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (place, resource) = rest.split_at(end);
@@ -124,7 +124,7 @@ pub fn client_url(url: &[u8]) -> Result<ClientUrl, OptionError> {
                 credentials: None,
             });
         }
-        other => return Err(refuse(&wrong_scheme(other))),
+        other => return Err(refuse(&wrong_scheme(other, "ws, wss and unix"))),
     };
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (place, resource) = rest.split_at(end);
@@ -276,13 +276,13 @@ fn split_scheme<'t>(text: &'t str, example: &str) -> Result<(String, &'t str), S
     }
 }
 
-fn wrong_scheme(scheme: &str) -> String {
+fn wrong_scheme(scheme: &str, allowed: &str) -> String {
     let hint = match scheme {
         "http" | "tcp" | "websocket" => "; write 'ws://'",
         "https" | "ssl" | "tls" => "; write 'wss://'",
         _ => "",
     };
-    format!("has the scheme '{scheme}', allowed are ws, wss, unix and, on servers, systemd{hint}")
+    format!("has the scheme '{scheme}', allowed are {allowed}{hint}")
 }
 
 fn split_credentials(place: &str) -> Result<(Option<String>, &str), String> {
