@@ -204,6 +204,7 @@ impl Dispatcher {
         loop {
             let due = self.schedule.borrow_mut().pop(now);
             let Some((owner, id, due)) = due else { return Ok(ran) };
+            with_bridge(|bridge| bridge.begin_work());
             ran += Timers::fire(&owner, id, due)?;
             self.settle(owner)?;
         }

@@ -622,6 +622,9 @@ pub trait Bridge: fmt::Debug + Send + Sync {
     /// each connection that got something to do is woken, once.
     fn flush(&self);
 
+    /// The application begins callbacks that no event has brought (timers): for the watchdog.
+    fn begin_work(&self);
+
     /// Moves up to `limit` waiting events to the end of `into`; returns how many. The call tells the
     /// watchdog that the application is alive.
     fn receive(&self, into: &mut Vec<Event>, limit: usize) -> usize;

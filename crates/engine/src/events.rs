@@ -178,6 +178,14 @@ impl EventQueue {
         count
     }
 
+    /// The application begins work that no event has brought. It ends when it asks for events.
+    pub fn begin_work(&self) {
+        self.last_receive.store(clock::now().as_micros(), Ordering::Relaxed);
+        self.busy.store(true, Ordering::Relaxed);
+        // It asks for events before it sleeps again.
+        self.asleep.store(false, Ordering::SeqCst);
+    }
+
     pub fn prepare_sleep(&self) -> bool {
         if self.signals.load(Ordering::Acquire) != self.taken.load(Ordering::Relaxed) {
             let mut counter = [0; 8];
@@ -293,6 +301,19 @@ mod tests {
             assert!(queue.prepare_sleep());
             assert!(!is_raised(&queue), "{late} late");
         }
+    }
+
+    #[test]
+    fn work_that_no_event_has_brought_lags_too() {
+        let queue = EventQueue::new().unwrap();
+        assert!(queue.prepare_sleep());
+        queue.begin_work();
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(queue.lag() >= Duration::from_millis(2));
+        assert_eq!(queue.receive(&mut Vec::new(), 1, 1), 0);
+        assert_eq!(queue.lag(), Duration::ZERO);
+        assert!(queue.prepare_sleep());
+        assert_eq!(queue.lag(), Duration::ZERO);
     }
 
     #[test]

@@ -734,6 +734,10 @@ impl Bridge for Local {
         self.core.flush();
     }
 
+    fn begin_work(&self) {
+        self.core.events.begin_work();
+    }
+
     fn receive(&self, into: &mut Vec<Event>, limit: usize) -> usize {
         let from = into.len();
         let count = self.core.events.receive(into, limit, BATCH_BYTES);
