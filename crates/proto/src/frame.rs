@@ -4,10 +4,14 @@
 //! whole and at most 125 bytes, shortest length encoding, continuation order, UTF-8 checked byte by
 //! byte (section 8.1) so that a violation is reported before the frame ends, close payloads
 //! (section 7.4). It keeps no buffer between messages: an idle decoder costs its own size.
+//!
+//! Where permessage-deflate was agreed on ([`Decoder::with_inflation`]), messages are inflated as their
+//! bytes arrive, and everything that is checked is checked on what comes of them.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::close;
+use crate::deflate::{self, INFLATER_SIZE, InflateError, Inflater, Output};
 use crate::pool;
 use crate::utf8::{InvalidUtf8, Utf8Stream};
 
@@ -54,7 +58,9 @@ impl Opcode {
 /// Bounds of what the decoder accepts. Sizes in bytes; a size equal to the bound is accepted.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameLimits {
+    /// Of a compressed message: inflated.
     pub max_message: usize,
+    /// As it comes over the wire.
     pub max_frame: usize,
     /// Frames of one message, the first included.
     pub max_fragments: u32,
@@ -97,6 +103,37 @@ impl From<InvalidUtf8> for Violation {
     }
 }
 
+impl From<InflateError> for Violation {
+    fn from(error: InflateError) -> Self {
+        match error {
+            InflateError::Invalid => Self { code: close::INVALID_PAYLOAD, reason: "compressed data is invalid" },
+            InflateError::TooBig => Self { code: close::MESSAGE_TOO_BIG, reason: "message too big" },
+        }
+    }
+}
+
+/// Compressed messages that were received: how many, and the bytes of their payloads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inflated {
+    pub messages: u64,
+    /// As they came.
+    pub wire: u64,
+    /// What came of them.
+    pub bytes: u64,
+}
+
+/// permessage-deflate, where it was agreed on.
+#[derive(Debug)]
+struct Inflation {
+    /// The peer's messages may refer to earlier ones.
+    takeover: bool,
+    /// Without takeover only while a message is open.
+    inflater: Option<Box<Inflater>>,
+    /// Bytes of the open message that have come.
+    wire: u64,
+    done: Inflated,
+}
+
 /// Bytes in, messages out; one direction of one connection.
 #[derive(Debug)]
 pub struct Decoder {
@@ -115,6 +152,7 @@ pub struct Decoder {
     utf8: Utf8Stream,
     /// Payload of a control frame that arrives in pieces.
     control: Vec<u8>,
+    inflation: Option<Box<Inflation>>,
 }
 
 /// The frame whose payload is being read.
@@ -132,6 +170,7 @@ struct Frame {
 #[derive(Clone, Copy, Debug)]
 struct Message {
     binary: bool,
+    compressed: bool,
     frames: u32,
 }
 
@@ -149,7 +188,27 @@ impl Decoder {
             held: 0,
             utf8: Utf8Stream::default(),
             control: Vec::new(),
+            inflation: None,
         }
+    }
+
+    /// permessage-deflate was agreed on (RFC 7692 section 6). `takeover`: the peer's messages may refer to
+    /// earlier ones; then the decoder has to be kept for the connection's life.
+    #[must_use]
+    pub fn with_inflation(mut self, takeover: bool) -> Self {
+        self.inflation = Some(Box::new(Inflation { takeover, inflater: None, wire: 0, done: Inflated::default() }));
+        self
+    }
+
+    /// What was inflated since the last call.
+    pub fn take_inflated(&mut self) -> Inflated {
+        self.inflation.as_mut().map_or_else(Inflated::default, |inflation| std::mem::take(&mut inflation.done))
+    }
+
+    /// Later messages may refer to what this decoder has seen.
+    #[must_use]
+    pub fn keeps_context(&self) -> bool {
+        self.inflation.as_ref().is_some_and(|inflation| inflation.takeover && inflation.inflater.is_some())
     }
 
     /// Reads from `input` (which it may unmask in place) until it has an item or `input` is used up.
@@ -183,10 +242,13 @@ impl Decoder {
     }
 
     /// Memory held for an unfinished message now, in bytes: what arrived and what is kept ready for
-    /// the next bytes (64 KiB or a quarter of the message at most).
+    /// the next bytes (64 KiB or a quarter of the message at most; half of it where it is inflated), and what
+    /// inflates it, unless that is kept from message to message.
     #[must_use]
     pub fn buffered(&self) -> usize {
-        self.buffer.capacity() + self.control.capacity()
+        let lent = |inflation: &Inflation| !inflation.takeover && inflation.inflater.is_some();
+        let inflater = if self.inflation.as_deref().is_some_and(lent) { INFLATER_SIZE } else { 0 };
+        self.buffer.capacity() + self.control.capacity() + inflater
     }
 
     /// At a frame boundary with no message open: nothing would be lost by parking the connection.
@@ -200,7 +262,7 @@ impl Decoder {
     /// into it call [`Decoder::filled`].
     pub fn payload_room(&mut self, least: usize) -> Option<&mut [u8]> {
         let frame = self.frame.filter(|frame| !frame.opcode.is_control())?;
-        if frame.remaining == 0 || frame.remaining < least {
+        if frame.remaining == 0 || frame.remaining < least || self.message.is_some_and(|it| it.compressed) {
             return None;
         }
         // Growing only when little is left keeps short reads from reallocating each time.
@@ -271,11 +333,15 @@ impl Decoder {
 
     fn check_first_byte(&self) -> Result<(), Violation> {
         let first = self.header[0];
-        for (bit, reason) in [(0x40, "reserved bit 1 set"), (0x20, "reserved bit 2 set"), (0x10, "reserved bit 3 set")]
+        for (bit, reason) in [(RSV1, "reserved bit 1 set"), (0x20, "reserved bit 2 set"), (0x10, "reserved bit 3 set")]
         {
-            if first & bit != 0 {
+            if first & bit != 0 && (bit != RSV1 || self.inflation.is_none()) {
                 return Err(Violation::protocol(reason));
             }
+        }
+        // RFC 7692 section 6.1: of data messages, and of their first frame alone.
+        if first & RSV1 != 0 && !matches!(first & 0x0F, 0x1 | 0x2) {
+            return Err(Violation::protocol("reserved bit 1 set on a frame that starts no message"));
         }
         let opcode = Opcode::from_bits(first & 0x0F).ok_or(Violation::protocol("reserved opcode"))?;
         match opcode {
@@ -339,7 +405,8 @@ impl Decoder {
             if remaining > self.limits.max_frame {
                 return Err(too_big("frame too big"));
             }
-            if remaining > self.limits.max_message.saturating_sub(self.held) {
+            let compressed = self.message.map_or(self.header[0] & RSV1 != 0, |message| message.compressed);
+            if !compressed && remaining > self.limits.max_message.saturating_sub(self.held) {
                 return Err(too_big("message too big"));
             }
             match &mut self.message {
@@ -349,7 +416,10 @@ impl Decoder {
                         return Err(Violation { code: close::POLICY_VIOLATION, reason: "too many fragments" });
                     }
                 }
-                None => self.message = Some(Message { binary: opcode == Opcode::Binary, frames: 1 }),
+                None => {
+                    let binary = opcode == Opcode::Binary;
+                    self.message = Some(Message { binary, compressed, frames: 1 });
+                }
             }
         }
         let fin = self.header[0] & FIN != 0;
@@ -375,6 +445,9 @@ impl Decoder {
     /// `piece` is the next part of a data frame's payload.
     fn push_data(&mut self, frame: Frame, piece: &[u8]) -> Result<Option<Item>, Violation> {
         let Some(message) = self.message else { return Ok(None) };
+        if message.compressed {
+            return self.push_compressed(frame, piece);
+        }
         if !message.binary {
             self.utf8.push(piece)?;
         }
@@ -394,6 +467,33 @@ impl Decoder {
             self.buffer.extend_from_slice(piece);
             self.held = self.buffer.len();
         }
+        self.end_data(frame)
+    }
+
+    /// `piece` is the next part of a compressed message.
+    fn push_compressed(&mut self, frame: Frame, piece: &[u8]) -> Result<Option<Item>, Violation> {
+        let (Some(message), Some(inflation)) = (self.message, &mut self.inflation) else { return Ok(None) };
+        inflation.wire += piece.len() as u64;
+        let inflater = inflation.inflater.get_or_insert_with(deflate::take_inflater);
+        let mut output = Output { buffer: &mut self.buffer, most: self.limits.max_message };
+        inflater.push(piece, &mut output)?;
+        let ends = frame.fin && frame.remaining == 0;
+        // Who sends nothing at all for an empty message means no harm.
+        if ends && inflation.wire > 0 {
+            inflater.finish(inflation.takeover, &mut output)?;
+        }
+        if ends {
+            inflation.done.messages += 1;
+            inflation.done.wire += std::mem::take(&mut inflation.wire);
+            inflation.done.bytes += self.buffer.len() as u64;
+            if !inflation.takeover {
+                inflation.inflater.take().into_iter().for_each(deflate::put_inflater);
+            }
+        }
+        if !message.binary {
+            self.utf8.push(&self.buffer[self.held..])?;
+        }
+        self.held = self.buffer.len();
         self.end_data(frame)
     }
 

@@ -8,6 +8,7 @@
 pub mod backoff;
 pub mod client;
 pub mod close;
+pub mod deflate;
 pub mod frame;
 pub mod heartbeat;
 pub mod outbox;

@@ -504,3 +504,158 @@ proptest! {
         prop_assert_eq!(masked, data);
     }
 }
+
+mod inflating {
+    use super::*;
+    use crate::deflate::{Deflater, INFLATER_SIZE};
+
+    /// The frames of a compressed message, each with so much of its payload.
+    fn compressed(opcode: Opcode, wire: &[u8], step: usize, mask: Option<[u8; 4]>) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        let count = wire.len().div_ceil(step).max(1);
+        for index in 0..count {
+            let piece = &wire[(index * step).min(wire.len())..((index + 1) * step).min(wire.len())];
+            let opcode = if index == 0 { opcode } else { Opcode::Continuation };
+            put_header(&mut out, index + 1 == count, index == 0, opcode, piece.len(), mask);
+            let start = out.len();
+            out.extend_from_slice(piece);
+            if let Some(key) = mask {
+                apply_mask(&mut out[start..], key, 0);
+            }
+        }
+        out.to_vec()
+    }
+
+    fn deflate(deflater: &mut Deflater, payload: &[u8]) -> Vec<u8> {
+        let mut wire = Vec::new();
+        deflater.compress(&[payload], &mut wire);
+        wire
+    }
+
+    fn decoder(role: Role, limits: FrameLimits, takeover: bool) -> Decoder {
+        Decoder::new(role, limits).with_inflation(takeover)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn messages_of_every_kind_survive_under_any_chunking(
+            messages in prop::collection::vec(("[a-d\u{e9}\u{20ac}]{0,600}", any::<bool>(), any::<bool>(), 1usize..400), 1..6),
+            sizes in prop::collection::vec(1usize..900, 1..6),
+            takeover in any::<bool>(),
+            as_server in any::<bool>(),
+            level in 1u8..=9,
+            window_bits in 9u8..=15,
+        ) {
+            let (role, mask) = if as_server { (Role::Server, Some(KEY)) } else { (Role::Client, None) };
+            let mut deflater = Deflater::new(level, window_bits);
+            let (mut bytes, mut expected, mut totals) = (Vec::new(), Vec::new(), Inflated::default());
+            for (payload, binary, plain, step) in &messages {
+                let opcode = if *binary { Opcode::Binary } else { Opcode::Text };
+                if *plain {
+                    bytes.extend(frame(true, opcode, payload.as_bytes(), mask));
+                } else {
+                    let wire = deflate(&mut deflater, payload.as_bytes());
+                    totals.messages += 1;
+                    totals.wire += wire.len() as u64;
+                    totals.bytes += payload.len() as u64;
+                    bytes.extend(compressed(opcode, &wire, *step, mask));
+                    if !takeover {
+                        deflater.reset();
+                    }
+                }
+                expected.push(Item::Message { data: Bytes::copy_from_slice(payload.as_bytes()), binary: *binary });
+                bytes.extend(frame(true, Opcode::Ping, b"beat", mask));
+                expected.push(Item::Ping(Bytes::from_static(b"beat")));
+            }
+            let mut decoder = decoder(role, WIDE, takeover);
+            prop_assert_eq!(decode_pieces(&mut decoder, &bytes, &sizes), (expected, None));
+            prop_assert_eq!(decoder.take_inflated(), totals);
+            prop_assert_eq!(decoder.take_inflated(), Inflated::default());
+            prop_assert!(decoder.is_idle());
+            prop_assert_eq!(decoder.buffered(), 0);
+            prop_assert_eq!(decoder.keeps_context(), takeover && totals.messages > 0);
+        }
+    }
+
+    #[test]
+    fn the_bit_is_for_the_first_frame_of_a_message() {
+        let wire = deflate(&mut Deflater::new(6, 15), b"Hello");
+        for (bytes, reason) in [
+            (vec![0x80 | RSV1, 0], "reserved bit 1 set on a frame that starts no message"),
+            (vec![0x89 | RSV1, 0], "reserved bit 1 set on a frame that starts no message"),
+            (vec![0x88 | RSV1, 0], "reserved bit 1 set on a frame that starts no message"),
+            (vec![0x83 | RSV1, 0], "reserved bit 1 set on a frame that starts no message"),
+            (vec![0x82 | 0x20, 0], "reserved bit 2 set"),
+            (
+                [compressed(Opcode::Text, &wire, 100, None), vec![RSV1, 0]].concat(),
+                "reserved bit 1 set on a frame that starts no message",
+            ),
+        ] {
+            for size in [1, 100] {
+                let (_, violation) = decode_pieces(&mut decoder(Role::Client, WIDE, false), &bytes, &[size]);
+                assert_eq!(violation, Some(Violation { code: 1002, reason }), "{bytes:x?}");
+            }
+        }
+        assert_eq!(violation(Role::Client, &compressed(Opcode::Text, &wire, 100, None)), (1002, "reserved bit 1 set"));
+    }
+
+    #[test]
+    fn the_bound_of_a_frame_is_about_the_wire_and_that_of_a_message_about_what_comes_of_it() {
+        let wire = deflate(&mut Deflater::new(6, 15), &[7; 300]);
+        assert!(wire.len() < 20);
+        let bytes = compressed(Opcode::Binary, &wire, 5, None);
+        let (items, violation) = decode_pieces(&mut decoder(Role::Client, LIMITS, false), &bytes, &[3]);
+        assert_eq!((items, violation), (vec![binary(&[7; 300])], None));
+        for takeover in [false, true] {
+            let wire = deflate(&mut Deflater::new(6, 15), &[7; 301]);
+            let bytes = compressed(Opcode::Binary, &wire, 5, None);
+            let (items, violation) = decode_pieces(&mut decoder(Role::Client, LIMITS, takeover), &bytes, &[3]);
+            assert_eq!((items, violation.unwrap().code), (vec![], 1009));
+        }
+        // 201 bytes that come to nothing but are too many for a frame.
+        let empty_blocks = [0x00, 0x00, 0x00, 0xFF, 0xFF].repeat(41);
+        let bytes = compressed(Opcode::Binary, &empty_blocks[..201], 1000, None);
+        let (_, violation) = decode_pieces(&mut decoder(Role::Client, LIMITS, false), &bytes, &[100]);
+        assert_eq!(violation, Some(Violation { code: 1009, reason: "frame too big" }));
+    }
+
+    #[test]
+    fn text_is_checked_as_it_is_inflated() {
+        let wire = deflate(&mut Deflater::new(6, 15), b"good\xFFbad");
+        let whole = [&wire[..], &[0, 0, 0xFF, 0xFF]].concat();
+        // The message has not ended.
+        let mut bytes = BytesMut::new();
+        put_header(&mut bytes, false, true, Opcode::Text, whole.len(), None);
+        bytes.extend_from_slice(&whole);
+        let (_, violation) = decode_pieces(&mut decoder(Role::Client, WIDE, false), &bytes, &[100]);
+        assert_eq!(violation, Some(Violation { code: 1007, reason: "text is not UTF-8" }));
+    }
+
+    #[test]
+    fn what_inflates_an_open_message_is_held_for_it() {
+        let wire = deflate(&mut Deflater::new(6, 15), &b"0123456789".repeat(2));
+        let bytes = compressed(Opcode::Binary, &wire, 100, None);
+        let mut lent = decoder(Role::Client, WIDE, false);
+        assert_eq!(lent.buffered(), 0);
+        decode_pieces(&mut lent, &bytes[..bytes.len() - 1], &[100]);
+        assert!(lent.buffered() >= INFLATER_SIZE);
+        assert!(lent.payload_room(1).is_none(), "it is not read straight into its message");
+        decode_pieces(&mut lent, &bytes[bytes.len() - 1..], &[100]);
+        assert_eq!(lent.buffered(), 0);
+        let mut own = decoder(Role::Client, WIDE, true);
+        decode_pieces(&mut own, &bytes[..bytes.len() - 1], &[100]);
+        assert!(own.buffered() < INFLATER_SIZE, "charged to the connection once");
+    }
+
+    #[test]
+    fn an_empty_message_may_be_nothing_at_all() {
+        for takeover in [false, true] {
+            let hello = deflate(&mut Deflater::new(6, 15), b"Hello");
+            let bytes = [compressed(Opcode::Text, &[], 9, None), compressed(Opcode::Text, &hello, 9, None)].concat();
+            let mut decoder = decoder(Role::Client, WIDE, takeover);
+            assert_eq!(decode_pieces(&mut decoder, &bytes, &[1]), (vec![text(""), text("Hello")], None));
+        }
+    }
+}
