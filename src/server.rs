@@ -826,13 +826,18 @@ fn answer(decision: &Zval, request: &RequestHead, refused: u16) -> PhpResult<Han
                 }
                 None => return wrong("string"),
             },
+            // True is the server's own choice: there may be nothing to agree on.
+            Some(b"compression") => match value.bool() {
+                Some(compression) => answer.uncompressed = !compression,
+                None => return wrong("bool"),
+            },
             _ => {
                 let name = key.zend_str().map_or_else(
                     || key.long().unwrap_or_default().to_string(),
                     |key| String::from_utf8_lossy(key.as_bytes()).into_owned(),
                 );
                 return Err(crate::exceptions::value_error(format!(
-                    "onHandshake returned the unknown key '{name}'; known are status, headers, body, protocol"
+                    "onHandshake returned the unknown key '{name}'; known are status, headers, body, protocol, compression"
                 )));
             }
         }

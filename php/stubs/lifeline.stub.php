@@ -11,13 +11,16 @@
  *
  * @phpstan-type Stats array<string, int|float|bool|string|null|array<string, mixed>>
  * @phpstan-type Headers array<string, string|list<string>>
- * @phpstan-type HandshakeAnswer array{status?: int<100, 599>, headers?: Headers, body?: string, protocol?: string}
+ * @phpstan-type HandshakeAnswer array{status?: int<100, 599>, headers?: Headers, body?: string, protocol?: string, compression?: bool}
  * @phpstan-type Heartbeat array{
  *   interval?: int|float, timeout?: int|float, missedLimit?: int<1, 1000>,
  *   mode?: 'auto'|'fixed'|'keepalive'|'passive'|'off',
  *   adaptive?: array{int|float, int|float, int|float}|array{min: int|float, max: int|float, step: int|float}|null,
  *   message?: string|null, reply?: string|null, accept?: array<array-key, string>,
  *   preset?: 'nginx'|'aws-elb'|'haproxy'|'cloudflare'|'grpc'|'mobile'|null,
+ * }
+ * @phpstan-type Compression bool|array{
+ *   level?: int<1, 9>, contextTakeover?: bool, windowBits?: int<9, 15>, threshold?: int<0, max>,
  * }
  * @phpstan-type Logger object|callable(string $level, string $message, array<string, string> $context): mixed
  * @phpstan-type LogLevel 'debug'|'info'|'notice'|'warning'|'error'|'critical'|'alert'|'emergency'
@@ -631,6 +634,7 @@ interface WsClientInterface
  *   resume?: array{ttl?: int|float, count?: positive-int, bytes?: positive-int}, dedupe?: array{ttl?: int|float},
  *   store?: 'memory'|non-empty-string,
  *   send?: array{limit?: positive-int, policy?: 'close'|'dropOldest'|'dropNewest'},
+ *   compression?: Compression,
  *   origins?: 'same-host'|'any'|non-empty-list<string>,
  *   protocols?: list<string>, path?: string|null, healthPath?: string|null, static?: non-empty-string|bool|null,
  *   trustedProxies?: list<string>, proxyProtocol?: bool,
@@ -643,6 +647,7 @@ interface WsClientInterface
  *   ioThreads?: int<1, 64>|null, reusePort?: bool, backlog?: int<1, 65535>,
  * }
  * @phpstan-import-type Heartbeat from WsServerInterface
+ * @phpstan-import-type Compression from WsServerInterface
  * @phpstan-import-type Logger from WsServerInterface
  * @phpstan-import-type LogLevel from WsServerInterface
  */
@@ -1046,6 +1051,7 @@ final class WsRequest
  * A client whose connection comes back by itself.
  *
  * @phpstan-type ClientOptions array{
+ *   compression?: Compression,
  *   heartbeat?: Heartbeat,
  *   reconnect?: array{
  *     base?: int|float, max?: int|float, factor?: int|float, floor?: int|float,
@@ -1067,6 +1073,7 @@ final class WsRequest
  *   tls?: array{ca?: string|null, verify?: bool, cert?: string|null, key?: string|null}|null,
  *   logger?: Logger|null, logLevel?: LogLevel,
  * }
+ * @phpstan-import-type Compression from WsServerInterface
  * @phpstan-import-type Heartbeat from WsServerInterface
  * @phpstan-import-type Logger from WsServerInterface
  * @phpstan-import-type LogLevel from WsServerInterface

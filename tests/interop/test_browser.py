@@ -62,12 +62,27 @@ class Browser(InteropCase):
     async def test_conversation(self):
         server, url = await self.server({"protocols": ["v1.chat"], "heartbeat": {"interval": 0.3, "timeout": 3}, "origins": "any"})
         seen = await self.visit(url)
-        self.assertEqual((seen["protocol"], seen["echoed"]), ("v1.chat", 5))
+        self.assertEqual((seen["protocol"], seen["extensions"], seen["echoed"]), ("v1.chat", "", 6))
         self.assertGreater(seen["rtt"], 0)
         self.assertEqual((seen["code"], seen["reason"], seen["wasClean"]), (4010, "enough", True))
         self.assertEqual((await server.expect("open"))["origin"], self.origin)
         event = await server.expect("close")
         self.assertEqual((event["code"], event["clean"]), (4010, True))
+
+    async def test_conversation_compressed(self):
+        for takeover in (False, True):
+            options = {"protocols": ["v1.chat"], "origins": "any", "compression": {"contextTakeover": takeover}}
+            server, url = await self.server({**options, "heartbeat": {"interval": 0.3, "timeout": 3}})
+            seen = await self.visit(url)
+            self.assertEqual((seen["protocol"], seen["echoed"]), ("v1.chat", 6))
+            # Chromium names the parameters, too.
+            self.assertTrue(seen["extensions"].startswith("permessage-deflate"), seen)
+            self.assertEqual("server_no_context_takeover" in seen["extensions"], not takeover, seen)
+            self.assertEqual((seen["code"], seen["reason"], seen["wasClean"]), (4010, "enough", True))
+            await server.tell("stats")
+            stats = (await server.expect("stats"))["stats"]["compression"]
+            self.assertGreaterEqual(stats["messages"]["in"], 2)
+            self.assertLess(stats["ratio"]["in"], 0.1)
 
     async def test_page_of_another_host_is_refused(self):
         server, url = await self.server({"protocols": ["v1.chat"], "origins": ["https://app.example"]})

@@ -241,7 +241,8 @@ fn put_metrics(out: &mut String, prefix: &str, stats: &Stats) {
             Stat::Flag(value) => u8::from(*value).to_string(),
             Stat::Text(_) | Stat::None => continue,
         };
-        let kind = if COUNTERS.contains(&&**key) { "counter" } else { "gauge" };
+        // A ratio has an `in` and an `out` as well.
+        let kind = if matches!(stat, Stat::Int(_)) && COUNTERS.contains(&&**key) { "counter" } else { "gauge" };
         // Writing to a String cannot fail.
         let _ = writeln!(out, "# TYPE {name} {kind}\n{name} {value}");
     }
@@ -295,6 +296,7 @@ mod tests {
                         ("by.name".into(), Stat::Tree(Stats(vec![("a<b".into(), Stat::Flag(true))]))),
                     ])),
                 ),
+                ("ratio".into(), Stat::Tree(Stats(vec![("in".into(), Stat::Float(0.25)), ("out".into(), Stat::None)]))),
                 ("note".into(), Stat::Text("<b>&".into())),
                 ("nothing".into(), Stat::None),
             ])
@@ -365,7 +367,8 @@ mod tests {
              # TYPE lifeline_uptime gauge\nlifeline_uptime 1.5\n\
              # TYPE lifeline_connections_open gauge\nlifeline_connections_open 2\n\
              # TYPE lifeline_connections_failed_handshakes counter\nlifeline_connections_failed_handshakes 3\n\
-             # TYPE lifeline_connections_by_name_a_b gauge\nlifeline_connections_by_name_a_b 1\n"
+             # TYPE lifeline_connections_by_name_a_b gauge\nlifeline_connections_by_name_a_b 1\n\
+             # TYPE lifeline_ratio_in gauge\nlifeline_ratio_in 0.25\n"
         );
     }
 

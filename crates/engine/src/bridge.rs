@@ -518,6 +518,8 @@ pub struct HandshakeAnswer {
     pub body: Bytes,
     /// Subprotocol chosen by the application, in place of the engine's own choice.
     pub protocol: Option<String>,
+    /// permessage-deflate is declined for this connection.
+    pub uncompressed: bool,
 }
 
 /// The engine's answer to a [`Command`].

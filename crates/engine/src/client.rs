@@ -40,6 +40,7 @@ use crate::config::{ClientConfig, ClientUrl, ListenAddress, SendConfig, SlowCons
 use crate::connection::Connection;
 use crate::context::{Context, End, Owner, Upshot};
 use crate::core::{Core, Endpoint};
+use crate::deflate;
 use crate::dial::{ClientTlsConfig, DialError, DialRequest, Dialed, ProxyRules, check_headers, dial};
 use crate::outlet::{Ending, Item, Outlet};
 use crate::shard::Shard;
@@ -100,6 +101,7 @@ struct Counters {
     bytes_out: AtomicU64,
     beats: AtomicU64,
     overflows: AtomicU64,
+    deflate: deflate::Counters,
 }
 
 #[derive(Debug)]
@@ -190,6 +192,7 @@ impl Client {
             idle_timeout: None,
             // The outbox is the limit.
             send: SendConfig { limit: usize::MAX, policy: SlowConsumer::Close },
+            compression: config.compression,
             log_level: config.log_level,
             events: core.events.clone(),
             memory: core.memory.clone(),
@@ -746,6 +749,7 @@ impl Client {
             attempt_headers: &attempt_headers,
             tls: self.tls.as_ref(),
             proxy: &self.proxy,
+            compression: self.config.compression.as_ref(),
             timeout: self.config.connect_timeout,
             max_header_bytes: self.config.limits.max_header_bytes,
         })
@@ -807,7 +811,8 @@ impl Client {
         let Some(core) = self.core.upgrade() else { return };
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
         self.shard.population.fetch_add(1, Ordering::Relaxed);
-        let outlet = Arc::new(Outlet::new(core.next_connection_id(), self.shard.clone(), self.context.clone(), 0));
+        let outlet = Outlet::new(core.next_connection_id(), self.shard.clone(), self.context.clone(), 0);
+        let outlet = Arc::new(outlet.with_compression(dialed.compression));
         core.add_connection(&outlet);
         let info = OpenInfo {
             remote: dialed.remote.clone(),
@@ -825,6 +830,17 @@ impl Client {
     fn spawn(self: &Arc<Self>, dialed: Dialed, outlet: Arc<Outlet>, info: Option<OpenInfo>) -> JoinHandle<()> {
         let owner: Arc<dyn Owner> = self.clone();
         tokio::spawn(Connection::open(dialed.stream, dialed.leftover, outlet, owner, info))
+    }
+
+    fn compression_stats(&self, outlet: Option<&Outlet>) -> Stats {
+        let sum = deflate::Counters::default();
+        sum.absorb(&self.counters.deflate);
+        let open = outlet.and_then(Outlet::compression);
+        if let Some(open) = open {
+            sum.absorb(&open.counters);
+        }
+        let agreed = open.map_or(Stat::None, |open| Stat::Text(open.agreement().response()));
+        sum.stats(vec![("agreed".into(), agreed)])
     }
 
     pub fn stats(&self) -> Stats {
@@ -870,6 +886,7 @@ impl Client {
                     ("inboundWaiting".into(), int(outlet.map_or(0, |outlet| outlet.inbound.load(Ordering::Relaxed)))),
                 ])),
             ),
+            ("compression".into(), Stat::Tree(self.compression_stats(outlet))),
             (
                 "outbox".into(),
                 Stat::Tree(Stats(vec![
@@ -969,6 +986,9 @@ impl Owner for Client {
             (&self.counters.beats, &of.beats),
         ] {
             sum.fetch_add(part.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        if let Some(compression) = outlet.compression() {
+            self.counters.deflate.absorb(&compression.counters);
         }
     }
 

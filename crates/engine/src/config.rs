@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lifeline_proto::backoff::BackoffConfig;
+pub use lifeline_proto::deflate::DeflateConfig;
 use lifeline_proto::heartbeat::HeartbeatConfig;
 use lifeline_proto::outbox::OutboxConfig;
 use lifeline_proto::v1::wire::PROTOCOL;
@@ -39,6 +40,8 @@ pub struct ServerConfig {
     pub limits: Limits,
     pub server_limits: ServerLimits,
     pub send: SendConfig,
+    /// permessage-deflate; `None`: it is declined.
+    pub compression: Option<DeflateConfig>,
     pub origins: Origins,
     /// Subprotocols in order of preference.
     pub protocols: Vec<String>,
@@ -86,6 +89,7 @@ impl Default for ServerConfig {
             limits: Limits { memory: 1024 * MIB, ..Limits::default() },
             server_limits: ServerLimits::default(),
             send: SendConfig::default(),
+            compression: None,
             origins: Origins::SameHost,
             protocols: Vec::new(),
             path: None,
@@ -317,6 +321,8 @@ pub struct ClientConfig {
     pub outbox: OutboxConfig,
     /// Where the outbox is; `None`: in memory.
     pub storage: Option<Storage>,
+    /// permessage-deflate; `None`: it is not offered.
+    pub compression: Option<DeflateConfig>,
     pub limits: Limits,
     pub tls: ClientTls,
     pub log_level: LogLevel,
@@ -338,6 +344,7 @@ impl Default for ClientConfig {
             protocols: vec![PROTOCOL.to_owned()],
             outbox: OutboxConfig::default(),
             storage: None,
+            compression: None,
             limits: Limits::default(),
             tls: ClientTls::default(),
             log_level: LogLevel::Warning,

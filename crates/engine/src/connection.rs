@@ -172,10 +172,6 @@ impl Connection {
         let now = clock::now();
         let mut again = false;
 
-        if let Some(mut early) = self.early.take() {
-            self.last_received = now;
-            self.take_input(now, &mut early);
-        }
         if !matches!(self.phase, Phase::Done) {
             again |= self.read(now, task);
         }
@@ -223,6 +219,15 @@ impl Connection {
         for _ in 0..TURNS {
             if !self.may_read(now) {
                 return false;
+            }
+            if let Some(mut early) = self.early.take() {
+                self.last_received = now;
+                self.take_input(now, &mut early);
+                self.charge_partial();
+                if matches!(self.phase, Phase::Done) {
+                    return false;
+                }
+                continue;
             }
             let room = if matches!(self.phase, Phase::Lingering { .. }) {
                 None
@@ -343,7 +348,8 @@ impl Connection {
     }
 
     fn charge_partial(&mut self) {
-        let partial = self.decoder.as_ref().map_or(0, |decoder| decoder.buffered());
+        let unread = self.early.as_ref().map_or(0, |early| early.len());
+        let partial = unread + self.decoder.as_ref().map_or(0, |decoder| decoder.buffered());
         let memory = &self.outlet.context.memory;
         if partial > self.partial {
             memory.charge(partial - self.partial);
@@ -363,7 +369,10 @@ impl Connection {
                 max_frame: bound(context.limits.max_frame),
                 max_fragments: context.limits.max_fragments,
             };
-            let decoder = Decoder::new(context.role, limits);
+            let mut decoder = Decoder::new(context.role, limits);
+            if let Some(compression) = self.outlet.compression() {
+                decoder = decoder.with_inflation(compression.inflates_with_context());
+            }
             match SPARE.take() {
                 Some(mut spare) => {
                     *spare = decoder;
@@ -374,9 +383,12 @@ impl Connection {
         })
     }
 
-    /// Between messages a decoder knows nothing: the next connection may have its room.
+    /// Between messages a decoder knows nothing, unless the peer refers to what it has sent: the next connection
+    /// may have its room.
     fn put_decoder_away(&mut self) {
-        if let Some(decoder) = self.decoder.take_if(|decoder| decoder.is_idle() && decoder.buffered() == 0) {
+        let is_free =
+            |decoder: &mut Box<Decoder>| decoder.is_idle() && decoder.buffered() == 0 && !decoder.keeps_context();
+        if let Some(decoder) = self.decoder.take_if(is_free) {
             SPARE.set(Some(decoder));
         }
     }
@@ -388,6 +400,9 @@ impl Connection {
                     input = &mut input[count..];
                     if let Some(item) = item {
                         self.receive(now, item);
+                        if self.outlet.compression().is_some() && self.rests_inflated(now, input) {
+                            return;
+                        }
                     }
                 }
                 Err(violation) => return self.fail(now, &violation),
@@ -398,6 +413,20 @@ impl Connection {
         {
             *quiet = false;
         }
+    }
+
+    /// A little that was read may become a lot: what is left of it waits where reads have to rest.
+    fn rests_inflated(&mut self, now: Time, input: &[u8]) -> bool {
+        let inflated = self.decoder().take_inflated();
+        if let Some(compression) = self.outlet.compression() {
+            compression.count_in(inflated);
+        }
+        let rests =
+            !input.is_empty() && matches!(self.phase, Phase::Open | Phase::Closing { .. }) && !self.may_read(now);
+        if rests {
+            self.early = Some(Box::new(input.into()));
+        }
+        rests
     }
 
     fn receive(&mut self, now: Time, item: Received) {
@@ -437,7 +466,8 @@ impl Connection {
         self.heartbeat.handle_traffic();
         outlet.trace(|| format!("received {} of {} bytes", if binary { "binary" } else { "text" }, data.len()));
         let size = data.len();
-        self.long = size >= DIRECT + HEAD;
+        // What is inflated is not read straight into its message.
+        self.long = size >= DIRECT + HEAD && self.outlet.compression().is_none();
         let waiting = outlet.add_inbound(size + MESSAGE_COST);
         emit(outlet, Event::Message { endpoint: outlet.endpoint(), conn: outlet.id, data, binary, info: None });
         self.rest_when_full(waiting);
@@ -458,7 +488,8 @@ impl Connection {
             return;
         }
         let size = data.len();
-        self.long = size >= DIRECT + HEAD;
+        // What is inflated is not read straight into its message.
+        self.long = size >= DIRECT + HEAD && self.outlet.compression().is_none();
         self.outlet.trace(|| format!("received {} of {size} bytes", if binary { "binary" } else { "text" }));
         match self.owner.handle_message(&self.outlet, now, data, binary) {
             Upshot::Nothing => {}

@@ -7,7 +7,7 @@ use lifeline_proto::Time;
 use lifeline_proto::heartbeat::HeartbeatConfig;
 
 use crate::bridge::{EndpointId, Event, LogLevel, LogRecord};
-use crate::config::{Beats, Limits, SendConfig, ServerLimits};
+use crate::config::{Beats, DeflateConfig, Limits, SendConfig, ServerLimits};
 use crate::events::EventQueue;
 use crate::memory::Memory;
 use crate::outlet::Outlet;
@@ -68,6 +68,8 @@ pub struct Context {
     pub server_limits: Option<ServerLimits>,
     pub idle_timeout: Option<std::time::Duration>,
     pub send: SendConfig,
+    /// How messages are compressed on connections that have agreed on it.
+    pub compression: Option<DeflateConfig>,
     pub log_level: LogLevel,
     pub events: Arc<EventQueue>,
     pub memory: Arc<Memory>,

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
+use lifeline_proto::deflate::{Agreement, negotiate};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -26,9 +27,9 @@ pub use self::tls::ClientTlsConfig;
 
 use self::happy_eyeballs::{Attempts, interleave, race};
 use self::proxy::{ProxyAddress, authority, base64};
-use self::response::{HeadError, ResponseHead};
+use self::response::{Agreed, HeadError, ResponseHead};
 use crate::bridge::{Failure, FailureKind};
-use crate::config::{ClientUrl, ListenAddress};
+use crate::config::{ClientUrl, DeflateConfig, ListenAddress};
 use crate::stream::Stream;
 
 /// What one attempt needs to know.
@@ -44,6 +45,8 @@ pub struct DialRequest<'a> {
     /// Needed for `wss://` only.
     pub tls: Option<&'a ClientTlsConfig>,
     pub proxy: &'a ProxyRules,
+    /// permessage-deflate to offer.
+    pub compression: Option<&'a DeflateConfig>,
     /// For all of it, from the name to the last header.
     pub timeout: Duration,
     pub max_header_bytes: usize,
@@ -57,6 +60,8 @@ pub struct Dialed {
     pub leftover: BytesMut,
     /// The subprotocol agreed on; empty when none.
     pub protocol: String,
+    /// What was agreed on of permessage-deflate.
+    pub compression: Option<Agreement>,
     /// `Lifeline-Spread` of the response, at most 60 s.
     pub spread: Option<Duration>,
     /// The peer's address, `unix:`, or behind a proxy `host:port` as asked of the proxy.
@@ -139,10 +144,11 @@ where
         }
         ListenAddress::Tcp { host, port, tls } => attempt.tcp(host, *port, *tls, &resolve).await?,
     };
-    attempt.upgrade(&mut stream, &key, &head).await.map(|(response, leftover, protocol)| Dialed {
+    attempt.upgrade(&mut stream, &key, &head).await.map(|(response, leftover, (protocol, compression))| Dialed {
         stream,
         leftover,
         protocol,
+        compression,
         spread: response.spread(),
         remote,
         headers: response.headers,
@@ -255,7 +261,7 @@ impl Attempt<'_> {
         stream: &mut Stream,
         key: &str,
         head: &[u8],
-    ) -> Result<(ResponseHead, BytesMut, String), DialError> {
+    ) -> Result<(ResponseHead, BytesMut, Agreed), DialError> {
         let place = self.place();
         let mut buffer = BytesMut::new();
         let what = || format!("waiting for the handshake answer of {place}");
@@ -285,8 +291,8 @@ impl Attempt<'_> {
                 terminal: false,
             });
         }
-        match response.verify(key, self.request.protocols) {
-            Ok(protocol) => Ok((response, buffer, protocol)),
+        match response.verify(key, self.request.protocols, self.request.compression) {
+            Ok(agreed) => Ok((response, buffer, agreed)),
             // No refusal: a status that the policy could look up would mislead.
             Err(why) => Err(DialError::new(
                 FailureKind::Protocol,
@@ -373,6 +379,9 @@ impl Attempt<'_> {
         add("Sec-WebSocket-Version", "13");
         if !request.protocols.is_empty() {
             add("Sec-WebSocket-Protocol", &request.protocols.join(", "));
+        }
+        if let Some(compression) = request.compression {
+            add("Sec-WebSocket-Extensions", &negotiate::offer(compression));
         }
         if let Some(credentials) = &request.url.credentials
             && !given("Authorization")

@@ -14,6 +14,7 @@ pub mod config;
 mod connection;
 mod context;
 mod core;
+mod deflate;
 pub mod dial;
 mod events;
 mod files;

@@ -821,6 +821,13 @@ fn connection_stats(outlet: &Outlet) -> Stats {
         ("inboundBytes".into(), int(outlet.inbound.load(Ordering::Relaxed) as u64)),
         ("rtt".into(), outlet.round_trip().map_or(Stat::None, |rtt| Stat::Float(rtt.as_secs_f64()))),
         ("uptime".into(), Stat::Float((crate::clock::now() - outlet.opened).as_secs_f64())),
+        (
+            "compression".into(),
+            outlet.compression().map_or(Stat::None, |compression| {
+                let agreed = Stat::Text(compression.agreement().response());
+                Stat::Tree(compression.counters.stats(vec![("agreed".into(), agreed)]))
+            }),
+        ),
     ])
 }
 

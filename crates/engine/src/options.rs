@@ -19,8 +19,8 @@ use lifeline_proto::outbox::OverflowPolicy;
 use self::fields::Fields;
 use crate::bridge::LogLevel;
 use crate::config::{
-    Beats, ClientConfig, ClientTls, Durability, Limits, ListenAddress, Network, Origins, Proxy, RateAction, Reconnect,
-    ServerConfig, ServerTls, SlowConsumer, StaticFiles, Storage, WatchdogAction,
+    Beats, ClientConfig, ClientTls, DeflateConfig, Durability, Limits, ListenAddress, Network, Origins, Proxy,
+    RateAction, Reconnect, ServerConfig, ServerTls, SlowConsumer, StaticFiles, Storage, WatchdogAction,
 };
 
 pub use self::url::{client_url, listen_address};
@@ -173,6 +173,7 @@ pub const KEYS: &[Key] = &[
     server_only("limits.rateAction"),
     server_only("send.limit"),
     server_only("send.policy"),
+    both("compression"),
     server_only("ack"),
     server_only("redelivery.limit"),
     server_only("resume.ttl"),
@@ -266,6 +267,7 @@ pub fn server(listen: &Value, options: &Value) -> Result<ServerConfig, OptionErr
         limits,
         server_limits,
         send,
+        compression: read_compression(&fields)?,
         sessions,
         origins: read_origins(&fields)?,
         protocols: read_protocols(&fields)?,
@@ -394,6 +396,7 @@ pub fn client(urls: &Value, options: &Value) -> Result<ClientConfig, OptionError
         reconnect: read_reconnect(&fields)?,
         outbox,
         storage,
+        compression: read_compression(&fields)?,
         limits,
         tls: read_client_tls(&fields)?,
         log_level: read_log_level(&fields)?,
@@ -553,6 +556,41 @@ fn read_beats(fields: &Fields<'_>, max_message: usize) -> Result<Beats, OptionEr
         Some(other) => return Err(fields.wrong("heartbeat.accept", "array (['ping' => 'pong'])", other)),
     }
     Ok(beats)
+}
+
+/// `false`, `true`, or an array of what is to differ from the defaults.
+fn read_compression(fields: &Fields<'_>) -> Result<Option<DeflateConfig>, OptionError> {
+    const KEY: &str = "compression";
+    const NAMES: &str = "level, contextTakeover, windowBits, threshold";
+    let mut config = DeflateConfig::default();
+    let entries = match fields.take(KEY) {
+        None | Some(Value::Bool(false)) => return Ok(None),
+        Some(Value::Bool(true)) => return Ok(Some(config)),
+        Some(Value::List(list)) if list.is_empty() => return Ok(Some(config)),
+        Some(Value::Map(entries)) => entries,
+        Some(Value::List(_)) => {
+            let problem = format!("must be an array of names to values ({NAMES}), a list was given");
+            return Err(fields.refuse(KEY, &problem));
+        }
+        Some(other) => return Err(fields.wrong(KEY, &format!("bool or array ({NAMES})"), other)),
+    };
+    for (name, value) in entries {
+        let small = |key, range| fields.int(key, "int", &range, value);
+        match &name[..] {
+            b"level" => config.level = small("compression.level", 1..=9)? as u8,
+            b"windowBits" => config.window_bits = small("compression.windowBits", 9..=15)? as u8,
+            b"threshold" => config.threshold = small("compression.threshold", 0..=BIGGEST)? as usize,
+            b"contextTakeover" => match value {
+                Value::Bool(on) => config.context_takeover = *on,
+                other => return Err(fields.wrong("compression.contextTakeover", "bool", other)),
+            },
+            other => {
+                let name = String::from_utf8_lossy(other);
+                return Err(fields.unknown_in(KEY, &name, value, &NAMES.split(", ").collect::<Vec<_>>()));
+            }
+        }
+    }
+    Ok(Some(config))
 }
 
 fn read_beat_text(fields: &Fields<'_>, key: &str, max_message: usize) -> Result<Option<String>, OptionError> {

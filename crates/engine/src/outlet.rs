@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use lifeline_proto::deflate::Agreement;
 use lifeline_proto::{Time, close};
 use parking_lot::Mutex;
 
@@ -17,6 +18,7 @@ use crate::bridge::{ConnId, EndpointId, Event, LogLevel, LogRecord, OpenInfo, Se
 use crate::clock;
 use crate::config::SlowConsumer;
 use crate::context::Context;
+use crate::deflate::Compression;
 use crate::http::RequestHead;
 use crate::memory::SharedFrame;
 use crate::shard::Shard;
@@ -169,6 +171,8 @@ pub struct Outlet {
     base_charge: u32,
     /// What it was opened with; a client's has none.
     request: Option<Arc<RequestHead>>,
+    /// permessage-deflate, where it was agreed on.
+    compression: Option<Box<Compression>>,
     /// Speaks `lifeline.v1`.
     lifeline: bool,
     /// The application knows of it.
@@ -213,6 +217,7 @@ impl Outlet {
             ending_news: AtomicBool::new(false),
             base_charge,
             request: None,
+            compression: None,
             lifeline: false,
             announced: AtomicBool::new(false),
             announcement: AtomicBool::new(false),
@@ -239,6 +244,21 @@ impl Outlet {
     /// What it costs in `limits.memory` by itself, and by what it alone has to send.
     pub fn charges(&self) -> (usize, usize) {
         (self.base_charge as usize, self.charged.load(Ordering::Relaxed))
+    }
+
+    /// permessage-deflate was agreed on. What it keeps from message to message is charged at once.
+    pub fn with_compression(mut self, agreement: Option<Agreement>) -> Self {
+        if let (Some(agreement), Some(config)) = (agreement, self.context.compression) {
+            let kept = Compression::kept_size(&agreement, self.context.role);
+            self.context.memory.charge(kept);
+            self.base_charge += u32::try_from(kept).unwrap_or(u32::MAX);
+            self.compression = Some(Box::new(Compression::new(agreement, self.context.role, config)));
+        }
+        self
+    }
+
+    pub fn compression(&self) -> Option<&Compression> {
+        self.compression.as_deref()
     }
 
     pub fn is_lifeline(&self) -> bool {

@@ -14,6 +14,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use lifeline_proto::Time;
 use lifeline_proto::backoff::spread;
 use lifeline_proto::close;
+use lifeline_proto::deflate::Agreement;
 use lifeline_proto::frame::Role;
 use parking_lot::{Mutex, RwLock};
 use rand::seq::SliceRandom;
@@ -30,6 +31,7 @@ use crate::config::{ServerConfig, WatchdogAction};
 use crate::connection::Connection;
 use crate::context::{Context, End, Owner, Upshot};
 use crate::core::{Core, Endpoint, IdMap};
+use crate::deflate::{self, Compression};
 use crate::files::Files;
 use crate::forwarded;
 use crate::http::{self, RequestHead, Response};
@@ -71,6 +73,7 @@ struct Counters {
     beats: AtomicU64,
     dropped: AtomicU64,
     watchdog: AtomicU64,
+    deflate: deflate::Counters,
 }
 
 impl Counters {
@@ -86,6 +89,9 @@ impl Counters {
             (&self.dropped, &of.dropped),
         ] {
             sum.fetch_add(part.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        if let Some(compression) = outlet.compression() {
+            self.deflate.absorb(&compression.counters);
         }
     }
 }
@@ -180,6 +186,7 @@ impl Server {
             server_limits: Some(config.server_limits.clone()),
             idle_timeout: config.idle_timeout,
             send: config.send.clone(),
+            compression: config.compression,
             log_level: config.log_level,
             events: core.events.clone(),
             memory: core.memory.clone(),
@@ -535,6 +542,7 @@ impl Server {
         let mut paused = 0_u64;
         let (mut own, mut sending) = (0, 0);
         let mut round_trips = Vec::new();
+        let mut compressed = 0_u64;
         let open = {
             let connections = self.connections.read();
             for outlet in connections.values() {
@@ -549,6 +557,7 @@ impl Server {
                     0 => {}
                     micros => round_trips.push(micros),
                 }
+                compressed += u64::from(outlet.compression().is_some());
             }
             connections.len()
         };
@@ -558,6 +567,7 @@ impl Server {
         let (used, shared, kept) = (self.context.memory.used(), self.context.memory.shared(), self.sessions.charged());
         // Messages that are coming in, files, and other servers and clients of the process.
         let other = used.saturating_sub(own + sending + shared + inbound + kept);
+        sum.deflate.absorb(&counters.deflate);
         Stats(vec![
             ("uptime".into(), Stat::Float((clock::now() - self.started).as_secs_f64())),
             ("admin".into(), self.admin.clone().map_or(Stat::None, Stat::Text)),
@@ -595,6 +605,7 @@ impl Server {
                     ("inboundWaiting".into(), int(inbound as u64)),
                 ])),
             ),
+            ("compression".into(), Stat::Tree(sum.deflate.stats(vec![("connections".into(), int(compressed))]))),
             (
                 "files".into(),
                 Stat::Tree(Stats(vec![
@@ -775,7 +786,7 @@ impl Server {
             }
             Judgement::Decided(decision) => decision,
         };
-        let (accept, headers) = match decision {
+        let (mut accept, headers) = match decision {
             Decision::Accept { accept, headers } => (accept, headers),
             Decision::Refuse(response) | Decision::Invalid { response, .. } => {
                 let answer = response.encode(head.method() != "HEAD");
@@ -784,6 +795,7 @@ impl Server {
                 return None;
             }
         };
+        accept.compression = accept.compression.map(|agreement| self.afford(agreement));
         let spread = spread(self.admitted.load(Ordering::Relaxed));
         let mut response = upgrade::switching_protocols(&accept, &headers, Some(spread));
         // Mostly the socket takes it at once.
@@ -802,7 +814,14 @@ impl Server {
             self.counters.failed_handshakes.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        self.open(stream, early, head, accept.protocol, admission)
+        self.open(stream, early, head, accept, admission)
+    }
+
+    /// Windows are kept while there is memory for them.
+    fn afford(&self, agreement: Agreement) -> Agreement {
+        let memory = &self.context.memory;
+        let kept = Compression::kept_size(&agreement, Role::Server);
+        if memory.used() + kept > memory.limit() / 2 { agreement.without_takeover() } else { agreement }
     }
 
     /// Proxy header, TLS, request head.
@@ -944,14 +963,16 @@ impl Server {
         stream: Stream,
         early: BytesMut,
         head: Arc<RequestHead>,
-        protocol: Option<String>,
+        accept: Accept,
         mut admission: Admission,
     ) -> Option<Connection> {
+        let Accept { protocol, compression, .. } = accept;
         let core = self.core.upgrade()?;
         let outlet =
             Outlet::new(core.next_connection_id(), admission.shard.clone(), self.context.clone(), head.raw().len());
         let lifeline = protocol.as_deref() == Some(PROTOCOL);
         let outlet = outlet.with_request(head.clone());
+        let outlet = outlet.with_compression(compression);
         let outlet = Arc::new(if lifeline { outlet.with_lifeline() } else { outlet });
         {
             let mut connections = self.connections.write();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use lifeline_proto::deflate::{Agreement, negotiate};
 use memchr::memchr;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -30,6 +31,8 @@ pub struct Accept {
     pub key: String,
     /// The subprotocol agreed on: the first of ours that was offered.
     pub protocol: Option<String>,
+    /// What was agreed on of permessage-deflate.
+    pub compression: Option<Agreement>,
 }
 
 /// What became of the application's decision.
@@ -62,6 +65,8 @@ struct Fields<'a> {
     origin: Option<&'a [u8]>,
     /// There is a `Sec-WebSocket-Protocol`.
     protocols: bool,
+    /// There is a `Sec-WebSocket-Extensions`.
+    extensions: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -85,6 +90,7 @@ impl<'a> Fields<'a> {
                 17 if is(b"sec-websocket-key") => fields.key = fields.key.or(Some(value)),
                 21 if is(b"sec-websocket-version") => fields.version = fields.version.or(Some(value)),
                 22 if is(b"sec-websocket-protocol") => fields.protocols = true,
+                24 if is(b"sec-websocket-extensions") => fields.extensions = true,
                 _ => {}
             }
         }
@@ -140,6 +146,9 @@ pub fn decide(request: &RequestHead, mut accept: Accept, answer: HandshakeAnswer
                 }
                 accept.protocol = Some(chosen);
             }
+            if answer.uncompressed {
+                accept.compression = None;
+            }
             Decision::Accept { accept, headers: answer.headers }
         }
         200..=599 => Decision::Refuse(Response { status: answer.status, headers: answer.headers, body: answer.body }),
@@ -159,6 +168,9 @@ pub fn switching_protocols(accept: &Accept, headers: &[(String, String)], spread
     out.put_slice(b"\r\n");
     if let Some(protocol) = &accept.protocol {
         http::put_header(&mut out, "Sec-WebSocket-Protocol", protocol);
+    }
+    if let Some(agreement) = &accept.compression {
+        http::put_header(&mut out, "Sec-WebSocket-Extensions", &agreement.response());
     }
     if let Some(spread) = spread {
         out.put_slice(b"Lifeline-Spread: ");
@@ -252,7 +264,14 @@ fn handshake(
     } else {
         None
     };
-    Ok(Accept { key: key.to_owned(), protocol })
+    let compression = match &config.compression {
+        Some(deflate) if fields.extensions => {
+            let lines = request.values("sec-websocket-extensions");
+            negotiate::accept(lines, deflate).map_err(|malformed| bad(&malformed.to_string()))?
+        }
+        _ => None,
+    };
+    Ok(Accept { key: key.to_owned(), protocol, compression })
 }
 
 /// 16 bytes in base64: 22 letters and two `=`.
@@ -431,7 +450,7 @@ mod tests {
         else {
             panic!("refused")
         };
-        assert_eq!(accept, Accept { key: KEY.into(), protocol: Some("two".into()) });
+        assert_eq!(accept, Accept { key: KEY.into(), protocol: Some("two".into()), compression: None });
         let headers = [("X-A", "1"), ("upgrade", "h2c"), ("X-B", "a\r\nb")].map(|(n, v)| (n.to_owned(), v.to_owned()));
         let response = switching_protocols(&accept, &headers, Some(Duration::from_micros(2_500_400)));
         assert_eq!(

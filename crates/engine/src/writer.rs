@@ -9,9 +9,11 @@ use std::task::{Context as TaskContext, Poll};
 
 use bytes::{Bytes, BytesMut};
 use lifeline_proto::close::truncate_reason;
-use lifeline_proto::frame::{Opcode, Role, put_frame, put_header};
+use lifeline_proto::frame::{Opcode, Role, apply_mask, put_frame, put_header};
 use lifeline_proto::v1::wire::MessageHeader;
+use parking_lot::MutexGuard;
 
+use crate::deflate::Compression;
 use crate::memory::SharedFrame;
 use crate::outlet::{Ending, Item, Outlet};
 use crate::stream::{SharedWriter, Stream};
@@ -214,9 +216,10 @@ impl Writer {
             if queue.ending.is_some() || outlet.congested.load(Ordering::Relaxed) {
                 return false;
             }
+            let keeps_context = outlet.compression().is_some_and(Compression::deflates_with_context);
             let is_short = match queue.items.front() {
-                // Its session may have more.
-                _ if outlet.is_lifeline() => false,
+                // Its session may have more; and what was compressed with a context cannot go back to the queue.
+                _ if outlet.is_lifeline() || keeps_context => false,
                 Some(Item::Message { data, .. }) => data.len() <= COPY,
                 Some(Item::Shared(_)) => true,
                 Some(Item::Stream { .. } | Item::Ping(_)) | None => false,
@@ -266,15 +269,35 @@ impl Writer {
             }
         }
         let opcode = if binary { Opcode::Binary } else { Opcode::Text };
+        let compression = outlet.compression().filter(|compression| compression.wants(data.len()));
+        let compressed = compression.and_then(|compression| {
+            compression.compress(&[data], |payload| {
+                let must = compression.deflates_with_context();
+                self.send_payload_now(outlet, (opcode, true), payload, data.len(), must)
+            })
+        });
+        compressed.unwrap_or_else(|| self.send_payload_now(outlet, (opcode, false), data, data.len(), false))
+    }
+
+    /// `must`: it is kept for the task if the socket takes nothing.
+    fn send_payload_now(
+        &mut self,
+        outlet: &Outlet,
+        (opcode, compressed): (Opcode, bool),
+        payload: &[u8],
+        size: usize,
+        must: bool,
+    ) -> bool {
         SCRATCH.with_borrow_mut(|scratch| {
-            put_header(scratch, true, false, opcode, data.len(), None);
-            let parts = [IoSlice::new(scratch), IoSlice::new(data)];
-            let rest = self.write_parts(outlet, &parts);
+            put_header(scratch, true, compressed, opcode, payload.len(), None);
+            let parts = [IoSlice::new(scratch), IoSlice::new(payload)];
+            let whole = || Bytes::from([&scratch[..], payload].concat());
+            let rest = self.write_parts(outlet, &parts).or_else(|| must.then(whole));
             scratch.clear();
             let Some(rest) = rest else { return false };
-            outlet.trace(|| format!("sending {opcode:?} of {} bytes", data.len()).to_lowercase());
+            outlet.trace(|| format!("sending {opcode:?} of {size} bytes").to_lowercase());
             if !rest.is_empty() {
-                let (size, charge) = outlet.add_written(data.len());
+                let (size, charge) = outlet.add_written(size);
                 self.park(rest, size, charge, None);
             }
             true
@@ -307,14 +330,17 @@ impl Writer {
         let (rest, frame) = match item {
             Item::Shared(frame) => {
                 outlet.trace(|| format!("sending a shared frame of {size} bytes"));
-                let count = self.direct.as_ref()?.try_write_vectored(&[IoSlice::new(&frame.wire)]).ok()?;
+                let wire = frame.wire_for(outlet.compression());
+                let count = self.direct.as_ref()?.try_write_vectored(&[IoSlice::new(wire)]).ok()?;
                 outlet.counters.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
-                (frame.wire.slice(count..), Some(frame.clone()))
+                (wire.slice(count..), Some(frame.clone()))
             }
             Item::Message { data, binary, .. } => SCRATCH.with_borrow_mut(|scratch| {
                 let opcode = if *binary { Opcode::Binary } else { Opcode::Text };
                 outlet.trace(|| format!("sending {opcode:?} of {size} bytes").to_lowercase());
-                put_frame(scratch, opcode, data, None);
+                if !put_compressed(scratch, outlet, opcode, &[data], None) {
+                    put_frame(scratch, opcode, data, None);
+                }
                 let rest = self.write_parts(outlet, &[IoSlice::new(scratch)]);
                 scratch.clear();
                 rest.map(|rest| (rest, None))
@@ -386,14 +412,23 @@ impl Writer {
             }
             if close.is_none() && !self.close_queued {
                 let (mut count, mut taken) = (0, 0);
+                let mut uncompressed = Vec::new();
                 let all = outlet.refill(|sequence, acknowledged, data, binary| {
                     outlet.trace(|| format!("sending message {sequence} of {} bytes", data.len()));
-                    put_message_header(scratch, sequence, acknowledged, binary, data.len());
-                    batch.put_payload(scratch, data);
                     count += 1;
                     taken += data.len();
+                    // The sessions are locked: compressing has to wait.
+                    if outlet.compression().is_some() {
+                        uncompressed.push((sequence, acknowledged, data.clone(), binary));
+                        return taken < BATCH && count < SLICES / 2 - 1;
+                    }
+                    put_message_header(scratch, sequence, acknowledged, binary, data.len());
+                    batch.put_payload(scratch, data);
                     taken + scratch.len() < BATCH && batch.backlog.len() < SLICES - 2
                 });
+                for (sequence, acknowledged, data, binary) in uncompressed {
+                    batch.put_stream(scratch, outlet, sequence, acknowledged, &data, binary);
+                }
                 if count > 0 {
                     let (size, charge) = outlet.add_streamed(count, taken);
                     batch.mark(scratch, size, charge, 0, Kind::Data, None);
@@ -404,11 +439,21 @@ impl Writer {
                     let (size, charge) = (item.size(), item.charge());
                     taken += size.max(1);
                     let only = queue.items.is_empty() && scratch.is_empty() && batch.backlog.is_empty();
+                    // Who has more to send need not wait for a compressor.
+                    let mut compress = |opcode, payload: &[u8]| {
+                        let wanted = outlet.compression().is_some_and(|compression| compression.wants(payload.len()));
+                        wanted
+                            && MutexGuard::unlocked(&mut queue, || {
+                                batch.put_compressed(scratch, outlet, opcode, &[payload], mask())
+                            })
+                    };
                     match item {
                         Item::Message { data, binary, sequence } => {
                             let opcode = if binary { Opcode::Binary } else { Opcode::Text };
                             outlet.trace(|| format!("sending {opcode:?} of {size} bytes").to_lowercase());
-                            if role == Role::Client || data.len() <= COPY {
+                            if compress(opcode, &data) {
+                                // It is there.
+                            } else if role == Role::Client || data.len() <= COPY {
                                 put_frame(scratch, opcode, &data, mask());
                             } else {
                                 put_header(scratch, true, false, opcode, data.len(), None);
@@ -420,18 +465,28 @@ impl Writer {
                         }
                         Item::Stream { sequence, acknowledged, data, binary } => {
                             outlet.trace(|| format!("sending message {sequence} of {size} bytes"));
-                            put_message_header(scratch, sequence, acknowledged, binary, data.len());
-                            batch.put_payload(scratch, &data);
+                            let mut put = || batch.put_stream(scratch, outlet, sequence, acknowledged, &data, binary);
+                            match outlet.compression() {
+                                Some(_) => MutexGuard::unlocked(&mut queue, put),
+                                None => put(),
+                            }
                             batch.mark(scratch, size, charge, 0, Kind::Data, None);
                         }
                         Item::Shared(frame) => {
                             outlet.trace(|| format!("sending a shared frame of {size} bytes"));
-                            if frame.wire.len() <= COPY_SHARED && !only {
-                                scratch.extend_from_slice(&frame.wire);
-                            } else {
-                                batch.move_scratch(scratch);
-                                batch.queued += frame.wire.len() as u64;
-                                batch.backlog.push_back(Chunk { bytes: frame.wire.clone(), scratch: false });
+                            let keeps_context = outlet.compression().is_some_and(Compression::deflates_with_context);
+                            if !(keeps_context && compress(frame.opcode(), frame.payload())) {
+                                let wire = match outlet.compression().filter(|_| !keeps_context) {
+                                    Some(own) => MutexGuard::unlocked(&mut queue, || frame.wire_for(Some(own))),
+                                    None => &frame.wire,
+                                };
+                                if wire.len() <= COPY_SHARED && !only {
+                                    scratch.extend_from_slice(wire);
+                                } else {
+                                    batch.move_scratch(scratch);
+                                    batch.queued += wire.len() as u64;
+                                    batch.backlog.push_back(Chunk { bytes: wire.clone(), scratch: false });
+                                }
                             }
                             batch.mark(scratch, size, charge, 0, Kind::Data, Some(frame));
                         }
@@ -488,6 +543,44 @@ impl Batch {
         self.marks.push_back(Mark { end, size, charge, sequence, kind, _frame: frame });
     }
 
+    /// A message of a session's stream.
+    fn put_stream(
+        &mut self,
+        scratch: &mut BytesMut,
+        outlet: &Outlet,
+        sequence: u64,
+        acknowledged: u64,
+        data: &Bytes,
+        binary: bool,
+    ) {
+        if outlet.compression().is_some_and(|compression| compression.wants(data.len())) {
+            let opcode = if binary { Opcode::Binary } else { Opcode::Text };
+            let header = MessageHeader::new(sequence, (acknowledged > 0).then_some(acknowledged));
+            if self.put_compressed(scratch, outlet, opcode, &[&header, data], None) {
+                return;
+            }
+        }
+        put_message_header(scratch, sequence, acknowledged, binary, data.len());
+        self.put_payload(scratch, data);
+    }
+
+    /// A message that is to be compressed; false: nothing was gained, and nothing was put.
+    fn put_compressed(
+        &mut self,
+        scratch: &mut BytesMut,
+        outlet: &Outlet,
+        opcode: Opcode,
+        parts: &[&[u8]],
+        mask: Option<[u8; 4]>,
+    ) -> bool {
+        let put = put_compressed(scratch, outlet, opcode, parts, mask);
+        // The scratch block is not to grow with each message.
+        if scratch.len() >= BATCH {
+            self.move_scratch(scratch);
+        }
+        put
+    }
+
     fn put_payload(&mut self, scratch: &mut BytesMut, data: &Bytes) {
         if data.len() <= COPY {
             scratch.extend_from_slice(data);
@@ -539,6 +632,28 @@ impl Batch {
             }
         }
     }
+}
+
+/// A frame with a message that is long enough to be compressed, where that was agreed on; false: it is to be sent
+/// as it is.
+fn put_compressed(
+    scratch: &mut BytesMut,
+    outlet: &Outlet,
+    opcode: Opcode,
+    parts: &[&[u8]],
+    mask: Option<[u8; 4]>,
+) -> bool {
+    let size = parts.iter().map(|part| part.len()).sum();
+    let Some(compression) = outlet.compression().filter(|compression| compression.wants(size)) else { return false };
+    let put = compression.compress(parts, |payload| {
+        put_header(scratch, true, true, opcode, payload.len(), mask);
+        let start = scratch.len();
+        scratch.extend_from_slice(payload);
+        if let Some(key) = mask {
+            apply_mask(&mut scratch[start..], key, 0);
+        }
+    });
+    put.is_some()
 }
 
 /// The header of the frame and that of the message in it, of a session's stream.

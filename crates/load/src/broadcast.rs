@@ -12,7 +12,7 @@ use crate::lifeline::{Heard, PROTOCOL, Speaker, hear};
 use crate::pool::{Handler, Link, Plan, Pool};
 use crate::process::{Tree, machine, machine_cpu};
 use crate::run::quantiles;
-use crate::train::parse;
+use crate::train::{inflate, parse_compressed};
 use crate::ws::opcode;
 
 const PUBLISHER: u64 = u64::MAX;
@@ -42,10 +42,14 @@ pub struct Broadcast {
     pub server: Option<Tree>,
     /// Subscribers speak `lifeline.v1`.
     pub lifeline: bool,
+    /// Subscribers have permessage-deflate, without context takeover.
+    pub compress: bool,
 }
 
 struct Room {
     lifeline: bool,
+    /// The last compressed message, as it came and what it came to: it comes to all alike.
+    inflated: (Vec<u8>, Vec<u8>),
     bytes: u64,
     size: usize,
     start: Instant,
@@ -98,6 +102,14 @@ impl Room {
 }
 
 impl Room {
+    fn inflate(&mut self, wire: &[u8]) -> Result<Vec<u8>> {
+        if self.inflated.0 == wire {
+            return Ok(std::mem::take(&mut self.inflated.1));
+        }
+        self.inflated.0 = wire.to_vec();
+        inflate(wire, self.size)
+    }
+
     /// The payload of a channel's message in `lifeline.v1`.
     fn channel<'a>(&mut self, link: &mut Link, frame: &'a [u8]) -> Result<Option<&'a [u8]>> {
         match hear(frame)? {
@@ -126,8 +138,15 @@ impl Handler for Room {
     fn received(&mut self, link: &mut Link, bytes: &[u8]) -> Result<usize> {
         let now = self.now();
         let mut at = 0;
-        while let Some(frame) = parse(&bytes[at..])? {
+        while let Some(frame) = parse_compressed(&bytes[at..])? {
             match frame.opcode {
+                _ if frame.compressed => {
+                    let payload = self.inflate(frame.payload)?;
+                    let outcome = self.delivered(link.id, &payload, now);
+                    self.inflated.1 = payload;
+                    outcome?;
+                    self.bytes += if self.measured { frame.length as u64 } else { 0 };
+                }
                 opcode::PING => link.put(opcode::PONG, frame.payload)?,
                 opcode::PONG => {}
                 opcode::CLOSE => bail!("closed with {:?}", frame.payload),
@@ -167,6 +186,7 @@ impl Broadcast {
         let mut pool = Pool::new(self.plan.clone())?;
         let mut room = Room {
             lifeline: self.lifeline,
+            inflated: Default::default(),
             bytes: 0,
             size: self.size,
             start: Instant::now(),
@@ -184,6 +204,7 @@ impl Broadcast {
         };
         let publisher = pool.connect(PUBLISHER, Some(&self.publish))?;
         pool.speak(self.lifeline.then_some(PROTOCOL));
+        pool.compress(self.compress);
         while room.open <= self.conns {
             while pool.len() <= self.conns && pool.opening() < 64 {
                 pool.connect(0, Some(&self.subscribe))?;
@@ -260,7 +281,7 @@ impl Broadcast {
             }
             fn received(&mut self, link: &mut Link, bytes: &[u8]) -> Result<usize> {
                 let mut at = 0;
-                while let Some(frame) = parse(&bytes[at..])? {
+                while let Some(frame) = parse_compressed(&bytes[at..])? {
                     match frame.opcode {
                         opcode::PING => link.put(opcode::PONG, frame.payload)?,
                         opcode::CLOSE => bail!("closed with {:?}", frame.payload),

@@ -34,16 +34,17 @@ const PORTS: usize = 5000;
 pub const HELP: &str = "\
 lifeline-load echo --secs S ...      the load generator: messages there and back, as fast as the window lets
     [--conns N] [--window N] [--size BYTES] [--warm S] [--rate N] [--text]
-    [--lifeline]
+    [--lifeline] [--compress]
     --rate: N messages a second all together, each timed from when it was due.
     --lifeline: speak lifeline.v1; messages are items and the stream, acknowledged both ways.
+    --compress: permessage-deflate without context takeover; messages are JSON.
 lifeline-load idle --conns N --hold S [--beat S] [--order TEXT] [--lifeline]
     Connections that only answer pings. --beat: the server's heartbeat.interval, to tell how late its
     pings were. --order: a text message that one of them sends first.
 lifeline-load broadcast --conns N [--window N] [--size BYTES] [--secs S] [--warm S]
-                        [--subscribe PATH] [--publish PATH] [--lifeline]
+                        [--subscribe PATH] [--publish PATH] [--lifeline] [--compress]
     Subscribers connect to /subscribe; what comes on /publish goes to all of them. Counts deliveries.
-    --lifeline: the subscribers speak it, the publisher does not.
+    --lifeline, --compress: the subscribers speak it, the publisher does not.
 lifeline-load resume [--resumes N] [--messages N] [--size BYTES]
     A session has --messages (1000) of --size (100) that are never acknowledged; it is resumed --resumes
     (200) times, one after another, each timed from connect() to the end of the replay.
@@ -187,10 +188,13 @@ pub fn echo(mut args: Args) -> Result<ExitCode> {
     let rate: f64 = args.or("rate", 0.0)?;
     let text = args.flag("text");
     let lifeline = args.flag("lifeline");
+    let compress = args.flag("compress");
     args.finish()?;
+    ensure!(!(compress && lifeline), "--compress and --lifeline: one of them");
     ensure!(rate >= 0.0 && window > 0, "--rate {rate} --window {window}: a window of 1 or more, a rate of 0 or more");
-    let script = Script { train: Arc::new(Train::new(size, text)), window, beat: None, lifeline, order: None };
-    let plan = common.plan(sources_for(conns))?.speaking(lifeline);
+    let train = Arc::new(if compress { Train::compressed(size) } else { Train::new(size, text) });
+    let script = Script { train, window, beat: None, lifeline, order: None };
+    let plan = common.plan(sources_for(conns))?.speaking(lifeline).compressing(compress);
     let Some((crew, threads)) = common.crew(&plan, &Scene::Talk(script), conns)? else { return Ok(ExitCode::SUCCESS) };
     let course = Course { rate, warm, length, ..common.course(conns, threads) };
     common.show(&steady(crew, &course)?, &[])
@@ -259,8 +263,10 @@ pub fn broadcast(mut args: Args) -> Result<ExitCode> {
         length: seconds(&mut args, "secs", 5.0)?,
         server: common.server,
         lifeline: args.flag("lifeline"),
+        compress: args.flag("compress"),
     };
     args.finish()?;
+    ensure!(!(broadcast.compress && broadcast.lifeline), "--compress and --lifeline: one of them");
     common.only_json(&broadcast.run()?);
     Ok(ExitCode::SUCCESS)
 }

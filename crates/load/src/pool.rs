@@ -15,6 +15,8 @@ use crate::ws::{Url, put_frame};
 /// The nonce of RFC 6455 section 1.3, whose answer is known.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+const EXTENSIONS: &str = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; \
+                          client_no_context_takeover\r\n";
 /// Far above what a server has to say in a 101.
 const LONGEST_HEAD: usize = 16 * 1024;
 /// What one read takes at most.
@@ -34,6 +36,8 @@ pub struct Plan {
     pub timeout: Duration,
     /// A subprotocol to ask for, and to insist on.
     pub protocol: Option<&'static str>,
+    /// Offer permessage-deflate without context takeover, and insist on it.
+    pub compressing: bool,
 }
 
 impl Plan {
@@ -45,7 +49,7 @@ impl Plan {
         let mut addresses = url.authority.to_socket_addrs().with_context(|| format!("name '{}'", url.authority))?;
         let address = addresses.next().with_context(|| format!("name '{}' has no address", url.authority))?;
         let (authority, resource) = (url.authority.clone(), url.resource.clone());
-        Ok(Self { address, authority, resource, sources, first_source: 0, timeout, protocol: None })
+        Ok(Self { address, authority, resource, sources, first_source: 0, timeout, protocol: None, compressing: false })
     }
 
     /// The same, with `lifeline.v1` or without a subprotocol.
@@ -55,12 +59,20 @@ impl Plan {
         self
     }
 
+    /// The same, with permessage-deflate or without.
+    #[must_use]
+    pub fn compressing(mut self, compressing: bool) -> Self {
+        self.compressing = compressing;
+        self
+    }
+
     fn request(&self, resource: Option<&str>) -> Vec<u8> {
         let resource = resource.unwrap_or(&self.resource);
         let protocol =
             self.protocol.map_or_else(String::new, |protocol| format!("Sec-WebSocket-Protocol: {protocol}\r\n"));
+        let extensions = if self.compressing { EXTENSIONS } else { "" };
         format!(
-            "GET {resource} HTTP/1.1\r\nHost: {}\r\n{protocol}Upgrade: websocket\r\nConnection: Upgrade\r\n\
+            "GET {resource} HTTP/1.1\r\nHost: {}\r\n{protocol}{extensions}Upgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n",
             self.authority
         )
@@ -92,6 +104,7 @@ pub struct Link {
     written: usize,
     finished: bool,
     protocol: Option<&'static str>,
+    compressing: bool,
 }
 
 impl Link {
@@ -220,6 +233,11 @@ impl Pool {
         self.plan.protocol = protocol;
     }
 
+    /// Whether links made from now on offer permessage-deflate.
+    pub fn compress(&mut self, compressing: bool) {
+        self.plan.compressing = compressing;
+    }
+
     /// Links that are not upgraded yet.
     pub fn opening(&self) -> usize {
         self.opening
@@ -285,6 +303,7 @@ impl Pool {
             written: 0,
             finished: false,
             protocol: self.plan.protocol,
+            compressing: self.plan.compressing,
         }));
         self.opening += 1;
         Ok(id)
@@ -392,7 +411,7 @@ fn advance(link: &mut Link, flags: epoll::EventFlags, chunk: &mut [u8], handler:
     input.extend_from_slice(&chunk[..length]);
     let mut done = 0;
     if link.stage == Stage::Upgrading
-        && let Some(head) = check_head(&input, link.protocol)?
+        && let Some(head) = check_head(&input, link.protocol, link.compressing)?
     {
         link.stage = Stage::Open;
         done = head;
@@ -411,7 +430,7 @@ fn advance(link: &mut Link, flags: epoll::EventFlags, chunk: &mut [u8], handler:
 }
 
 /// Length of the response's head, once whole.
-fn check_head(received: &[u8], protocol: Option<&str>) -> Result<Option<usize>> {
+fn check_head(received: &[u8], protocol: Option<&str>, compressing: bool) -> Result<Option<usize>> {
     let Some(at) = received.windows(4).position(|four| four == b"\r\n\r\n") else {
         ensure!(received.len() < LONGEST_HEAD, "handshake: head too long");
         return Ok(None);
@@ -425,6 +444,10 @@ fn check_head(received: &[u8], protocol: Option<&str>) -> Result<Option<usize>> 
         |wanted: &str| fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim());
     ensure!(field("sec-websocket-accept") == Some(ACCEPT), "wrong Sec-WebSocket-Accept");
     ensure!(field("sec-websocket-protocol") == protocol, "wrong Sec-WebSocket-Protocol");
+    let extensions = field("sec-websocket-extensions");
+    let agreed =
+        extensions.is_some_and(|it| it.starts_with("permessage-deflate;") && it.contains("server_no_context_takeover"));
+    ensure!(agreed == compressing, "wrong Sec-WebSocket-Extensions: {extensions:?}");
     Ok(Some(at + 4))
 }
 
@@ -435,10 +458,11 @@ mod tests {
     #[test]
     fn heads_are_checked() {
         let good = format!("HTTP/1.1 101 Switching Protocols\r\nsec-websocket-accept: {ACCEPT}\r\n\r\nrest");
-        assert_eq!(check_head(good.as_bytes(), None).unwrap(), Some(good.len() - 4));
-        assert_eq!(check_head(b"HTTP/1.1 101 S", None).unwrap(), None);
-        assert!(check_head(b"HTTP/1.1 503 Full\r\n\r\n", None).unwrap_err().to_string().contains("503"));
-        assert!(check_head(b"HTTP/1.1 101 S\r\nSec-WebSocket-Accept: x\r\n\r\n", None).is_err());
-        assert!(check_head(good.as_bytes(), Some("chat")).is_err());
+        assert_eq!(check_head(good.as_bytes(), None, false).unwrap(), Some(good.len() - 4));
+        assert_eq!(check_head(b"HTTP/1.1 101 S", None, false).unwrap(), None);
+        assert!(check_head(b"HTTP/1.1 503 Full\r\n\r\n", None, false).unwrap_err().to_string().contains("503"));
+        assert!(check_head(b"HTTP/1.1 101 S\r\nSec-WebSocket-Accept: x\r\n\r\n", None, false).is_err());
+        assert!(check_head(good.as_bytes(), Some("chat"), false).is_err());
+        assert!(check_head(good.as_bytes(), None, true).is_err());
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::crew::{Phase, Sample};
 use crate::lifeline::{Heard, Speaker, hear, item_header};
 use crate::pool::{Handler, Link, Pool};
-use crate::train::{Train, parse};
+use crate::train::{Train, inflate, parse, parse_compressed};
 use crate::ws::opcode;
 
 /// Messages under way on one connection with a fixed rate, at most: a server that is too slow must
@@ -74,7 +74,12 @@ pub struct Talk {
     orders: bool,
     /// Frames on their way out, and a header.
     scratch: (Vec<u8>, Vec<u8>),
+    /// Compressed replies that were inflated and found right: those that come again need not be.
+    proven: Vec<Vec<u8>>,
 }
+
+/// Of more than this the oldest is forgotten.
+const PROVEN: usize = 32;
 
 impl Talk {
     /// Without connections yet; `orders`: this one sends the script's order.
@@ -90,6 +95,7 @@ impl Talk {
             rate: 0.0,
             orders,
             scratch: Default::default(),
+            proven: Vec::new(),
         }
     }
 
@@ -307,6 +313,22 @@ impl Talk {
         Ok(())
     }
 
+    /// A message that came compressed.
+    fn inflated(&mut self, link: &Link, frame: &[u8], payload: &[u8], now: u64) -> Result<()> {
+        let expected = self.script.train.payload(self.talkers[link.id].received);
+        // Which message it is lies with the server: the same bytes may only come for the same message.
+        let is_proven = self.proven.iter().any(|proven| proven[8..] == *frame && proven[..8] == hash(expected));
+        if !is_proven {
+            let number = self.talkers[link.id].received;
+            ensure!(inflate(payload, expected.len())? == expected, "message {number} came back changed");
+            if self.proven.len() == PROVEN {
+                self.proven.remove(0);
+            }
+            self.proven.push([&hash(expected)[..], frame].concat());
+        }
+        self.came_back(link, now)
+    }
+
     /// A frame that is not just the expected echo; true when it completed a message.
     fn other(&mut self, link: &mut Link, fin: bool, kind: u8, payload: &[u8], now: u64) -> Result<bool> {
         match kind {
@@ -352,6 +374,11 @@ impl Talk {
     }
 }
 
+fn hash(bytes: &[u8]) -> [u8; 8] {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(bytes).to_ne_bytes()
+}
+
 impl Handler for Talk {
     fn opened(&mut self, link: &mut Link) -> Result<()> {
         if self.talkers.len() <= link.id {
@@ -386,6 +413,16 @@ impl Handler for Talk {
                 self.came_back(link, now)?;
                 done += 1;
                 continue;
+            }
+            if self.script.train.is_compressed() {
+                let Some(frame) = parse_compressed(rest)? else { break };
+                if frame.compressed {
+                    ensure!(frame.fin && frame.opcode == self.script.train.kind(), "unexpected {:#04x}", rest[0]);
+                    at += frame.length;
+                    self.inflated(link, &rest[..frame.length], frame.payload, now)?;
+                    done += 1;
+                    continue;
+                }
             }
             let Some(frame) = parse(rest)? else { break };
             at += frame.length;

@@ -1,12 +1,16 @@
 //! Messages made and masked beforehand, and the frames that an echo server answers with.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
 use crate::echo::payload;
 use crate::ws::{opcode, put_frame};
 
 /// Messages that differ; a connection sends them in turn.
 const VARIANTS: usize = 16;
+
+/// The first bit of a frame, permessage-deflate (RFC 7692 section 6).
+const COMPRESSED: u8 = 0x40;
 
 /// Client frames, ready to write by the run, and the replies that belong to them.
 #[derive(Debug)]
@@ -17,20 +21,38 @@ pub struct Train {
     replies: Vec<Vec<u8>>,
     payloads: Vec<Vec<u8>>,
     kind: u8,
+    compressed: bool,
 }
 
 impl Train {
     /// Messages of `size` bytes.
     pub fn new(size: usize, text: bool) -> Self {
         let kind = if text { opcode::TEXT } else { opcode::BINARY };
-        let payloads: Vec<_> = (0..VARIANTS as u64).map(|number| payload(number, 7, size, text)).collect();
+        Self::of((0..VARIANTS as u64).map(|number| payload(number, 7, size, text)).collect(), kind, false)
+    }
+
+    /// Messages of JSON, of `size` bytes and each compressed by itself.
+    pub fn compressed(size: usize) -> Self {
+        Self::of((0..VARIANTS as u64).map(|number| json(number, size)).collect(), opcode::TEXT, true)
+    }
+
+    fn of(payloads: Vec<Vec<u8>>, kind: u8, compressed: bool) -> Self {
         let (mut frames, mut starts) = (Vec::new(), vec![0]);
         for (number, payload) in payloads.iter().chain(&payloads).enumerate() {
-            put_frame(&mut frames, true, kind, payload, mask(number));
+            if compressed {
+                put_frame(&mut frames, true, COMPRESSED | kind, &deflate(payload), mask(number));
+            } else {
+                put_frame(&mut frames, true, kind, payload, mask(number));
+            }
             starts.push(frames.len());
         }
         let replies = payloads.iter().map(|payload| server_frame(kind, payload)).collect();
-        Self { frames, starts, replies, payloads, kind }
+        Self { frames, starts, replies, payloads, kind, compressed }
+    }
+
+    /// Its messages are compressed.
+    pub fn is_compressed(&self) -> bool {
+        self.compressed
     }
 
     /// The next messages from number `from` on: up to `count`, as many as lie in one run.
@@ -81,6 +103,51 @@ impl Train {
     }
 }
 
+/// An array of records whose values differ, cut to `size`.
+fn json(number: u64, size: usize) -> Vec<u8> {
+    let noise = payload(number, 9, size / 8 + 64, false);
+    let mut text = String::from("[");
+    for bytes in noise.chunks_exact(8) {
+        let [a, b, c, d, e, f, g, h] = bytes.first_chunk::<8>().copied().unwrap_or_default().map(u32::from);
+        let kind = ["order", "trade", "quote", "status"][a as usize % 4];
+        text.push_str(&format!(
+            "{{\"id\":{},\"type\":\"{kind}\",\"price\":{}.{:02},\"amount\":{g},\"user\":\"u{:05}\"}},",
+            a << 16 | b << 8 | c,
+            d * 4,
+            e % 100,
+            f << 8 | h
+        ));
+        if text.len() >= size {
+            break;
+        }
+    }
+    text.truncate(size);
+    text.into_bytes()
+}
+
+/// RFC 7692 section 7.2.1.
+fn deflate(payload: &[u8]) -> Vec<u8> {
+    let mut wire = Vec::with_capacity(payload.len() + 1024);
+    let mut deflater = Compress::new(Compression::new(6), false);
+    // There is room for all of it.
+    let outcome = deflater.compress_vec(payload, &mut wire, FlushCompress::Sync);
+    debug_assert!(outcome.is_ok());
+    wire.truncate(wire.len() - 4);
+    wire
+}
+
+/// RFC 7692 section 7.2.2, of a message of up to `most` bytes that stands alone.
+///
+/// # Errors
+/// It is not DEFLATE.
+pub fn inflate(wire: &[u8], most: usize) -> Result<Vec<u8>> {
+    let whole = [wire, &[0, 0, 0xFF, 0xFF]].concat();
+    let mut payload = Vec::with_capacity(most + 1);
+    let outcome = Decompress::new(false).decompress_vec(&whole, &mut payload, FlushDecompress::Sync);
+    outcome.context("compressed data is invalid")?;
+    Ok(payload)
+}
+
 fn mask(number: usize) -> [u8; 4] {
     0x9E37_79B9_u32.wrapping_mul(number as u32 + 1).to_be_bytes()
 }
@@ -110,6 +177,8 @@ pub struct Seen<'a> {
     pub fin: bool,
     /// Its opcode.
     pub opcode: u8,
+    /// Starts a compressed message.
+    pub compressed: bool,
     /// Its payload.
     pub payload: &'a [u8],
     /// Length of all of it.
@@ -121,8 +190,18 @@ pub struct Seen<'a> {
 /// # Errors
 /// A server frame that is masked or has reserved bits (RFC 6455 sections 5.1 and 5.2).
 pub fn parse(bytes: &[u8]) -> Result<Option<Seen<'_>>> {
+    let seen = parse_compressed(bytes)?;
+    ensure!(seen.as_ref().is_none_or(|seen| !seen.compressed), "reserved bits are set: {:#04x}", bytes[0]);
+    Ok(seen)
+}
+
+/// The same, where permessage-deflate was agreed on.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_compressed(bytes: &[u8]) -> Result<Option<Seen<'_>>> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
-    ensure!(first & 0x70 == 0, "reserved bits are set: {first:#04x}");
+    ensure!(first & 0x30 == 0, "reserved bits are set: {first:#04x}");
     ensure!(second & 0x80 == 0, "the server masked a frame");
     let (length, head) = match second & 0x7F {
         126 => match rest.first_chunk::<2>() {
@@ -136,7 +215,8 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Seen<'_>>> {
         short => (usize::from(short), 2),
     };
     let Some(payload) = bytes[head..].get(..length) else { return Ok(None) };
-    Ok(Some(Seen { fin: first & 0x80 != 0, opcode: first & 0x0F, payload, length: head + length }))
+    let (fin, compressed, opcode) = (first & 0x80 != 0, first & COMPRESSED != 0, first & 0x0F);
+    Ok(Some(Seen { fin, opcode, compressed, payload, length: head + length }))
 }
 
 #[cfg(test)]
@@ -178,6 +258,19 @@ mod tests {
             assert_eq!(seen.payload, train.payload(3));
             assert_eq!(parse(&reply[..reply.len() - 1]).unwrap(), None, "size {size}");
         }
+    }
+
+    #[test]
+    fn compressed_messages_come_to_their_payloads() {
+        let train = Train::compressed(4096);
+        let (frames, _) = train.run(3, 1);
+        assert_eq!((train.payload(3).len(), frames[0]), (4096, 0xC1));
+        assert!(frames.len() < 2048, "{}", frames.len());
+        let wire = deflate(train.payload(3));
+        assert_eq!(inflate(&wire, 4096).unwrap(), train.payload(3));
+        assert!(inflate(&[7], 4096).is_err());
+        let reply = server_frame(COMPRESSED | opcode::TEXT, &wire);
+        assert!(parse_compressed(&reply).unwrap().unwrap().compressed);
     }
 
     #[test]

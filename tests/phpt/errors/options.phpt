@@ -17,7 +17,12 @@ foreach ([
     ['maxConnections' => 5],
     ['reconnect' => ['base' => 1]],
     ['workers' => 4],
-    ['compression' => true],
+    ['compression' => 'yes'],
+    ['compression' => ['level' => 10]],
+    ['compression' => ['windowBits' => 8]],
+    ['compression' => ['contextTakeover' => 1]],
+    ['compression' => ['window' => 9]],
+    ['compression' => [6]],
     ['send' => ['policy' => 'drop']],
     ['origins' => '*'],
     ['protocols' => ['a', 'a']],
@@ -64,10 +69,15 @@ ValueError: WsServer: unknown option 'limits.maxMesage' (5 given); did you mean 
 TypeError: WsServer: option 'limits.maxMessage' must be of type int, float given
 ValueError: WsServer: option 'limits.maxMessage' must be between 1 and 1125899906842624, 0 given
 ValueError: WsServer: option 'limits.maxFrame' must not exceed 'limits.maxMessage' (10), 20 given
-ValueError: WsServer: unknown option 'maxConnections' (5 given); did you mean 'limits.maxConnections'? Allowed options: heartbeat, idle, limits, send, ack, redelivery, resume, dedupe, store, origins, protocols, path, healthPath, static, trustedProxies, proxyProtocol, tls, watchdog, admin, logger, logLevel, ioThreads, reusePort, backlog
+ValueError: WsServer: unknown option 'maxConnections' (5 given); did you mean 'limits.maxConnections'? Allowed options: heartbeat, idle, limits, send, compression, ack, redelivery, resume, dedupe, store, origins, protocols, path, healthPath, static, trustedProxies, proxyProtocol, tls, watchdog, admin, logger, logLevel, ioThreads, reusePort, backlog
 ValueError: WsServer: 'reconnect' is an option of WsClient, not of WsServer
 ValueError: WsServer: unknown option 'workers' (4 given). Allowed options: %s
-ValueError: WsServer: unknown option 'compression' (true given). Allowed options: %s
+TypeError: WsServer: option 'compression' must be of type bool or array (level, contextTakeover, windowBits, threshold), string given
+ValueError: WsServer: option 'compression.level' must be between 1 and 9, 10 given
+ValueError: WsServer: option 'compression.windowBits' must be between 9 and 15, 8 given
+TypeError: WsServer: option 'compression.contextTakeover' must be of type bool, int given
+ValueError: WsServer: unknown option 'compression.window' (9 given)%sAllowed options of 'compression': level, contextTakeover, windowBits, threshold
+ValueError: WsServer: option 'compression' must be an array of names to values (level, contextTakeover, windowBits, threshold), a list was given
 ValueError: WsServer: option 'send.policy' must be one of 'close', 'dropOldest', 'dropNewest', 'drop' given
 ValueError: WsServer: option 'origins' must be 'same-host', 'any' or a list of origins (['https://example.org']), '*' given
 ValueError: WsServer: option 'protocols' names 'a' twice

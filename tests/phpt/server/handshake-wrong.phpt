@@ -28,7 +28,7 @@ ValueError: onHandshake returned the status 600; allowed are 101 (accept) and 20
 HTTP/1.1 500 Internal Server Error
 TypeError: onHandshake must return bool, int (an HTTP status) or array, stdClass returned NULL
 HTTP/1.1 500 Internal Server Error
-ValueError: onHandshake returned the unknown key 'stauts'; known are status, headers, body, protocol NULL
+ValueError: onHandshake returned the unknown key 'stauts'; known are status, headers, body, protocol, compression NULL
 HTTP/1.1 500 Internal Server Error
 TypeError: onHandshake must return 'status' as int, string returned NULL
 HTTP/1.1 500 Internal Server Error

@@ -162,7 +162,7 @@ impl Client {
         let Some(core) = self.core.upgrade() else { return };
         self.shard.population.fetch_add(1, Ordering::Relaxed);
         let outlet = Outlet::new(core.next_connection_id(), self.shard.clone(), self.context.clone(), 0);
-        let outlet = Arc::new(outlet.with_lifeline());
+        let outlet = Arc::new(outlet.with_compression(dialed.compression).with_lifeline());
         let session = &mut inner.session;
         session.rules.handle_connected(session.token.clone(), Some(inner.outbox.range()));
         session.greeting = Some(Greeting {

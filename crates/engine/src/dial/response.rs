@@ -4,8 +4,11 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, BytesMut};
+use lifeline_proto::deflate::{Agreement, negotiate};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::config::DeflateConfig;
 
 /// Longest spread that is believed; servers advertise at most this much.
 const MAX_SPREAD: Duration = Duration::from_secs(60);
@@ -15,6 +18,9 @@ const MAX_BODY: usize = 1024;
 const BODY_PATIENCE: Duration = Duration::from_secs(1);
 /// More headers than any server sends.
 const MAX_HEADERS: usize = 128;
+
+/// The subprotocol chosen, empty for none, and what was agreed on of permessage-deflate.
+pub(crate) type Agreed = (String, Option<Agreement>);
 
 /// A response head.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,11 +144,17 @@ impl ResponseHead {
         Some(date.duration_since(now).unwrap_or_default())
     }
 
-    /// Checks a 101 against RFC 6455 section 4.1 and returns the subprotocol chosen, empty for none.
+    /// Checks a 101 against RFC 6455 section 4.1 and returns the subprotocol chosen, empty for none, and what was
+    /// agreed on of permessage-deflate.
     ///
     /// # Errors
     /// What is wrong with it, in words.
-    pub(crate) fn verify(&self, key: &str, offered: &[String]) -> Result<String, String> {
+    pub(crate) fn verify(
+        &self,
+        key: &str,
+        offered: &[String],
+        compression: Option<&DeflateConfig>,
+    ) -> Result<Agreed, String> {
         let upgrade = self.values("Upgrade").join(", ");
         if !upgrade.eq_ignore_ascii_case("websocket") {
             return Err(wrong("Upgrade", &upgrade, "'websocket'"));
@@ -156,13 +168,20 @@ impl ResponseHead {
             return Err(wrong("Sec-WebSocket-Accept", &accept.join(", "), "the answer to our key"));
         }
         let extensions = self.values("Sec-WebSocket-Extensions").join(", ");
-        if extensions.contains(|c: char| c != ',' && !c.is_whitespace()) {
-            return Err(wrong("Sec-WebSocket-Extensions", &extensions, "none, because none was offered"));
-        }
+        let agreement = match compression {
+            Some(compression) => negotiate::conclude([extensions.as_bytes()], compression).map_err(|problem| {
+                let offer = negotiate::offer(compression);
+                wrong("Sec-WebSocket-Extensions", &extensions, &format!("an answer to '{offer}', but {problem}"))
+            })?,
+            None if extensions.contains(|c: char| c != ',' && !c.is_whitespace()) => {
+                return Err(wrong("Sec-WebSocket-Extensions", &extensions, "none, because none was offered"));
+            }
+            None => None,
+        };
         let mut protocols = self.values("Sec-WebSocket-Protocol");
         match (protocols.pop(), protocols.is_empty()) {
-            (None, _) => Ok(String::new()),
-            (Some(one), true) if offered.contains(&one) => Ok(one),
+            (None, _) => Ok((String::new(), agreement)),
+            (Some(one), true) if offered.contains(&one) => Ok((one, agreement)),
             (Some(last), _) => {
                 protocols.push(last);
                 let allowed = if offered.is_empty() {
@@ -263,7 +282,7 @@ mod tests {
         headers.retain(|(name, _)| !name.eq_ignore_ascii_case(change));
         headers.extend(value.map(|value| (change, value)));
         let offered: Vec<String> = offered.iter().map(|it| (*it).to_owned()).collect();
-        head(&headers).verify(KEY, &offered)
+        head(&headers).verify(KEY, &offered, None).map(|agreed| agreed.0)
     }
 
     #[test]
@@ -303,10 +322,10 @@ mod tests {
     fn a_repeated_accept_or_protocol_is_refused() {
         let mut headers = GOOD.to_vec();
         headers.push(GOOD[2]);
-        assert!(head(&headers).verify(KEY, &[]).is_err());
+        assert!(head(&headers).verify(KEY, &[], None).is_err());
         let mut headers = GOOD.to_vec();
         headers.extend([("Sec-WebSocket-Protocol", "a"), ("Sec-WebSocket-Protocol", "a")]);
-        assert!(head(&headers).verify(KEY, &["a".into()]).is_err());
+        assert!(head(&headers).verify(KEY, &["a".into()], None).is_err());
     }
 
     #[test]

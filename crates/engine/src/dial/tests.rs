@@ -25,6 +25,7 @@ struct Client {
     attempt_headers: Vec<(String, String)>,
     tls: Option<ClientTlsConfig>,
     proxy: ProxyRules,
+    compression: Option<DeflateConfig>,
     timeout: Duration,
 }
 
@@ -41,6 +42,7 @@ impl Client {
             attempt_headers: Vec::new(),
             tls: None,
             proxy: ProxyRules::new(&Proxy::Direct),
+            compression: None,
             timeout: Duration::from_secs(30),
         }
     }
@@ -53,6 +55,7 @@ impl Client {
             attempt_headers: &self.attempt_headers,
             tls: self.tls.as_ref(),
             proxy: &self.proxy,
+            compression: self.compression.as_ref(),
             timeout: self.timeout,
             max_header_bytes: 4096,
         }

@@ -198,7 +198,13 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    fn int(&self, key: &str, expected: &str, range: &RangeInclusive<i64>, value: &Value) -> Result<i64, OptionError> {
+    pub(super) fn int(
+        &self,
+        key: &str,
+        expected: &str,
+        range: &RangeInclusive<i64>,
+        value: &Value,
+    ) -> Result<i64, OptionError> {
         match value {
             Value::Int(int) if range.contains(int) => Ok(*int),
             Value::Int(int) => {
@@ -390,6 +396,19 @@ impl<'a> Fields<'a> {
             self.role.class(),
             shown(given),
             self.names_in(group)
+        ))
+    }
+
+    /// A name that the array of an option does not have.
+    pub(super) fn unknown_in(&self, key: &str, name: &str, given: &Value, known: &[&str]) -> OptionError {
+        let hint = nearest(name, known.iter().copied()).or_else(|| by_last_part(name, known.iter().copied()));
+        let hint = hint.map_or(".".to_owned(), |name| format!("; did you mean '{key}.{name}'?"));
+        OptionError::Value(format!(
+            "{}: unknown option '{key}.{}' ({} given){hint} Allowed options of '{key}': {}",
+            self.role.class(),
+            name.escape_debug(),
+            shown(given),
+            known.join(", ")
         ))
     }
 

@@ -225,6 +225,21 @@ fn cases() -> Vec<Case> {
         choice("limits.rateAction", &["close"]),
         int("send.limit", 1, 1 << 50),
         choice("send.policy", &["dropOldest", "dropNewest"]),
+        Case {
+            path: "compression",
+            valid: vec![
+                Bool(true),
+                List(vec![]),
+                map(&[
+                    ("level", Int(9)),
+                    ("contextTakeover", Bool(true)),
+                    ("windowBits", Int(9)),
+                    ("threshold", Int(0)),
+                ]),
+            ],
+            wrong: vec![Int(1), text("true"), Null, Float(1.0), other()],
+            refused: vec![List(vec![Int(1)])],
+        },
         choice("ack", &["manual"]),
         int("redelivery.limit", 1, 1000),
         seconds("resume.ttl", true, false),
@@ -395,6 +410,49 @@ fn an_option_of_the_other_class_says_whose_it_is() {
 }
 
 #[test]
+fn compression_takes_what_it_documents_and_nothing_else() {
+    let of = |name: &str, value: Value| server(&text("ws://a:1"), &map(&[("compression", map(&[(name, value)]))]));
+    for (name, low, high) in [("level", 1, 9), ("windowBits", 9, 15), ("threshold", 0, BIGGEST)] {
+        for value in [low, high] {
+            let config = of(name, Int(value)).unwrap().compression.unwrap();
+            let got = match name {
+                "level" => i64::from(config.level),
+                "windowBits" => i64::from(config.window_bits),
+                _ => config.threshold as i64,
+            };
+            assert_eq!(got, value);
+        }
+        for value in [low - 1, high + 1] {
+            assert_eq!(
+                of(name, Int(value)).unwrap_err(),
+                OptionError::Value(format!(
+                    "WsServer: option 'compression.{name}' must be between {low} and {high}, {value} given"
+                ))
+            );
+        }
+        assert_eq!(
+            of(name, text("6")).unwrap_err(),
+            OptionError::Type(format!("WsServer: option 'compression.{name}' must be of type int, string given"))
+        );
+    }
+    assert!(of("contextTakeover", Bool(true)).unwrap().compression.unwrap().context_takeover);
+    assert_eq!(
+        of("contextTakeover", Int(1)).unwrap_err(),
+        OptionError::Type("WsServer: option 'compression.contextTakeover' must be of type bool, int given".into())
+    );
+    assert_eq!(
+        of("window_bits", Int(10)).unwrap_err(),
+        OptionError::Value(
+            "WsServer: unknown option 'compression.window_bits' (10 given); did you mean 'compression.windowBits'? \
+             Allowed options of 'compression': level, contextTakeover, windowBits, threshold"
+                .into()
+        )
+    );
+    assert_eq!(server(&text("ws://a:1"), &map(&[("compression", Bool(false))])).unwrap().compression, None);
+    assert_eq!(client(&text("ws://a:1"), &map(&[("compression", Bool(false))])).unwrap().compression, None);
+}
+
+#[test]
 fn defaults_are_those_of_the_documentation() {
     let server = server(&text("ws://127.0.0.1:8080"), &List(vec![])).unwrap();
     let client = client(&text("ws://a"), &List(vec![])).unwrap();
@@ -469,11 +527,9 @@ fn unknown_keys_name_themselves_and_their_neighbour() {
     assert!(hint("hearbeat.interval").contains("unknown option 'hearbeat' (array given); did you mean 'heartbeat'?"));
     let far = hint("zzz");
     assert!(!far.contains("did you mean"), "{far}");
-    assert!(far.contains("(1 given). Allowed options: heartbeat, idle, limits, send, ack"), "{far}");
+    assert!(far.contains("(1 given). Allowed options: heartbeat, idle, limits, send, compression, ack"), "{far}");
     // Options of later releases and of other layers are as unknown as any.
-    for path in ["compression", "workers"] {
-        assert!(hint(path).starts_with("WsServer: unknown option '"), "{path}: {}", hint(path));
-    }
+    assert!(hint("workers").starts_with("WsServer: unknown option 'workers'"), "{}", hint("workers"));
 }
 
 #[test]
