@@ -84,8 +84,8 @@ export const tests = {
       const height = (path) => Math.min(...path.slice(1).split('L').map((point) => Number(point.split(' ')[1])));
       for (const path of await drawn(page, 'Messages a second')) assert.ok(height(path) < 90, path);
       // The answers come from the extension's threads, PHP or not.
-      php.do('block', { seconds: 7 });
-      await until(async () => /^[3-9](\.\d+)? s$/.test(await number(page, 'PHP behind')), 'it is seen to be behind');
+      php.do('block', { seconds: 5 });
+      await until(async () => /^[1-9](\.\d+)? s$/.test(await number(page, 'PHP behind')), 'it is seen to be behind');
       assert.equal(await page.textContent('#word'), 'Ready');
       php.do('leave');
       await until(async () => (await number(page, 'connections')) === '3', 'three are left');
