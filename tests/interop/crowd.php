@@ -2,7 +2,7 @@
 // Clients of lifeline.v1 that send numbered messages and count the answers, until stdin ends; then they wait for what is missing.
 //   crowd.php URL COUNT
 // Tells lines of JSON: {"event":"going"} when each has had an answer, {"event":"moved","count":n} reconnects so far,
-// {"event":"done","sent":[…],"answered":[…],"gaps":[…],"errors":[…]}
+// {"event":"done","sent":[…],"answered":[…],"gaps":[…],"refused":[…],"errors":[…]}
 declare(strict_types=1);
 
 function tell(string $event, array $more = []): void
@@ -12,7 +12,7 @@ function tell(string $event, array $more = []): void
 
 [, $url, $count] = $argv;
 $clients = $sent = $answered = $errors = [];
-$gaps = [];
+$gaps = $refused = [];
 $moves = 0;
 for ($number = 0; $number < (int) $count; $number++) {
     $client = new WsClient($url, ['reconnect' => ['base' => 0.05, 'max' => 0.2]]);
@@ -24,6 +24,11 @@ for ($number = 0; $number < (int) $count; $number++) {
     });
     $client->onError(function (Throwable $e) use (&$errors): void {
         $errors[] = $e->getMessage();
+    });
+    $client->onStateChange(function (WsTransition $t) use (&$refused): void {
+        if ($t->from === WsState::Connecting && $t->to === WsState::Reconnecting) {
+            $refused[] = "$t->code $t->reason";
+        }
     });
     $client->onOpen(function () use (&$moves): void {
         tell('opened', ['count' => ++$moves]);
@@ -59,4 +64,4 @@ $end = microtime(true) + 10;
 while (array_diff($sent, array_keys($answered)) !== [] && microtime(true) < $end) {
     $clients[0]->poll(0.05);
 }
-tell('done', ['sent' => $sent, 'answered' => $answered, 'gaps' => $gaps, 'errors' => $errors, 'unacknowledged' => array_sum(array_map(fn (WsClient $c): int => $c->unacknowledged(), $clients))]);
+tell('done', ['sent' => $sent, 'answered' => $answered, 'gaps' => $gaps, 'refused' => $refused, 'errors' => $errors, 'unacknowledged' => array_sum(array_map(fn (WsClient $c): int => $c->unacknowledged(), $clients))]);

@@ -145,6 +145,8 @@ class Recipes(ReverseProxyCase):
         self.assertEqual([text for text in done["sent"] if text not in handled], [], "handled")
         self.assertEqual([text for text in done["sent"] if text not in done["answered"]], [], "answered")
         self.assertEqual((done["errors"], done["unacknowledged"]), ([], 0))
+        # There was always one who took them.
+        self.assertEqual(done["refused"], [])
         # Another instance does not know their sessions, and says so.
         self.assertEqual(set(done["gaps"]), {" restart"})
         # What one has handled and had no time to acknowledge another may see again, by the same id.
