@@ -695,6 +695,7 @@ impl Endpoint for Core {
             | Event::Authorise { .. }
             | Event::SnapshotWanted { .. }
             | Event::Edit { .. }
+            | Event::Items { .. }
             | Event::SessionEnded { .. } => Ok(0),
         }
     }

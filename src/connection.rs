@@ -10,7 +10,7 @@ use ext_php_rs::exception::PhpResult;
 use ext_php_rs::flags::ClassFlags;
 use ext_php_rs::prelude::*;
 use ext_php_rs::types::{ZendClassObject, Zval};
-use lifeline_engine::bridge::{Command, CommandError, ConnId, EndpointId, OpenInfo, Reply, Sent, Stats};
+use lifeline_engine::bridge::{Command, CommandError, ConnId, OpenInfo, Reply, Sent, Stats};
 use lifeline_engine::close;
 use lifeline_engine::http::RequestHead;
 
@@ -39,20 +39,22 @@ pub(crate) struct Conn {
     /// False once `Close` was delivered or the server is gone.
     open: Cell<bool>,
     request: Option<Arc<RequestHead>>,
-    /// Its server and session, which may outlive it.
-    session: Option<Box<(EndpointId, Box<str>)>>,
+    /// Its session, which may outlive it.
+    session: Option<Rc<session::Shared>>,
 }
 
 impl Conn {
-    /// A connection with its object; `session` is its WsSession or null.
-    pub(crate) fn new(server: EndpointId, id: ConnId, info: &OpenInfo, session: Zval) -> (Rc<Self>, Zval) {
+    /// A connection with its object; `session` is its session and the WsSession for it.
+    pub(crate) fn new(id: ConnId, info: &OpenInfo, session: Option<(Rc<session::Shared>, Zval)>) -> (Rc<Self>, Zval) {
+        let (session, object_of_session) =
+            session.map_or_else(|| (None, null()), |(shared, object)| (Some(shared), object));
         let conn = Rc::new(Self {
             id,
             serial: Rc::default(),
             generation: generation(),
             open: Cell::new(true),
             request: info.request.clone(),
-            session: info.session.as_ref().map(|session| Box::new((server, (&*session.id).into()))),
+            session,
         });
         let mut object = ZendClassObject::new(WsConnection { conn: Rc::clone(&conn) });
         let values = [
@@ -61,7 +63,7 @@ impl Conn {
             text(info.request.as_ref().map_or("", |request| request.path())),
             text(&info.protocol),
             boolean(info.resumed),
-            session,
+            object_of_session,
             info.session.as_ref().and_then(|session| session.user.as_deref()).map_or_else(null, text),
         ];
         for (index, value) in values.into_iter().enumerate() {
@@ -78,6 +80,10 @@ impl Conn {
         self.open.set(false);
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
     /// Throws in a process that inherited the object; false: closed.
     fn usable(&self) -> PhpResult<bool> {
         if self.generation != generation() {
@@ -88,8 +94,8 @@ impl Conn {
 
     /// Sends to the session, for when the client comes back; false: it has none, or it has ended.
     fn send_later(&self, data: Bytes, binary: bool) -> PhpResult<bool> {
-        let Some((server, session)) = self.session.as_deref() else { return Ok(false) };
-        let command = Command::SessionSend { server: *server, session: session.clone(), data, binary };
+        let Some(session) = self.session.as_deref() else { return Ok(false) };
+        let command = Command::SessionSend { server: session.server, session: session.id.clone(), data, binary };
         Ok(matches!(submit(command)?, Reply::Sequence(1..)))
     }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use ext_php_rs::exception::PhpResult;
 use ext_php_rs::types::Zval;
 use lifeline_engine::IdMap;
-use lifeline_engine::bridge::{Bridge, Command, ConnId, Delivery, EndpointId, Event, Reply, Verdict};
+use lifeline_engine::bridge::{Bridge, Command, ConnId, Delivery, DeliveryId, EndpointId, Event, OutboxItem, Verdict};
 
 use crate::exceptions::{Pending, exception, pending};
 use crate::lifecycle::{self, with_bridge};
@@ -70,9 +70,7 @@ pub(crate) struct Dispatcher {
     consumed: RefCell<Vec<(ConnId, usize, usize)>>,
     /// An item whose handler has ended well, which the engine learns when the next one begins, and before any other
     /// code of the application runs or anything else is asked of the engine.
-    done: RefCell<Option<(EndpointId, Delivery)>>,
-    /// There is one.
-    is_done: Cell<bool>,
+    done: Cell<Option<(EndpointId, DeliveryId)>>,
     wakeup: RefCell<Option<Wakeup>>,
     /// The process that all of this belongs to.
     generation: Cell<u32>,
@@ -143,12 +141,8 @@ impl Dispatcher {
                 continue;
             };
             let endpoint = self.endpoints.borrow().get(&id).and_then(Weak::upgrade);
-            if self.is_done.get() {
-                let is_next = matches!(&event, Event::Message { info: Some(_), .. })
-                    && self.done.borrow().as_ref().is_some_and(|(other, _)| *other == id);
-                if !is_next {
-                    self.settle_done();
-                }
+            if !matches!((&event, self.done.get()), (Event::Items { .. }, Some((other, _))) if other == id) {
+                self.settle_done();
             }
             match endpoint {
                 Some(endpoint) => {
@@ -163,6 +157,22 @@ impl Dispatcher {
 
     fn pop(&self) -> Option<Event> {
         self.queue.borrow_mut().pop_front()
+    }
+
+    /// The next of the items at the front of the queue, where they are of that connection.
+    pub(crate) fn next_item(&self, conn: ConnId) -> Option<OutboxItem> {
+        let mut queue = self.queue.borrow_mut();
+        let Some(Event::Items { conn: of, items, .. }) = queue.front_mut() else { return None };
+        let item = if *of == conn { items.pop_front() } else { None };
+        if items.is_empty() {
+            queue.pop_front();
+        }
+        item
+    }
+
+    /// Puts items back that a callback of their connection is run before.
+    pub(crate) fn put_back(&self, event: Event) {
+        self.queue.borrow_mut().push_front(event);
     }
 
     /// Puts events back, in their order, before all others.
@@ -189,6 +199,7 @@ impl Dispatcher {
     fn orphan(&self, event: &Event) {
         match event {
             Event::Message { conn, data, .. } | Event::Snapshot { conn, data, .. } => self.consume(*conn, data.len()),
+            Event::Items { conn, items, .. } => items.iter().for_each(|item| self.consume(*conn, item.data.len())),
             Event::Edit { conn, edit, .. } => self.consume(*conn, edit.data.len()),
             Event::Stopped { endpoint } => self.unregister(*endpoint),
             _ => {}
@@ -270,7 +281,7 @@ impl Dispatcher {
     }
 
     /// After a callback of `endpoint`.
-    fn settle(&self, endpoint: Rc<dyn Endpoint>) -> Result<(), Pending> {
+    pub(crate) fn settle(&self, endpoint: Rc<dyn Endpoint>) -> Result<(), Pending> {
         // Thrown when the callback's arguments or result were released.
         if pending().is_err() {
             endpoint.failed("a destructor", None)?;
@@ -313,41 +324,47 @@ impl Dispatcher {
 
     /// The handling of a message that `lifeline.v1` delivered has ended.
     pub(crate) fn verdict(&self, endpoint: EndpointId, delivery: Delivery, verdict: Verdict) {
-        self.settle_done();
-        if verdict == Verdict::Done && matches!(delivery, Delivery::Item { .. }) {
-            self.done.replace(Some((endpoint, delivery)));
-            self.is_done.set(true);
-            return self.submitted();
+        if verdict == Verdict::Done
+            && let Delivery::Item { id, .. } = delivery
+        {
+            return self.handled(endpoint, id);
         }
+        self.settle_done();
         // An endpoint that has ended meanwhile does not mind.
         with_bridge(|bridge| drop(bridge.submit(Command::Settle { endpoint, delivery, verdict })));
         self.submitted();
     }
 
+    /// The handler of an item has ended well.
+    pub(crate) fn handled(&self, endpoint: EndpointId, item: DeliveryId) {
+        self.settle_done();
+        self.done.set(Some((endpoint, item)));
+        self.submitted();
+    }
+
     /// Whether the handler of an item may be called.
-    pub(crate) fn begin(&self, endpoint: EndpointId, delivery: Delivery) -> bool {
-        let mut done = None;
-        if self.is_done.get() {
-            done = self.done.borrow_mut().take_if(|(other, _)| *other == endpoint).map(|(_, delivery)| delivery);
-            self.settle_done();
+    pub(crate) fn begin(&self, endpoint: EndpointId, item: DeliveryId) -> bool {
+        let mut done = self.done.take();
+        if done.is_some_and(|(other, _)| other != endpoint) {
+            self.settle_last(done.take());
         }
-        let begin = Command::Begin { endpoint, delivery, done };
-        matches!(with_bridge(|bridge| bridge.submit(begin)), Some(Ok(Reply::Flag(true))))
+        let done = done.map(|(_, item)| item);
+        with_bridge(|bridge| bridge.step(endpoint, done, Some(item))) == Some(true)
     }
 
     /// Tells the engine of the item that was handled last.
     #[inline]
     pub(crate) fn settle_done(&self) {
-        if self.is_done.replace(false) {
-            self.settle_last();
+        if self.done.get().is_some() {
+            self.settle_last(self.done.take());
         }
     }
 
     #[cold]
-    fn settle_last(&self) {
-        let Some((endpoint, delivery)) = self.done.take() else { return };
+    fn settle_last(&self, done: Option<(EndpointId, DeliveryId)>) {
+        let Some((endpoint, item)) = done else { return };
         // An endpoint that has ended meanwhile does not mind.
-        with_bridge(|bridge| drop(bridge.submit(Command::Settle { endpoint, delivery, verdict: Verdict::Done })));
+        with_bridge(|bridge| bridge.step(endpoint, Some(item), None));
     }
 
     /// Tells the engine what was consumed and wakes it.
@@ -451,8 +468,7 @@ impl Dispatcher {
         }
         std::mem::forget(std::mem::take(&mut *self.queue.borrow_mut()));
         self.consumed.borrow_mut().clear();
-        self.done.replace(None);
-        self.is_done.set(false);
+        self.done.set(None);
         self.dirty.set(false);
         // Closing our copies does not change the parent's epoll set.
         *self.wakeup.borrow_mut() = None;
@@ -471,8 +487,7 @@ impl Dispatcher {
         self.suspended.borrow_mut().clear();
         self.dirty.set(false);
         self.consumed.borrow_mut().clear();
-        self.done.replace(None);
-        self.is_done.set(false);
+        self.done.set(None);
         *self.wakeup.borrow_mut() = None;
         self.generation.set(lifecycle::generation());
     }
@@ -537,6 +552,7 @@ fn endpoint_of(event: &Event) -> Option<EndpointId> {
         Event::Handshake { server: id, .. }
         | Event::Open { endpoint: id, .. }
         | Event::Message { endpoint: id, .. }
+        | Event::Items { endpoint: id, .. }
         | Event::Close { endpoint: id, .. }
         | Event::Failure { endpoint: id, .. }
         | Event::Drain { endpoint: id, .. }
@@ -601,6 +617,13 @@ impl Serial {
         self.busy.set(true);
     }
 
+    /// Takes the turn, if it is nobody's.
+    pub(crate) fn try_enter(&self) -> bool {
+        let free = !self.busy.get() && self.deferred.get() == 0 && self.waiting.borrow().is_none();
+        self.busy.set(self.busy.get() || free);
+        free
+    }
+
     /// The handler has returned: what waited comes next, unless the message was deferred.
     pub(crate) fn end(&self) {
         self.busy.set(false);
@@ -634,6 +657,9 @@ impl Serial {
             match event {
                 Event::Message { conn, data, .. } | Event::Snapshot { conn, data, .. } => {
                     dispatcher().consume(conn, data.len());
+                }
+                Event::Items { conn, items, .. } => {
+                    items.iter().for_each(|item| dispatcher().consume(conn, item.data.len()));
                 }
                 Event::Edit { conn, edit, .. } => dispatcher().consume(conn, edit.data.len()),
                 _ => {}

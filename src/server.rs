@@ -14,8 +14,8 @@ use ext_php_rs::types::{ZendClassObject, ZendHashTable, ZendObject, ZendStr, Zva
 use ext_php_rs::zend::ce;
 use lifeline_engine::IdMap;
 use lifeline_engine::bridge::{
-    Authentication, Command, ConnId, Credentials, EditInfo, EndpointId, Event, HandshakeAnswer, MessageInfo, Reply,
-    SessionInfo, Verdict,
+    Authentication, Command, ConnId, Credentials, Delivery, DeliveryId, EditInfo, EndpointId, Event, HandshakeAnswer,
+    Key, MessageInfo, OutboxItem, Reply, SessionInfo, Verdict,
 };
 use lifeline_engine::close;
 use lifeline_engine::config::ServerConfig;
@@ -249,17 +249,17 @@ impl Core {
         self.callbacks.clear();
     }
 
-    /// The object of a session, brought up to date.
-    fn session(&self, info: &SessionInfo) -> Zval {
-        let known = self.sessions.borrow().get(&info.id).map(|(_, object)| object.shallow_clone());
-        if let Some(mut object) = known {
+    /// A session and its object, brought up to date; none where the server has ended.
+    fn session(&self, info: &SessionInfo) -> Option<SeenSession> {
+        let known =
+            self.sessions.borrow().get(&info.id).map(|(shared, object)| (Rc::clone(shared), object.shallow_clone()));
+        if let Some((shared, mut object)) = known {
             session::refresh(&mut object, info);
-            return object;
+            return Some((shared, object));
         }
-        let Some(server) = self.id.get() else { return null() };
-        let (shared, object) = session::Shared::new(server, info);
-        self.sessions.borrow_mut().insert(info.id.clone(), (shared, object.shallow_clone()));
-        object
+        let (shared, object) = session::Shared::new(self.id.get()?, info);
+        self.sessions.borrow_mut().insert(info.id.clone(), (Rc::clone(&shared), object.shallow_clone()));
+        Some((shared, object))
     }
 
     /// A connection and its object.
@@ -345,9 +345,7 @@ impl Core {
     fn serve(&self, conn: &Rc<Conn>, object: &Zval, event: Event) -> Result<usize, Pending> {
         let id = conn.id;
         match event {
-            Event::Message { endpoint, data, binary, info, .. } => {
-                self.message(endpoint, conn, object, data, binary, info)
-            }
+            Event::Message { endpoint, data, binary, .. } => self.message(endpoint, conn, object, data, binary, None),
             Event::Authorise { channel, .. } => self.authorise(id, object, channel),
             Event::Edit { server, edit, .. } => self.edit(server, id, object, &edit),
             Event::Close { code, reason, clean, .. } => {
@@ -382,28 +380,27 @@ impl Core {
         object: &Zval,
         data: Bytes,
         binary: bool,
-        mut info: Option<Box<MessageInfo>>,
+        item: Option<(&Key, DeliveryId)>,
     ) -> Result<usize, Pending> {
         let length = data.len();
         let callback = self.callbacks.get(On::Message as usize);
         let wanted = callback.as_ref().map_or(0, |callback| callback.wanted());
-        let delivery = info.as_mut().and_then(|info| {
-            // The message tells what it is.
-            if wanted > 3 { info.delivery.clone() } else { info.delivery.take() }
-        });
-        if let Some(delivery) = &delivery
-            && !dispatcher().begin(endpoint, delivery.clone())
+        if let Some((_, id)) = item
+            && !dispatcher().begin(endpoint, id)
         {
             // It was settled meanwhile, or comes again on another connection.
             dispatcher().consume(conn.id, length);
             return Ok(0);
         }
-        let mut delivery = delivery.map(|delivery| (endpoint, delivery));
         let Some(callback) = callback else {
-            Turn::new(&conn.serial, conn.id, length, delivery).end_with(Verdict::Done);
+            dispatcher().consume(conn.id, length);
+            if let Some((_, id)) = item {
+                dispatcher().handled(endpoint, id);
+            }
             return Ok(0);
         };
-        let manual = self.config.sessions.manual_ack && delivery.is_some();
+        let manual = self.config.sessions.manual_ack && item.is_some();
+        let delivery = || item.map(|(outbox, id)| Delivery::Item { outbox: outbox.clone(), id });
         let mut arguments = [object.shallow_clone(), Zval::new(), Zval::new(), Zval::new()];
         if wanted > 1 {
             arguments[1] = bytes(&data);
@@ -416,13 +413,19 @@ impl Core {
         let wants_turn = wanted > 3 || manual;
         let turn = wants_turn.then(|| {
             let make = if manual { Turn::manual } else { Turn::new };
-            make(&conn.serial, conn.id, length, delivery.take())
+            make(&conn.serial, conn.id, length, delivery().map(|delivery| (endpoint, delivery)))
         });
         if let Some(turn) = turn.as_ref().filter(|_| wanted > 3) {
-            arguments[3] = message::build(&arguments[1], binary, info.as_deref(), Some(Rc::clone(turn)));
+            let info = item.map(|(_, id)| MessageInfo {
+                delivery: delivery(),
+                id: None,
+                channel: None,
+                sequence: id.sequence,
+            });
+            arguments[3] = message::build(&arguments[1], binary, info.as_ref(), Some(Rc::clone(turn)));
         }
         let result = callback.call(&mut arguments[..wanted.min(4)]);
-        let is_open_item = delivery.is_some() || turn.as_ref().is_some_and(|turn| turn.is_item() && !turn.is_over());
+        let is_open_item = item.is_some() && turn.as_ref().is_none_or(|turn| !turn.is_over());
         let rejection = if result.is_err() { failure::take_rejection() } else { None };
         let refused = rejection.is_some();
         match (&turn, rejection) {
@@ -433,13 +436,13 @@ impl Core {
             (Some(turn), None) => turn.returned(),
             (None, rejection) => {
                 dispatcher().consume(conn.id, length);
-                if let Some((endpoint, delivery)) = delivery {
-                    let verdict = match rejection {
-                        Some(rejection) => rejection.verdict(),
-                        None if result.is_err() => Verdict::Failed,
-                        None => Verdict::Done,
-                    };
-                    dispatcher().verdict(endpoint, delivery, verdict);
+                match (item, rejection) {
+                    (None, _) => {}
+                    (Some((_, id)), None) if result.is_ok() => dispatcher().handled(endpoint, id),
+                    (Some((outbox, id)), rejection) => {
+                        let verdict = rejection.map_or(Verdict::Failed, failure::Rejection::verdict);
+                        dispatcher().verdict(endpoint, Delivery::Item { outbox: outbox.clone(), id }, verdict);
+                    }
                 }
             }
         }
@@ -452,6 +455,36 @@ impl Core {
             }
         }
         Ok(1)
+    }
+
+    /// Items of a client's outbox, whose connection's turn it is. While a callback runs, those behind it are in the queue,
+    /// where they wait as anything else does.
+    fn items(
+        self: &Rc<Self>,
+        conn: &Rc<Conn>,
+        object: &Zval,
+        endpoint: EndpointId,
+        outbox: Key,
+        mut items: VecDeque<OutboxItem>,
+    ) -> Result<usize, Pending> {
+        let mut ran = 0;
+        let mut next = items.pop_front();
+        if !items.is_empty() {
+            dispatcher().put_back(Event::Items { endpoint, conn: conn.id, outbox: outbox.clone(), items });
+        }
+        while let Some(OutboxItem { id, data, binary, .. }) = next.take() {
+            let result = self.message(endpoint, conn, object, data, binary, Some((&outbox, id)));
+            conn.serial.end();
+            ran += result?;
+            dispatcher().settle(Rc::clone(self) as Rc<dyn Endpoint>)?;
+            if conn.is_open() && conn.serial.try_enter() {
+                next = dispatcher().next_item(conn.id);
+                if next.is_none() {
+                    conn.serial.end();
+                }
+            }
+        }
+        Ok(ran)
     }
 
     /// `onSubscribe`.
@@ -478,7 +511,8 @@ impl Core {
 
     /// The callback of a document's option `write`.
     fn edit(&self, server: EndpointId, conn: ConnId, object: &Zval, edit: &EditInfo) -> Result<usize, Pending> {
-        let begun = dispatcher().begin(server, edit.delivery.clone());
+        let Delivery::Item { id, .. } = edit.delivery else { return Ok(0) };
+        let begun = dispatcher().begin(server, id);
         dispatcher().consume(conn, edit.data.len());
         if !begun {
             // It comes again on another connection.
@@ -587,7 +621,7 @@ impl Core {
     fn living_session(&self, session: &str) -> Option<Zval> {
         let server = self.id.get()?;
         match query(Command::Session { server, session: session.into() }) {
-            Ok(Reply::Session(Some(info))) => Some(self.session(&info)),
+            Ok(Reply::Session(Some(info))) => self.session(&info).map(|(_, object)| object),
             _ => None,
         }
     }
@@ -602,9 +636,9 @@ impl Endpoint for Core {
                 let _ = submit(Command::AnswerHandshake { ticket, answer });
                 Ok(ran)
             }
-            Event::Open { endpoint, conn: id, info } => {
-                let session = info.session.as_ref().map_or_else(null, |session| self.session(session));
-                let (conn, object) = Conn::new(endpoint, id, &info, session);
+            Event::Open { conn: id, info, .. } => {
+                let session = info.session.as_ref().and_then(|session| self.session(session));
+                let (conn, object) = Conn::new(id, &info, session);
                 self.connections.borrow_mut().insert(id, (Rc::clone(&conn), object.shallow_clone()));
                 let Some(callback) = self.callbacks.get(On::Open as usize) else { return Ok(0) };
                 conn.serial.enter();
@@ -623,6 +657,7 @@ impl Endpoint for Core {
                 Ok(1)
             }
             Event::Message { conn: id, .. }
+            | Event::Items { conn: id, .. }
             | Event::Close { conn: id, .. }
             | Event::Drain { conn: id, .. }
             | Event::Join { conn: id, .. }
@@ -633,12 +668,21 @@ impl Endpoint for Core {
                 let Some((conn, object)) = self.connection(id) else {
                     match &event {
                         Event::Message { data, .. } => dispatcher().consume(id, data.len()),
+                        Event::Items { items, .. } => {
+                            items.iter().for_each(|item| dispatcher().consume(id, item.data.len()));
+                        }
                         Event::Edit { edit, .. } => dispatcher().consume(id, edit.data.len()),
                         _ => {}
                     }
                     return Ok(0);
                 };
-                let Some(event) = conn.serial.begin(event) else { return Ok(0) };
+                let event = match conn.serial.begin(event) {
+                    None => return Ok(0),
+                    Some(Event::Items { endpoint, outbox, items, .. }) => {
+                        return self.items(&conn, &object, endpoint, outbox, items);
+                    }
+                    Some(event) => event,
+                };
                 let result = self.serve(&conn, &object, event);
                 conn.serial.end();
                 result

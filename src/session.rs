@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::c_char;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ext_php_rs::convert::IntoZval;
@@ -32,21 +33,20 @@ const CLAIMS: usize = 3;
 /// How often `update()` begins anew because somebody else was faster.
 const ATTEMPTS: usize = 100;
 
-/// What object and server share of a session.
+/// What object, server and connections share of a session.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    server: EndpointId,
-    id: Box<str>,
+    pub(crate) server: EndpointId,
     generation: u32,
+    pub(crate) id: Arc<str>,
     /// The values that it had at its end.
-    ended: RefCell<Option<SessionData>>,
+    ended: RefCell<Option<Box<SessionData>>>,
 }
 
 impl Shared {
     /// A session with its object.
     pub(crate) fn new(server: EndpointId, info: &SessionInfo) -> (Rc<Self>, Zval) {
-        let shared =
-            Rc::new(Self { server, id: (&*info.id).into(), generation: generation(), ended: RefCell::new(None) });
+        let shared = Rc::new(Self { server, generation: generation(), id: info.id.clone(), ended: RefCell::new(None) });
         let mut object = ZendClassObject::new(WsSession { shared: Rc::clone(&shared) });
         let values = [text(&info.id), int(0), null(), list([])];
         for (index, value) in values.into_iter().enumerate() {
@@ -61,7 +61,7 @@ impl Shared {
 
     /// It has ended, with these values.
     pub(crate) fn end(&self, data: SessionData) {
-        self.ended.replace(Some(data));
+        self.ended.replace(Some(Box::new(data)));
     }
 
     fn usable(&self) -> PhpResult<()> {
@@ -72,7 +72,7 @@ impl Shared {
     fn data(&self) -> PhpResult<SessionData> {
         self.usable()?;
         if let Some(data) = &*self.ended.borrow() {
-            return Ok(data.clone());
+            return Ok((**data).clone());
         }
         let command = Command::Session { server: self.server, session: self.id.clone() };
         match query(command)? {

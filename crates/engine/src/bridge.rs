@@ -4,6 +4,7 @@
 //! Nothing here holds a pointer that both sides share, so that the same values can later travel over
 //! a Unix socket to a gateway process. [`crate::local::Local`] is the in-process implementation.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -11,14 +12,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 pub use lifeline_proto::client::State;
+pub use lifeline_proto::v1::Key;
 pub use lifeline_proto::v1::Secret;
 use lifeline_proto::v1::client::Delivered;
 pub use lifeline_proto::v1::data::{Change, SessionData};
 pub use lifeline_proto::v1::document::Bounds;
-use lifeline_proto::v1::inbox::DeliveryId;
+pub use lifeline_proto::v1::inbox::{Delivery as OutboxItem, DeliveryId};
 pub use lifeline_proto::v1::server::Write;
 pub use lifeline_proto::v1::wire::PROTOCOL;
-use lifeline_proto::v1::{ChannelName, Key, Position};
+use lifeline_proto::v1::{ChannelName, Position};
 
 use crate::config::{ClientConfig, ServerConfig};
 use crate::http::RequestHead;
@@ -48,9 +50,12 @@ pub enum Event {
         conn: ConnId,
         data: Bytes,
         binary: bool,
-        /// What `lifeline.v1` knows of it; none on plain connections.
+        /// What `lifeline.v1` knows of it, at a client; none on plain connections.
         info: Option<Box<MessageInfo>>,
     },
+    /// Messages of a client's outbox, in order and at least one, at a server (`lifeline.v1`). The handling of each is to
+    /// be begun and settled by its id ([`Bridge::step`]), and its bytes count as those of `Message`.
+    Items { endpoint: EndpointId, conn: ConnId, outbox: Key, items: VecDeque<OutboxItem> },
     /// A connection that was announced by `Open` has ended; once, and last of its events.
     Close { endpoint: EndpointId, conn: ConnId, code: u16, reason: Box<str>, clean: bool },
     /// What went wrong; for a connection it comes before its `Close`.
@@ -380,9 +385,8 @@ pub enum Command {
     /// Due for each `Event::Message`, also when it was thrown away or the connection has closed.
     Consumed { conn: ConnId, messages: usize, bytes: usize },
     /// The application is about to handle a delivered message: `Reply::Flag`; false: throw it away, it was
-    /// settled or will come again. Due before the handler is called. `done`, an item that was begun before it, is
-    /// settled with [`Verdict::Done`] first, which is cheaper than to do so by itself.
-    Begin { endpoint: EndpointId, delivery: Delivery, done: Option<Delivery> },
+    /// settled or will come again. Due before the handler is called.
+    Begin { endpoint: EndpointId, delivery: Delivery },
     /// The handling that was begun has ended: `Reply::Done`, also when the connection or the endpoint
     /// has ended meanwhile.
     Settle { endpoint: EndpointId, delivery: Delivery, verdict: Verdict },
@@ -433,13 +437,13 @@ pub enum Command {
     /// The channel's state and whether it is binary; none: there is none to give. `Reply::Done`.
     AnswerSnapshot { ticket: Ticket, state: Option<(Bytes, bool)> },
     /// A session that lives: `Reply::Session`.
-    Session { server: EndpointId, session: Box<str> },
+    Session { server: EndpointId, session: Arc<str> },
     /// To a session, connected or not: `Reply::Sequence`, 0 when it has ended.
-    SessionSend { server: EndpointId, session: Box<str>, data: Bytes, binary: bool },
+    SessionSend { server: EndpointId, session: Arc<str>, data: Bytes, binary: bool },
     /// Changes a session's values: `Reply::Version`; none: it has ended, or `if_version` is not its version.
-    SessionChange { server: EndpointId, session: Box<str>, change: Change, if_version: Option<u64> },
+    SessionChange { server: EndpointId, session: Arc<str>, change: Change, if_version: Option<u64> },
     /// Whether a connection has the session: `Reply::Flag`.
-    SessionOnline { server: EndpointId, session: Box<str> },
+    SessionOnline { server: EndpointId, session: Arc<str> },
 
     /// Opens a channel's document, or sets the rules of the one that there is: `Reply::Done`. `watch`:
     /// [`Event::DocumentChanged`] is wanted. Errors: no name of a channel, limits.
@@ -619,6 +623,11 @@ pub trait Bridge: fmt::Debug + Send + Sync {
     /// Sends a message without a copy of it where nothing waits before it: for long ones. False: it was
     /// not sent, submit it as a [`Command::Send`].
     fn send_now(&self, conn: ConnId, data: &[u8], binary: bool) -> bool;
+
+    /// For items of clients' outboxes: `done`, which was begun, is settled with [`Verdict::Done`], then `begin` is begun,
+    /// each where it is one. As [`Command::Settle`] and [`Command::Begin`], but cheaper. False: `begin` is to be thrown
+    /// away.
+    fn step(&self, endpoint: EndpointId, done: Option<DeliveryId>, begin: Option<DeliveryId>) -> bool;
 
     /// Has what was queued since the last call written: by the calling thread where that is cheap, else
     /// each connection that got something to do is woken, once.

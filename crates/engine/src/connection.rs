@@ -45,6 +45,8 @@ const PROBE: Duration = Duration::from_secs(5);
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+    /// Room for the messages of one read. Empty between reads.
+    static MESSAGES: Cell<Vec<(Bytes, bool)>> = const { Cell::new(Vec::new()) };
     /// A decoder for the next connection that has something to decode.
     static SPARE: Cell<Option<Box<Decoder>>> = const { Cell::new(None) };
 }
@@ -394,19 +396,42 @@ impl Connection {
     }
 
     fn take_input(&mut self, now: Time, mut input: &mut [u8]) {
+        // Messages that nothing counts one by one, and nothing rests for, are understood all at once.
+        let gathers = self.outlet.is_lifeline()
+            && self.outlet.context.role == Role::Server
+            && self.rates.is_none()
+            && self.outlet.compression().is_none();
+        let mut messages = if gathers { MESSAGES.take() } else { Vec::new() };
+        let mut broken = None;
         while !input.is_empty() && matches!(self.phase, Phase::Open | Phase::Closing { .. }) {
             match self.decoder().decode(input) {
                 Ok((count, item)) => {
                     input = &mut input[count..];
-                    if let Some(item) = item {
-                        self.receive(now, item);
-                        if self.outlet.compression().is_some() && self.rests_inflated(now, input) {
-                            return;
+                    match item {
+                        Some(Received::Message { data, binary }) if gathers => messages.push((data, binary)),
+                        Some(item) => {
+                            self.receive_frames(now, &mut messages);
+                            self.receive(now, item);
+                            if self.outlet.compression().is_some() && self.rests_inflated(now, input) {
+                                return;
+                            }
                         }
+                        None => {}
                     }
                 }
-                Err(violation) => return self.fail(now, &violation),
+                Err(violation) => {
+                    broken = Some(violation);
+                    break;
+                }
             }
+        }
+        self.receive_frames(now, &mut messages);
+        if gathers {
+            messages.shrink_to(READ / 64);
+            MESSAGES.set(messages);
+        }
+        if let Some(violation) = broken {
+            return self.fail(now, &violation);
         }
         if let Phase::Lingering { quiet, .. } = &mut self.phase
             && !input.is_empty()
@@ -487,11 +512,39 @@ impl Connection {
         if !matches!(self.phase, Phase::Open | Phase::Closing { .. }) {
             return;
         }
+        let size = self.look_at_frame(&data, binary);
+        let upshot = self.owner.handle_message(&self.outlet, now, data, binary);
+        self.follow(now, upshot);
+        // A server's peers are held back by their window.
+        if self.outlet.context.role == Role::Client {
+            self.rest_when_full(self.outlet.inbound.load(Ordering::SeqCst));
+        }
+        self.count_rates(now, size);
+    }
+
+    /// As [`Connection::receive_frame`], of a server's connection: takes all that there are.
+    fn receive_frames(&mut self, now: Time, messages: &mut Vec<(Bytes, bool)>) {
+        if messages.is_empty() {
+            return;
+        }
+        for (data, binary) in &*messages {
+            self.look_at_frame(data, *binary);
+        }
+        let upshot = self.owner.handle_messages(&self.outlet, now, messages);
+        self.follow(now, upshot);
+    }
+
+    /// Returns its size.
+    fn look_at_frame(&mut self, data: &Bytes, binary: bool) -> usize {
         let size = data.len();
         // What is inflated is not read straight into its message.
         self.long = size >= DIRECT + HEAD && self.outlet.compression().is_none();
         self.outlet.trace(|| format!("received {} of {size} bytes", if binary { "binary" } else { "text" }));
-        match self.owner.handle_message(&self.outlet, now, data, binary) {
+        size
+    }
+
+    fn follow(&mut self, now: Time, upshot: Upshot) {
+        match upshot {
             Upshot::Nothing => {}
             Upshot::Answered(n) => {
                 if n == u64::from(self.beat_number) {
@@ -504,11 +557,6 @@ impl Connection {
                 self.heartbeat = Heartbeat::new(rules, now, jitter);
             }
         }
-        // A server's peers are held back by their window.
-        if self.outlet.context.role == Role::Client {
-            self.rest_when_full(self.outlet.inbound.load(Ordering::SeqCst));
-        }
-        self.count_rates(now, size);
     }
 
     /// Application-level beats: answers to ours are swallowed, the peer's own are answered.

@@ -42,6 +42,15 @@ pub trait Owner: std::fmt::Debug + Send + Sync {
         Upshot::Nothing
     }
 
+    /// As [`Owner::handle_message`], all that one read of a server's connection brought; takes them. At least one.
+    fn handle_messages(&self, outlet: &Arc<Outlet>, now: Time, messages: &mut Vec<(Bytes, bool)>) -> Upshot {
+        let mut upshot = Upshot::Nothing;
+        for (data, binary) in messages.drain(..) {
+            upshot = self.handle_message(outlet, now, data, binary);
+        }
+        upshot
+    }
+
     /// Something that was sent on a `lifeline.v1` connection is not confirmed by the peer.
     fn awaits_confirmation(&self) -> bool {
         false

@@ -1,6 +1,7 @@
 //! The queue from the I/O threads to the application's thread, with a descriptor to sleep on.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::task::Context;
@@ -10,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use futures_util::task::AtomicWaker;
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::bridge::{Event, LogLevel, LogRecord};
+use crate::bridge::{Event, LogLevel, LogRecord, OutboxItem};
 use crate::clock;
 
 /// Log records that may wait for the application.
@@ -104,8 +105,10 @@ impl EventQueue {
             self.lost_records.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        if let Event::Message { data, .. } = &event {
-            PUSHED.set(PUSHED.get().wrapping_add(data.len()));
+        match &event {
+            Event::Message { data, .. } => PUSHED.set(PUSHED.get().wrapping_add(data.len())),
+            Event::Items { items, .. } => PUSHED.set(PUSHED.get().wrapping_add(bytes_of(items))),
+            _ => {}
         }
         // The receiver lives as long as the sender: both are ours.
         let _ = self.sender.send(event);
@@ -150,14 +153,20 @@ impl EventQueue {
         }
     }
 
-    /// At most `limit` events, and no more after `bytes` of messages.
+    /// At most `limit` events, and no more after as many messages or `bytes` of them; returns how many events.
     pub fn receive(&self, into: &mut Vec<Event>, limit: usize, bytes: usize) -> usize {
         let mut count = 0;
+        // Beside the first of each event.
+        let mut items_more = 0;
         let mut size = 0;
-        while count < limit && size < bytes {
+        while count + items_more < limit && size < bytes {
             let Ok(event) = self.receiver.try_recv() else { break };
             match &event {
                 Event::Message { data, .. } => size += data.len(),
+                Event::Items { items, .. } => {
+                    items_more += items.len() - 1;
+                    size += bytes_of(items);
+                }
                 Event::Log { .. } => {
                     self.records.fetch_sub(1, Ordering::Relaxed);
                 }
@@ -271,6 +280,10 @@ impl EventQueue {
         // Fails only when the counter is full, which takes 2^64 signals.
         let _ = rustix::io::write(&self.descriptor, &1_u64.to_ne_bytes());
     }
+}
+
+fn bytes_of(items: &VecDeque<OutboxItem>) -> usize {
+    items.iter().map(|item| item.data.len()).sum()
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ use tokio::runtime::Runtime;
 use tokio::time::{Sleep, sleep_until};
 
 use crate::bridge::{
-    Bridge, Command, CommandError, ConnId, Delivery, EndpointId, Event, LogLevel, LogRecord, MESSAGE_COST, Reply, Sent,
-    Stat, Stats, Ticket,
+    Bridge, Command, CommandError, ConnId, Delivery, DeliveryId, EndpointId, Event, LogLevel, LogRecord, MESSAGE_COST,
+    Reply, Sent, Stat, Stats, Ticket,
 };
 use crate::client::Client;
 use crate::clock;
@@ -381,10 +381,9 @@ impl Local {
                 }
                 Reply::Done
             }
-            Command::Begin { endpoint, delivery, done } => Reply::Flag(match self.core.endpoint(endpoint) {
-                Some(Endpoint::Server(server)) => server.sessions.begin(&delivery, done.as_ref()),
-                _ => false,
-            }),
+            Command::Begin { endpoint, delivery: Delivery::Item { id, .. } } => {
+                Reply::Flag(self.step(endpoint, None, Some(id)))
+            }
             Command::Settle { endpoint, delivery, verdict } => {
                 if let Some(Endpoint::Server(server)) = self.core.endpoint(endpoint) {
                     server.sessions.settle(&delivery, verdict);
@@ -726,6 +725,13 @@ impl Bridge for Local {
             self.core.flush();
         }
         true
+    }
+
+    fn step(&self, endpoint: EndpointId, done: Option<DeliveryId>, begin: Option<DeliveryId>) -> bool {
+        match self.core.endpoint(endpoint) {
+            Some(Endpoint::Server(server)) => server.sessions.step(done, begin),
+            _ => false,
+        }
     }
 
     fn flush(&self) {

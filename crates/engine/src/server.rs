@@ -1120,7 +1120,11 @@ impl Owner for Server {
     fn handle_written(&self, _sequence: u64) {}
 
     fn handle_message(&self, outlet: &Arc<Outlet>, now: Time, data: Bytes, binary: bool) -> Upshot {
-        self.sessions.handle_message(outlet, now, data, binary)
+        self.sessions.handle_messages(outlet, now, &mut vec![(data, binary)])
+    }
+
+    fn handle_messages(&self, outlet: &Arc<Outlet>, now: Time, messages: &mut Vec<(Bytes, bool)>) -> Upshot {
+        self.sessions.handle_messages(outlet, now, messages)
     }
 
     fn handle_leaving(&self, outlet: &Arc<Outlet>, end: &End) {

@@ -1,6 +1,6 @@
 //! The sessions of a server's connections that speak `lifeline.v1`: one machine of rules for all of them.
 //!
-//! A connection's task hands whole messages to it ([`Sessions::handle_message`]); what is to be sent lies in the
+//! A connection's task hands the messages of each read to it ([`Sessions::handle_messages`]); what is to be sent lies in the
 //! machine's rings and logs until the connection's writer has room ([`Sessions::refill`]). The application's thread
 //! gives it commands. Whoever makes the machine do something carries out what follows, under the same lock, so that
 //! events come in the machine's order.
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lifeline_proto::heartbeat::{HeartbeatConfig, Mode};
-use lifeline_proto::v1::inbox;
+use lifeline_proto::v1::inbox::Start;
 use lifeline_proto::v1::ring::Retention;
 use lifeline_proto::v1::server::{LinkId, Output, Server as Machine, ServerConfig as Rules, Stored};
 use lifeline_proto::v1::session::{Outgoing, Session};
@@ -35,9 +35,9 @@ use tokio::sync::Notify;
 use self::book::{Book, Restored, Whole, is_bloated};
 use self::documents::Watches;
 use crate::bridge::{
-    Authentication, Change, CommandError, ConnId, Credentials, Delivery, EndpointId, Event, Failure, FailureKind,
-    LogLevel, LogRecord, MESSAGE_COST, MessageInfo, OpenInfo, Sent, SessionData, SessionInfo, Stat, Stats, Ticket,
-    Verdict,
+    Authentication, Change, CommandError, ConnId, Credentials, Delivery, DeliveryId, EndpointId, Event, Failure,
+    FailureKind, LogLevel, LogRecord, MESSAGE_COST, OpenInfo, OutboxItem, Sent, SessionData, SessionInfo, Stat, Stats,
+    Ticket, Verdict,
 };
 use crate::channels::Directory;
 use crate::clock;
@@ -106,7 +106,7 @@ struct Inner {
     machine: Machine<StdRng>,
     /// What goes to disk, where there is a store.
     book: Option<Book>,
-    links: IdMap<ConnId, Box<Link>>,
+    links: IdMap<ConnId, Link>,
     /// Of sessions of which there is something to know.
     profiles: HashMap<Key, Profile>,
     users: HashMap<Arc<str>, BTreeSet<Key>>,
@@ -128,13 +128,23 @@ struct Inner {
     latest: Time,
 }
 
+/// Its size is part of what an idle session costs; a test pins it.
 #[derive(Debug)]
 struct Link {
     outlet: Arc<Outlet>,
+    /// Once it is open.
+    session: Option<Key>,
+    /// What is there until it is open, and where the application is asked about its client.
+    asking: Option<Box<Asking>>,
+}
+
+#[derive(Debug, Default)]
+struct Asking {
+    /// Where the application looks at credentials, for as long as the connection is there.
     request: Option<Arc<RequestHead>>,
     /// Until it is open.
     info: Option<Box<OpenInfo>>,
-    /// What the application has said of the client.
+    /// What the application has said of the client, until its session has it.
     claims: Bytes,
     user: Option<Arc<str>>,
     /// The application looks at the client's credentials ...
@@ -143,8 +153,17 @@ struct Link {
     fresh: Option<(Option<Secret>, Option<Key>)>,
     /// Questions about channels that the application has not answered.
     channels_asked: usize,
-    /// Once it is open.
-    session: Option<Key>,
+}
+
+impl Link {
+    /// What has nothing to say takes no memory.
+    fn forget_asking(&mut self) {
+        self.asking.take_if(|asking| {
+            let Asking { request, info, claims, user, asked, fresh, channels_asked } = &**asking;
+            let told = request.is_none() && info.is_none() && claims.is_empty() && user.is_none();
+            told && !asked && fresh.is_none() && *channels_asked == 0
+        });
+    }
 }
 
 /// A connection that has lost its session and not ended.
@@ -334,19 +353,10 @@ impl Sessions {
         let mut inner = self.inner.lock();
         inner.machine.set_spread(spread);
         self.begin_time();
-        let request = info.request.clone();
-        let link = Link {
-            outlet: outlet.clone(),
-            request,
-            info: Some(Box::new(info)),
-            claims: Bytes::new(),
-            user: None,
-            asked: false,
-            fresh: None,
-            channels_asked: 0,
-            session: None,
-        };
-        inner.links.insert(outlet.id, Box::new(link));
+        let request = info.request.clone().filter(|_| self.config.authenticate);
+        let asking = Asking { request, info: Some(Box::new(info)), ..Asking::default() };
+        let link = Link { outlet: outlet.clone(), session: None, asking: Some(Box::new(asking)) };
+        inner.links.insert(outlet.id, link);
         inner.machine.handle_connected(now, LinkId(outlet.id.0));
         self.carry_out(inner, now, By::Task(outlet.id));
     }
@@ -360,28 +370,52 @@ impl Sessions {
         }
     }
 
-    /// A message came, on the connection's own thread.
-    pub fn handle_message(&self, outlet: &Outlet, now: Time, data: Bytes, binary: bool) -> Upshot {
-        // The application has closed it: what comes until the peer's answer comes again to the next connection.
-        if !outlet.is_open() {
-            return Upshot::Nothing;
-        }
-        let mut inner = self.inner.lock();
-        inner.latest = now;
-        inner.machine.take_message(now, LinkId(outlet.id.0), data, binary);
-        let first = loop {
-            match inner.machine.poll_output() {
-                // Most messages are this and nothing else.
-                Some(Output::Deliver { link, outbox, delivery }) if link.0 == outlet.id.0 => {
-                    self.deliver(outlet, now, outbox, delivery);
+    /// Messages came, on the connection's own thread.
+    pub fn handle_messages(&self, outlet: &Outlet, now: Time, messages: &mut Vec<(Bytes, bool)>) -> Upshot {
+        let link = LinkId(outlet.id.0);
+        let mut upshot = Upshot::Nothing;
+        let mut messages = messages.drain(..);
+        loop {
+            let mut inner = self.inner.lock();
+            inner.latest = now;
+            // Most messages are items for the application and nothing else.
+            let mut items = VecDeque::new();
+            let mut outbox = None;
+            let mut output = None;
+            let mut is_over = true;
+            // Closed by the application: what comes until the peer's answer comes again to the next connection.
+            while outlet.is_open()
+                && let Some((data, binary)) = messages.next()
+            {
+                if let Some(item) = inner.machine.pass_message(now, link, data, binary) {
+                    if items.is_empty() {
+                        outbox = inner.machine.outbox_of(link).cloned();
+                        items.reserve_exact(messages.len() + 1);
+                    }
+                    items.push_back(item);
+                    continue;
                 }
-                other => break other,
+                output = inner.machine.poll_output();
+                if output.is_some() {
+                    is_over = false;
+                    break;
+                }
             }
-        };
-        if first.is_none() && inner.book.is_none() {
-            return Upshot::Nothing;
+            if let Some(outbox) = outbox {
+                self.deliver(outlet, now, outbox, items);
+            }
+            if is_over {
+                output = inner.machine.poll_output();
+            }
+            if (output.is_some() || inner.book.is_some())
+                && let Upshot::Answered(n) = self.carry_out_from(output, inner, now, By::Task(outlet.id))
+            {
+                upshot = Upshot::Answered(n);
+            }
+            if is_over {
+                return upshot;
+            }
         }
-        self.carry_out_from(first, inner, now, By::Task(outlet.id))
     }
 
     /// The connection is about to report its end.
@@ -455,20 +489,16 @@ impl Sessions {
         }
     }
 
-    /// `done` is the one before it, whose handler has ended well.
-    pub fn begin(&self, delivery: &Delivery, done: Option<&Delivery>) -> bool {
-        let Delivery::Item { outbox, id } = delivery else { return false };
+    /// See [`crate::bridge::Bridge::step`].
+    pub fn step(&self, done: Option<DeliveryId>, begin: Option<DeliveryId>) -> bool {
         let mut inner = self.inner.lock();
         let now = inner.latest;
-        if let Some(Delivery::Item { outbox, id }) = done {
-            inner.machine.handle_done(now, outbox, *id);
-            self.expect_batch_end();
-        }
-        let start = inner.machine.handle_start(outbox, *id);
+        let start = inner.machine.handle_step(now, done, begin);
         if done.is_some() {
+            self.expect_batch_end();
             self.carry_out_if_any(inner, now, By::Application);
         }
-        matches!(start, lifeline_proto::v1::inbox::Start::Attempt(_))
+        matches!(start, Start::Attempt(_))
     }
 
     pub fn settle(&self, delivery: &Delivery, verdict: Verdict) {
@@ -634,13 +664,14 @@ impl Sessions {
         self.memory.release(charge);
         inner.waiting.retain(|(_, waiting)| *waiting != conn);
         let Some(link) = inner.links.get_mut(&conn) else { return };
-        link.asked = false;
-        let fresh = link.fresh.take();
+        let asking = link.asking.get_or_insert_default();
+        asking.asked = false;
+        let fresh = asking.fresh.take();
         let accepted = matches!(answer, Authentication::Accepted { .. });
         match answer {
             Authentication::Accepted { user, claims } => {
-                link.user.clone_from(&user);
-                link.claims = claims;
+                asking.user.clone_from(&user);
+                asking.claims = claims;
                 inner.machine.handle_authenticated(now, LinkId(conn.0), Ok(user));
             }
             Authentication::Refused { code, reason } => {
@@ -652,7 +683,8 @@ impl Sessions {
                 }
             }
         }
-        if accepted && let Some(key) = inner.machine.session_of(LinkId(conn.0)).cloned() {
+        // Where it is not open yet, its opening sees to it.
+        if accepted && let Some(key) = inner.links.get(&conn).and_then(|link| link.session.clone()) {
             inner.refresh_profile(conn, &key);
         }
         if let Some((token, session)) = fresh {
@@ -665,8 +697,11 @@ impl Sessions {
         let Ok(channel) = ChannelName::new(channel) else { return };
         let now = clock::now();
         let mut inner = self.inner.lock();
-        if let Some(link) = inner.links.get_mut(&conn) {
-            link.channels_asked = link.channels_asked.saturating_sub(1);
+        if let Some(link) = inner.links.get_mut(&conn)
+            && let Some(asking) = &mut link.asking
+        {
+            asking.channels_asked = asking.channels_asked.saturating_sub(1);
+            link.forget_asking();
         }
         // Else the client has left the channel before it was let in.
         let Inner { machine, links, .. } = &mut *inner;
@@ -965,9 +1000,10 @@ impl Sessions {
                 Output::Authorise { link, channel } => {
                     let conn = ConnId(link.0);
                     let Some(state) = inner.links.get_mut(&conn) else { continue };
-                    state.channels_asked += 1;
+                    let asking = state.asking.get_or_insert_default();
+                    asking.channels_asked += 1;
                     // Who asks, leaves and asks again is not to fill the application's queue.
-                    if state.channels_asked > QUESTIONS_OF_ONE.max(2 * self.config.server_limits.max_subscriptions) {
+                    if asking.channels_asked > QUESTIONS_OF_ONE.max(2 * self.config.server_limits.max_subscriptions) {
                         let why = "too many questions about channels";
                         inner.machine.disconnect(now, link, close::RATE_LIMITED, why);
                         continue;
@@ -977,7 +1013,7 @@ impl Sessions {
                 Output::Close { link, code, reason } => self.close(&mut inner, ConnId(link.0), code, reason, by),
                 Output::Deliver { link, outbox, delivery } => {
                     let Some(link) = inner.links.get(&ConnId(link.0)) else { continue };
-                    self.deliver(&link.outlet, now, outbox, delivery);
+                    self.deliver(&link.outlet, now, outbox, [delivery].into());
                 }
                 Output::Edit { link, outbox, delivery, edit } => {
                     self.ask_edit(&inner, link, delivery, outbox, &edit);
@@ -1046,24 +1082,13 @@ impl Sessions {
         upshot
     }
 
-    /// Gives an item to the application.
-    fn deliver(&self, outlet: &Outlet, now: Time, outbox: Key, delivery: inbox::Delivery) {
-        outlet.counters.messages_in.fetch_add(1, Ordering::Relaxed);
+    /// Gives items to the application.
+    fn deliver(&self, outlet: &Outlet, now: Time, outbox: Key, items: VecDeque<OutboxItem>) {
+        let bytes: usize = items.iter().map(|item| item.data.len()).sum();
+        outlet.counters.messages_in.fetch_add(items.len() as u64, Ordering::Relaxed);
         outlet.count_message(now);
-        outlet.add_inbound(delivery.data.len() + MESSAGE_COST);
-        let info = MessageInfo {
-            sequence: delivery.id.sequence,
-            delivery: Some(Delivery::Item { outbox, id: delivery.id }),
-            id: None,
-            channel: None,
-        };
-        self.events.push(Event::Message {
-            endpoint: self.id,
-            conn: outlet.id,
-            data: delivery.data,
-            binary: delivery.binary,
-            info: Some(Box::new(info)),
-        });
+        outlet.add_inbound(bytes + items.len() * MESSAGE_COST);
+        self.events.push(Event::Items { endpoint: self.id, conn: outlet.id, outbox, items });
     }
 
     fn wake(&self, outlet: &Arc<Outlet>, by: By) {
@@ -1083,13 +1108,14 @@ impl Sessions {
     ) {
         let Some(core) = self.core.upgrade() else { return };
         let Some(link) = inner.links.get_mut(&conn) else { return };
-        let Some(request) = link.request.clone() else { return };
-        if link.asked {
+        let asking = link.asking.get_or_insert_default();
+        let Some(request) = asking.request.clone() else { return };
+        if asking.asked {
             // Of those that come meanwhile, only the last are worth a look.
-            link.fresh = Some((token, session));
+            asking.fresh = Some((token, session));
             return;
         }
-        link.asked = true;
+        asking.asked = true;
         if inner.questions.len() >= QUESTIONS {
             let why = "too many wait for the application";
             return inner.machine.disconnect(now, LinkId(conn.0), close::TRY_AGAIN_LATER, why);
@@ -1101,7 +1127,7 @@ impl Sessions {
         if inner.machine.session_of(LinkId(conn.0)).is_none() {
             inner.waiting.push_back((now + self.config.server_limits.auth_timeout, conn));
         }
-        let session = session.map(|key| key.as_str().into());
+        let session = session.map(Into::into);
         let credentials = Box::new(Credentials { conn, request, token, session });
         self.events.push(Event::Authenticate { server: self.id, ticket, credentials });
     }
@@ -1133,8 +1159,9 @@ impl Sessions {
             session.channels().filter(|channel| session.is_server_made(channel)).cloned().collect()
         });
         let Some(link) = inner.links.get_mut(&conn) else { return };
-        let Some(mut info) = link.info.take() else { return };
+        let Some(mut info) = link.asking.as_mut().and_then(|asking| asking.info.take()) else { return };
         link.session = Some(session.clone());
+        link.forget_asking();
         info.resumed = resumed;
         let outlet = link.outlet.clone();
         self.tell_parted(inner, session);
@@ -1367,13 +1394,14 @@ impl Inner {
 
     fn describe(&self, key: &Key) -> SessionInfo {
         let Profile { user, claims, data } = self.profiles.get(key).cloned().unwrap_or_default();
-        SessionInfo { id: key.as_str().into(), user, claims, data }
+        SessionInfo { id: key.clone().into(), user, claims, data }
     }
 
     /// What the application has said of the connection's client holds for its session.
     fn refresh_profile(&mut self, conn: ConnId, key: &Key) {
-        let Some(link) = self.links.get(&conn) else { return };
-        let (user, claims) = (link.user.clone(), link.claims.clone());
+        let asking = self.links.get_mut(&conn).and_then(|link| link.asking.as_mut());
+        let (user, claims) =
+            asking.map_or_else(Default::default, |asking| (asking.user.take(), std::mem::take(&mut asking.claims)));
         // Claims never change whose session it is; a user that the application has bound stays.
         if user.is_some() && self.profiles.get(key).is_none_or(|profile| profile.user.is_none()) {
             self.set_user(key, user);

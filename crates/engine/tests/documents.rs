@@ -181,7 +181,7 @@ fn the_application_decides_on_edits() {
         let (by, edit) = edit_event(&mut app);
         assert_eq!((by, &*edit.channel), (conn, "board"));
         let delivery = edit.delivery.clone();
-        let begin = Command::Begin { endpoint: server, delivery: delivery.clone(), done: None };
+        let begin = Command::Begin { endpoint: server, delivery: delivery.clone() };
         assert!(matches!(app.submit(begin), Reply::Flag(true)));
         app.submit(Command::AnswerEdit { server, delivery, data: edit.data.clone(), allowed });
         app.submit(Command::Consumed { conn, messages: 1, bytes: edit.data.len() });
@@ -204,7 +204,7 @@ fn the_application_decides_on_edits() {
     peer.send("D 3\n{\"ch\":\"board\",\"k\":\"d\",\"v\":2,\"id\":\"o3\"}");
     let (_, edit) = edit_event(&mut app);
     let delivery = edit.delivery.clone();
-    app.submit(Command::Begin { endpoint: server, delivery: delivery.clone(), done: None });
+    app.submit(Command::Begin { endpoint: server, delivery: delivery.clone() });
     app.submit(Command::Settle { endpoint: server, delivery, verdict: Verdict::Failed });
     assert_eq!(peer.read_until("close"), "close 1011");
 }

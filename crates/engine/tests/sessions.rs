@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::{App, PATIENCE};
 use lifeline_engine::bridge::{
-    Authentication, Command, ConnId, Delivery, EndpointId, Event, OpenInfo, Reply, Sent, Verdict,
+    Authentication, Bridge as _, Command, ConnId, Delivery, EndpointId, Event, OpenInfo, Reply, Sent, Verdict,
 };
 use lifeline_engine::config::ServerConfig;
 use lifeline_proto::Time;
@@ -113,7 +113,7 @@ fn item(app: &mut App) -> Item {
 }
 
 fn begin(app: &App, item: &Item) -> bool {
-    let command = Command::Begin { endpoint: item.endpoint, delivery: item.delivery.clone(), done: None };
+    let command = Command::Begin { endpoint: item.endpoint, delivery: item.delivery.clone() };
     let Reply::Flag(begun) = app.submit(command) else { panic!() };
     begun
 }
@@ -211,15 +211,46 @@ fn the_next_item_settles_the_one_before() {
     let items = [item(&mut app), item(&mut app), item(&mut app)];
     assert!(begin(&app, &items[0]));
     for pair in items.windows(2) {
-        let (done, next) = (Some(pair[0].delivery.clone()), &pair[1]);
-        let command = Command::Begin { endpoint: next.endpoint, delivery: next.delivery.clone(), done };
-        assert!(matches!(app.queue(command), Reply::Flag(true)));
+        let [done, next] = [&pair[0], &pair[1]].map(|item| match item.delivery {
+            Delivery::Item { id, .. } => Some(id),
+            _ => None,
+        });
+        assert!(app.local.step(pair[1].endpoint, done, next));
     }
     // The third is with its handler still.
     app.submit(Command::IsOpen { conn });
     assert_eq!(peer.read(), "A 2");
     settle(&app, &items[2], Verdict::Done);
     assert_eq!(peer.read(), "A 3");
+}
+
+#[test]
+fn items_that_come_together_are_told_together_and_in_order_with_the_rest() {
+    let mut app = App::new();
+    let (_, address) = serve(&app, |config| config.authorise = true);
+    let (mut peer, _) = Peer::fresh(&address, "box");
+    opened(&mut app);
+    for frame in ["P 1\na", "P 2\nb", "P 3\nc", "S news", "P 4\nd", "P 5\ne"] {
+        peer.socket.write(Message::text(frame)).expect("write");
+    }
+    peer.socket.flush().expect("flush");
+    let mut told = Vec::new();
+    let mut batch = Vec::new();
+    while !told.iter().any(|text: &String| text.ends_with('5')) {
+        while app.local.receive(&mut batch, 10) == 0 {
+            assert!(app.local.drive(Some(PATIENCE)) || app.local.prepare_sleep());
+        }
+        told.extend(batch.drain(..).filter_map(|event| match event {
+            Event::Items { items, outbox, .. } => {
+                let numbers = items.iter().map(|item| item.id.sequence.to_string()).collect::<Vec<_>>().join(" ");
+                Some(format!("{outbox} {numbers}"))
+            }
+            Event::Authorise { channel, .. } => Some(channel.to_string()),
+            _ => None,
+        }));
+    }
+    // One write is one read here.
+    assert_eq!(told, ["box 1 2 3", "news", "box 4 5"]);
 }
 
 #[test]
@@ -463,7 +494,7 @@ impl Application {
             // The connection may have ended: the session has not.
             let sent = app.submit(Command::Send { conn, data: data.clone(), binary: false });
             if matches!(sent, Reply::Sent(Sent::Closed)) {
-                let session = self.sessions[&conn].clone();
+                let session = (&*self.sessions[&conn]).into();
                 app.submit(Command::SessionSend { server: endpoint, session, data, binary: false });
             }
             self.handled.push(text);

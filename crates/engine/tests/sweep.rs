@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use common::{App, PATIENCE, client, local};
 /// What both applications have heard.
 #[derive(Debug, Default)]
 struct Heard {
-    session: Option<Box<str>>,
+    session: Option<Arc<str>>,
     /// By the server: numbers in the outbox.
     items: Vec<u64>,
     /// By the client.
@@ -34,7 +35,7 @@ impl Heard {
                 let session = info.session.as_ref().expect("a session");
                 // One that the client has not heard of goes when it comes without it.
                 if self.opens == 0 {
-                    self.session = Some(session.id.as_ref().into());
+                    self.session = Some(session.id.clone());
                 }
             }
             Event::Open { .. } => self.opens += 1,

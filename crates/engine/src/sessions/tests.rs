@@ -11,6 +11,11 @@ use tokio::runtime::Handle;
 use super::*;
 use crate::shard::Shard;
 
+#[test]
+fn what_an_idle_session_costs_here_is_small() {
+    assert!(size_of::<Link>() <= 32, "{}", size_of::<Link>());
+}
+
 fn failures(core: &Core) -> usize {
     let mut events = Vec::new();
     core.events.receive(&mut events, 1000, usize::MAX);

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lifeline_engine::bridge::{
-    Bridge, Command, CommandError, ConnId, Delivery, EndpointId, Event, Reply, Stat, State, Stats, Transition, Verdict,
+    Bridge, Command, CommandError, ConnId, Delivery, EndpointId, Event, MessageInfo, OutboxItem, Reply, Stat, State,
+    Stats, Transition, Verdict,
 };
 use lifeline_engine::config::{ClientConfig, ClientUrl, ListenAddress, Proxy, ServerConfig};
 use lifeline_engine::local::{Local, RuntimeConfig};
@@ -80,7 +81,7 @@ impl App {
         if self.waiting.is_empty() {
             let mut batch = Vec::new();
             self.local.receive(&mut batch, 256);
-            self.waiting.extend(batch);
+            self.waiting.extend(batch.into_iter().flat_map(singly));
         }
         self.waiting.pop_front()
     }
@@ -198,10 +199,7 @@ impl App {
 
     /// The application handles a message; false: it must not, and throws it away.
     pub fn settle(&self, endpoint: EndpointId, delivery: Delivery) -> bool {
-        let Reply::Flag(begun) = self.submit(Command::Begin { endpoint, delivery: delivery.clone(), done: None })
-        else {
-            panic!()
-        };
+        let Reply::Flag(begun) = self.submit(Command::Begin { endpoint, delivery: delivery.clone() }) else { panic!() };
         if begun {
             self.submit(Command::Settle { endpoint, delivery, verdict: Verdict::Done });
         }
@@ -319,7 +317,9 @@ impl App {
     /// Events that are already there.
     pub fn pending(&mut self) -> Vec<Event> {
         let mut events: Vec<Event> = self.waiting.drain(..).collect();
-        self.local.receive(&mut events, usize::MAX);
+        let mut batch = Vec::new();
+        self.local.receive(&mut batch, usize::MAX);
+        events.extend(batch.into_iter().flat_map(singly));
         events
     }
 }
@@ -333,6 +333,17 @@ impl Drop for App {
             eprintln!("events so far:\n{}", self.seen.join("\n"));
         }
     }
+}
+
+/// Items each by itself, as a message with what is known of it.
+fn singly(event: Event) -> Vec<Event> {
+    let Event::Items { endpoint, conn, outbox, items } = event else { return vec![event] };
+    let single = |OutboxItem { id, data, binary, .. }| {
+        let delivery = Some(Delivery::Item { outbox: outbox.clone(), id });
+        let info = MessageInfo { delivery, id: None, channel: None, sequence: id.sequence };
+        Event::Message { endpoint, conn, data, binary, info: Some(Box::new(info)) }
+    };
+    items.into_iter().map(single).collect()
 }
 
 /// `ws://127.0.0.1:port/`

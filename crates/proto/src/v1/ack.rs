@@ -5,9 +5,9 @@ use std::time::Duration;
 use crate::Time;
 
 /// Acknowledged at the latest after so many messages …
-const MESSAGES: u32 = 32;
+pub(super) const MESSAGES: u32 = 32;
 /// … bytes of payload …
-const BYTES: usize = 64 * 1024;
+pub(super) const BYTES: usize = 64 * 1024;
 /// … or so much time.
 const DELAY: Duration = Duration::from_secs(1);
 
@@ -77,6 +77,11 @@ impl AckSchedule {
             self.told = self.mark;
             self.mark
         })
+    }
+
+    /// Messages and bytes that wait to be acknowledged.
+    pub(super) fn waiting(&self) -> (u32, usize) {
+        (self.messages, self.bytes)
     }
 
     fn is_much(&self) -> bool {

@@ -230,6 +230,34 @@ impl Inbox {
         self.receive(attachment, sequence, data, false, true)
     }
 
+    /// As [`Inbox::handle_item`]; the item itself where it is the application's turn at once, as if
+    /// [`Inbox::poll_delivery`] had given it.
+    ///
+    /// # Errors
+    /// See [`Inbox::handle_item`].
+    pub fn pass_item(
+        &mut self,
+        attachment: u64,
+        sequence: u64,
+        data: Bytes,
+        binary: bool,
+    ) -> Result<Result<Delivery, Receipt>, Violation> {
+        let passes = self.foreign == 0 && self.waiting.is_empty();
+        let accepted = self.accept(attachment, sequence, data, binary, false)?;
+        Ok(accepted.and_then(|delivery| {
+            if passes {
+                return Ok(delivery);
+            }
+            self.waiting.push_back(delivery);
+            Err(Receipt::Accepted)
+        }))
+    }
+
+    /// What [`Inbox::pass_item`] gave is [`Inbox::poll_delivery`]'s to give.
+    pub(super) fn take_back(&mut self, delivery: Delivery) {
+        self.waiting.push_back(delivery);
+    }
+
     fn receive(
         &mut self,
         attachment: u64,
@@ -238,16 +266,35 @@ impl Inbox {
         binary: bool,
         edit: bool,
     ) -> Result<Receipt, Violation> {
+        Ok(match self.accept(attachment, sequence, data, binary, edit)? {
+            Ok(delivery) => {
+                self.waiting.push_back(delivery);
+                Receipt::Accepted
+            }
+            Err(receipt) => receipt,
+        })
+    }
+
+    /// The item is new and on its way, or what became of it.
+    #[inline]
+    fn accept(
+        &mut self,
+        attachment: u64,
+        sequence: u64,
+        data: Bytes,
+        binary: bool,
+        edit: bool,
+    ) -> Result<Result<Delivery, Receipt>, Violation> {
         if !self.is_current(attachment) {
-            return Ok(Receipt::Stale);
+            return Ok(Err(Receipt::Stale));
         }
         self.pass_acknowledged();
         if sequence < self.expected {
-            return Ok(Receipt::Duplicate);
+            return Ok(Err(Receipt::Duplicate));
         }
         if sequence > self.expected {
             if self.rewound {
-                return Ok(Receipt::Ignored);
+                return Ok(Err(Receipt::Ignored));
             }
             return Err(Violation::new(
                 close::STATE_INVALID,
@@ -257,7 +304,7 @@ impl Inbox {
         self.expected += 1;
         self.rewound = false;
         if sequence < self.frontier && self.items.get(sequence) != Some(Item::Missing) {
-            return Ok(Receipt::Duplicate);
+            return Ok(Err(Receipt::Duplicate));
         }
         self.frontier = self.frontier.max(sequence + 1);
         let serial = self.next_serial;
@@ -271,8 +318,7 @@ impl Inbox {
         }
         self.outstanding += cost(bytes);
         let id = DeliveryId { sequence, serial, bytes, place: 0 };
-        self.waiting.push_back(Delivery { id, data, binary, edit });
-        Ok(Receipt::Accepted)
+        Ok(Ok(Delivery { id, data, binary, edit }))
     }
 
     /// The client gives up the items `from..=sequence`, as far as they have not come; without `from`, those

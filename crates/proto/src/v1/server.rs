@@ -13,6 +13,7 @@ use rand::RngCore;
 
 use self::documents::Documents;
 pub use self::documents::Write;
+use super::ack;
 use super::document::Edit;
 use super::inbox::{Delivery, DeliveryId, Inbox, Receipt, Start, Verdict};
 use super::log::{ChannelLog, Entry, Published};
@@ -287,6 +288,55 @@ struct Shared {
     armed: bool,
     /// Where it is in [`Server::idle`].
     idle: Option<Time>,
+    late: Late,
+}
+
+/// Items that are done and that the session's acknowledgements do not count yet: they do before the connection is told
+/// anything and at the end of the batch, many at a time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Late {
+    /// The end of the batch will see to them: the session has begun to count, so many messages and bytes so far.
+    counted: Option<(u32, usize)>,
+    count: u32,
+    bytes: usize,
+    /// When one was last counted at once.
+    since: Time,
+}
+
+impl Late {
+    /// Whether one more of `bytes` may wait; then it does.
+    fn take(&mut self, bytes: usize) -> bool {
+        let waits = self.counted.is_some_and(|(count, size)| {
+            count + self.count + 1 < ack::MESSAGES && size + self.bytes + bytes < ack::BYTES
+        });
+        if waits {
+            self.count += 1;
+            self.bytes += bytes;
+        }
+        waits
+    }
+}
+
+impl Shared {
+    /// The handler ended well. True: that is all that is to be done for now.
+    fn handle_done(&mut self, id: DeliveryId) -> bool {
+        self.inbox.handle_done(id);
+        !self.inbox.has_delivery() && self.late.take(id.bytes)
+    }
+
+    /// # Errors
+    /// More was sent than the window has room for.
+    fn check_window(&self, sequence: u64, item_cost: u64, config: &ServerConfig) -> Result<(), Violation> {
+        // Twice: handlers of items that the client has given up may run.
+        let (outstanding, allowed) = (self.inbox.outstanding(), config.window.saturating_mul(2));
+        if outstanding > allowed.max(item_cost) {
+            return Err(Violation::new(
+                close::STATE_INVALID,
+                format!("P {sequence}: more than limits.window, {} bytes", config.window),
+            ));
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -354,9 +404,11 @@ impl<R: RngCore> Server<R> {
             server.file(&key);
         }
         for (key, generation, handled, rejected) in inboxes {
-            let inbox = Inbox::restore(now, server.config.redelivery_limit, generation, handled, rejected);
+            server.inboxes_made += 1;
+            let inbox = Inbox::restore(now, server.config.redelivery_limit, generation, handled, rejected)
+                .with_serials_from(server.inboxes_made << 32);
             server.deadlines.insert((now + server.config.dedupe_ttl, Deadline::Inbox(key.clone())));
-            let shared = Shared { inbox, link: LinkId(u64::MAX), armed: true, idle: Some(now) };
+            let shared = Shared { inbox, link: LinkId(u64::MAX), armed: true, idle: Some(now), late: Late::default() };
             server.idle.insert((now, key.clone()));
             server.inboxes.insert(key, shared);
         }
@@ -466,6 +518,32 @@ impl<R: RngCore> Server<R> {
 
     /// As [`Server::handle_message`], of a message that nobody else holds: cheaper.
     pub fn take_message(&mut self, now: Time, link: LinkId, data: Bytes, binary: bool) {
+        if let Some(delivery) = self.pass_message(now, link, data, binary)
+            && let Some(outbox) = self.outbox_of(link).cloned()
+        {
+            self.outputs.push_back(Output::Deliver { link, outbox, delivery });
+        }
+    }
+
+    /// As [`Server::take_message`], but returns what would be the last output, where that is an item of
+    /// [`Server::outbox_of`] for the application.
+    pub fn pass_message(&mut self, now: Time, link: LinkId, mut data: Bytes, binary: bool) -> Option<Delivery> {
+        let result = match self.links.get(&link) {
+            Some(Link::Open(open)) if open.inbox.is_some() && self.outputs.is_empty() => {
+                match wire::take_item(&mut data, self.config.max_message) {
+                    Some((sequence, acknowledged)) => self.pass_item(link, sequence, acknowledged, data, binary),
+                    None => return self.handle_other(now, link, data, binary),
+                }
+            }
+            _ => return self.handle_other(now, link, data, binary),
+        };
+        result.unwrap_or_else(|Violation { code, reason }| {
+            self.close(now, link, code, reason);
+            None
+        })
+    }
+
+    fn handle_other(&mut self, now: Time, link: LinkId, data: Bytes, binary: bool) -> Option<Delivery> {
         let result = match ClientFrame::take(data, binary, self.config.max_message) {
             Ok(Some(frame)) => self.handle_frame(now, link, frame),
             Ok(None) if matches!(self.links.get(&link), Some(Link::Greeting { .. })) => {
@@ -477,12 +555,29 @@ impl<R: RngCore> Server<R> {
         if let Err(Violation { code, reason }) = result {
             self.close(now, link, code, reason);
         }
+        None
+    }
+
+    /// The outbox that a connection brings items of.
+    #[must_use]
+    pub fn outbox_of(&self, link: LinkId) -> Option<&Key> {
+        match self.links.get(&link)? {
+            Link::Open(open) => open.inbox.as_ref().map(|(outbox, _)| outbox),
+            Link::Greeting { .. } | Link::Deciding(_) => None,
+        }
     }
 
     /// The connection has ended.
     pub fn handle_lost(&mut self, now: Time, link: LinkId) {
         self.documents.forget_link(link);
-        let Some(Link::Open(open)) = self.links.remove(&link) else { return };
+        let open = match self.links.remove(&link) {
+            Some(Link::Open(open)) => open,
+            Some(Link::Greeting { deadline }) => {
+                self.deadlines.remove(&(deadline, Deadline::Greeting(link)));
+                return;
+            }
+            Some(Link::Deciding(_)) | None => return,
+        };
         self.held.remove(&link);
         if let Some(owned) = self.sessions.get_mut(&open.session)
             && owned.session.detach(now, open.generation)
@@ -582,8 +677,23 @@ impl<R: RngCore> Server<R> {
     /// The handler ended well, or acknowledged the item.
     pub fn handle_done(&mut self, now: Time, outbox: &Key, id: DeliveryId) {
         let Some(shared) = self.inboxes.find_mut(id.place, outbox) else { return };
-        shared.inbox.handle_done(id);
-        self.settled(now, outbox, id.place, id.bytes);
+        if !shared.handle_done(id) {
+            self.settled(now, outbox, id.place, id.bytes);
+        }
+    }
+
+    /// As [`Server::handle_done`] of `done`, then [`Server::handle_start`] of `begin`, each where it is one: numbers of
+    /// deliveries tell outboxes apart.
+    pub fn handle_step(&mut self, now: Time, done: Option<DeliveryId>, begin: Option<DeliveryId>) -> Start {
+        if let Some(id) = done
+            && let Some((outbox, shared)) = self.inboxes.entry_mut(id.place)
+            && !shared.handle_done(id)
+        {
+            let outbox = outbox.clone();
+            self.settled(now, &outbox, id.place, id.bytes);
+        }
+        let Some(id) = begin else { return Start::Stale };
+        self.inboxes.at_mut(id.place).map_or(Start::Stale, |shared| shared.inbox.handle_start(id))
     }
 
     /// The handler threw.
@@ -619,6 +729,7 @@ impl<R: RngCore> Server<R> {
     /// A batch of the application's work has ended: acknowledgements go out.
     pub fn handle_batch_end(&mut self) {
         while let Some(link) = self.settled.pop_first() {
+            self.count_late(link);
             let Some(Link::Open(open)) = self.links.get(&link) else { continue };
             if let Some(owned) = self.sessions.find_mut(open.session_place, &open.session) {
                 owned.session.handle_batch_end();
@@ -960,6 +1071,7 @@ impl<R: RngCore> Server<R> {
 
     /// What the connection writes next. May bring outputs, too.
     pub fn poll_transmit(&mut self, now: Time, link: LinkId) -> Option<Outgoing> {
+        self.count_late(link);
         if let Some(state) = self.poll_state(link) {
             return Some(state);
         }
@@ -990,6 +1102,7 @@ impl<R: RngCore> Server<R> {
     /// acknowledges, while it returns true; stops before anything else that is to go out. Cheaper than
     /// [`Server::poll_transmit`], which is to be asked then.
     pub fn write_stream(&mut self, link: LinkId, write: impl FnMut(u64, Option<u64>, &Message) -> bool) {
+        self.count_late(link);
         let Some(Link::Open(open)) = self.links.get(&link) else { return };
         let Some(owned) = self.sessions.find_mut(open.session_place, &open.session) else { return };
         let replaying = owned.session.is_replaying();
@@ -1051,6 +1164,9 @@ impl<R: RngCore> Server<R> {
                 if self.draining.is_some() {
                     return Err(Violation::new(close::SHUTDOWN, close::default_reason(close::SHUTDOWN)));
                 }
+                if let Link::Greeting { deadline } = state {
+                    self.deadlines.remove(&(*deadline, Deadline::Greeting(link)));
+                }
                 if self.config.authenticate {
                     let shown = |resume: &&wire::Resume| {
                         self.sessions.get(&resume.session).is_some_and(|owned| owned.session.check(resume).is_ok())
@@ -1090,6 +1206,43 @@ impl<R: RngCore> Server<R> {
         }
     }
 
+    /// An item's frame has come on an open connection.
+    fn pass_item(
+        &mut self,
+        link: LinkId,
+        sequence: u64,
+        acknowledged: Option<u64>,
+        data: Bytes,
+        binary: bool,
+    ) -> Result<Option<Delivery>, Violation> {
+        let Some(Link::Open(open)) = self.links.get(&link) else { return Ok(None) };
+        let Some(owned) = self.sessions.find_mut(open.session_place, &open.session) else { return Ok(None) };
+        if !owned.session.handle_item_frame(open.generation, acknowledged)? {
+            if owned.session.control_len() > MAX_CONTROL_FRAMES {
+                return Err(Violation::new(close::SLOW_CONSUMER, close::default_reason(close::SLOW_CONSUMER)));
+            }
+            self.dirty.insert(link);
+        }
+        let Some((outbox, attachment)) = &open.inbox else { return Ok(None) };
+        let Some(place) = self.inboxes.find_place(open.inbox_place, outbox) else { return Ok(None) };
+        let Some(shared) = self.inboxes.at_mut(place) else { return Ok(None) };
+        let item_cost = (data.len() + ITEM_COST) as u64;
+        let receipt = match shared.inbox.pass_item(*attachment, sequence, data, binary)? {
+            Ok(mut delivery) => {
+                if let Err(violation) = shared.check_window(sequence, item_cost, &self.config) {
+                    // It is received; the application gets it with what it settles next.
+                    shared.inbox.take_back(delivery);
+                    return Err(violation);
+                }
+                delivery.id.place = place;
+                return Ok(Some(delivery));
+            }
+            Err(receipt) => receipt,
+        };
+        self.handle_receipt(link, sequence, item_cost, receipt)?;
+        Ok(None)
+    }
+
     /// `binary`: a message; `None`: an edit.
     fn handle_item(&mut self, link: LinkId, sequence: u64, data: Bytes, binary: Option<bool>) -> Result<(), Violation> {
         let Some(Link::Open(open)) = self.links.get(&link) else { return Ok(()) };
@@ -1102,17 +1255,24 @@ impl<R: RngCore> Server<R> {
             Some(binary) => shared.inbox.handle_item(*attachment, sequence, data, binary)?,
             None => shared.inbox.handle_edit(*attachment, sequence, data)?,
         };
+        self.handle_receipt(link, sequence, item_cost, receipt)
+    }
+
+    fn handle_receipt(
+        &mut self,
+        link: LinkId,
+        sequence: u64,
+        item_cost: u64,
+        receipt: Receipt,
+    ) -> Result<(), Violation> {
+        let Some(Link::Open(open)) = self.links.get(&link) else { return Ok(()) };
         match receipt {
             Receipt::Accepted => {
-                // Twice: handlers of items that the client has given up may run.
-                let (outstanding, allowed) = (shared.inbox.outstanding(), self.config.window.saturating_mul(2));
-                if outstanding > allowed.max(item_cost) {
-                    return Err(Violation::new(
-                        close::STATE_INVALID,
-                        format!("P {sequence}: more than limits.window, {} bytes", self.config.window),
-                    ));
-                }
-                deliver(shared, outbox, open.inbox_place, &mut self.outputs, &mut self.documents);
+                let Some((outbox, _)) = &open.inbox else { return Ok(()) };
+                let Some(place) = self.inboxes.find_place(open.inbox_place, outbox) else { return Ok(()) };
+                let Some(shared) = self.inboxes.at_mut(place) else { return Ok(()) };
+                shared.check_window(sequence, item_cost, &self.config)?;
+                deliver(shared, outbox, place, &mut self.outputs, &mut self.documents);
             }
             Receipt::Duplicate => {
                 self.counters.duplicates += 1;
@@ -1191,7 +1351,8 @@ impl<R: RngCore> Server<R> {
                 self.forget_inboxes_above(self.config.max_inboxes.saturating_sub(1));
                 self.inboxes_made += 1;
                 let inbox = Inbox::new(now, self.config.redelivery_limit).with_serials_from(self.inboxes_made << 32);
-                self.inboxes.insert(range.id.clone(), Shared { inbox, link, armed: false, idle: None });
+                self.inboxes
+                    .insert(range.id.clone(), Shared { inbox, link, armed: false, idle: None, late: Late::default() });
             }
             let Some(shared) = self.inboxes.get_mut(&range.id) else { return };
             match shared.inbox.attach(range) {
@@ -1205,6 +1366,7 @@ impl<R: RngCore> Server<R> {
                     }
                 }
             }
+            shared.late = Late::default();
             let previous = std::mem::replace(&mut shared.link, link);
             if previous != link {
                 self.close(now, previous, close::SUPERSEDED, close::default_reason(close::SUPERSEDED));
@@ -1391,10 +1553,31 @@ impl<R: RngCore> Server<R> {
         self.settled(now, outbox, id.place, id.bytes);
     }
 
+    /// Has the session count what is done and was left for later.
+    fn count_late(&mut self, link: LinkId) {
+        let Some(Link::Open(open)) = self.links.get(&link) else { return };
+        let Some((outbox, _)) = &open.inbox else { return };
+        let Some(shared) = self.inboxes.find_mut(open.inbox_place, outbox) else { return };
+        if shared.link != link || shared.late.counted.is_none() {
+            return;
+        }
+        let Late { bytes, since, .. } = std::mem::take(&mut shared.late);
+        if let Some(handled) = shared.inbox.poll_store() {
+            shared.inbox.handle_stored(handled);
+            if let Some(owned) = self.sessions.find_mut(open.session_place, &open.session) {
+                owned.session.handle_settled(since, handled, bytes);
+            }
+        }
+    }
+
     /// Items may have been settled.
     fn settled(&mut self, now: Time, outbox: &Key, place: u32, bytes: usize) {
-        let Some(shared) = self.inboxes.find_mut(place, outbox) else { return };
+        let place = self.inboxes.find_place(place, outbox);
+        let Some(shared) = place.and_then(|place| self.inboxes.at_mut(place)) else { return };
+        let place = place.unwrap_or(u32::MAX);
         let link = shared.link;
+        let late = std::mem::take(&mut shared.late);
+        let bytes = bytes + late.bytes;
         let mut mark = None;
         if let Some(handled) = shared.inbox.poll_store() {
             if self.config.store {
@@ -1406,19 +1589,23 @@ impl<R: RngCore> Server<R> {
         }
         deliver(shared, outbox, place, &mut self.outputs, &mut self.documents);
         if let Some(mark) = mark {
-            self.acknowledge(now, link, mark, bytes);
+            let counted = self.acknowledge(now, link, mark, bytes);
+            if let Some(shared) = self.inboxes.at_mut(place) {
+                shared.late = Late { counted, since: now, ..Late::default() };
+            }
         }
         self.run_edits(now);
     }
 
-    fn acknowledge(&mut self, now: Time, link: LinkId, mark: u64, bytes: usize) {
-        let Some(Link::Open(open)) = self.links.get(&link) else { return };
-        if let Some(owned) = self.sessions.find_mut(open.session_place, &open.session) {
-            self.settled.insert(link);
-            if owned.session.handle_settled(now, mark, bytes) {
-                self.dirty.insert(link);
-            }
+    /// Returns how many messages and bytes are to be acknowledged.
+    fn acknowledge(&mut self, now: Time, link: LinkId, mark: u64, bytes: usize) -> Option<(u32, usize)> {
+        let Some(Link::Open(open)) = self.links.get(&link) else { return None };
+        let owned = self.sessions.find_mut(open.session_place, &open.session)?;
+        self.settled.insert(link);
+        if owned.session.handle_settled(now, mark, bytes) {
+            self.dirty.insert(link);
         }
+        owned.session.unacknowledged()
     }
 
     fn close(&mut self, now: Time, link: LinkId, code: u16, reason: impl Into<String>) {

@@ -149,6 +149,16 @@ struct Link {
     /// A frame has come: the client has the present token.
     proven: bool,
     control: VecDeque<ServerFrame>,
+    acks: AckSchedule,
+    /// Before a store has this place only answers to beats go out.
+    gate: u64,
+    /// `None`: nothing is replayed, and no channel is read. Most sessions are that way for most of the time.
+    reading: Option<Box<Reading>>,
+}
+
+/// What is replayed, and the channels that are read.
+#[derive(Clone, Debug, Default)]
+struct Reading {
     replay: Option<Replay>,
     readers: BTreeMap<ChannelName, Reader>,
     /// Readers that may have something to send, each once.
@@ -156,9 +166,6 @@ struct Link {
     /// Channels of HELLO that the application has not decided on, with the client's positions.
     undecided: BTreeMap<ChannelName, Position>,
     wanted: VecDeque<(ChannelName, Position)>,
-    acks: AckSchedule,
-    /// Before a store has this place only answers to beats go out.
-    gate: u64,
 }
 
 /// What goes out before anything live.
@@ -286,16 +293,13 @@ impl Session {
         let first = self.ring.oldest();
         self.ring.attach(first);
         let whole = first == delivered + 1;
+        let replay = Replay { stream: self.ring.next() - 1, channels: BTreeMap::new(), waiting: BTreeSet::new() };
         self.link = Some(Box::new(Link {
             proven: false,
             control: VecDeque::new(),
-            replay: Some(Replay { stream: self.ring.next() - 1, channels: BTreeMap::new(), waiting: BTreeSet::new() }),
-            readers: BTreeMap::new(),
-            woken: VecDeque::new(),
-            undecided: BTreeMap::new(),
-            wanted: VecDeque::new(),
             acks: AckSchedule::new(handled),
             gate: 0,
+            reading: Some(Box::new(Reading { replay: Some(replay), ..Reading::default() })),
         }));
         Attachment {
             generation: self.generation,
@@ -333,8 +337,9 @@ impl Session {
         for (name, position) in channels {
             if self.subscriptions.get(name).is_none_or(|subscription| !subscription.server_made) {
                 undecided.push(name.clone());
-                link.undecided.insert(name.clone(), position.clone());
-                if let Some(replay) = &mut link.replay {
+                let reading = link.reading.get_or_insert_default();
+                reading.undecided.insert(name.clone(), position.clone());
+                if let Some(replay) = &mut reading.replay {
                     replay.waiting.insert(name.clone());
                 }
             }
@@ -367,13 +372,7 @@ impl Session {
     /// # Errors
     /// [`Violation`]; 4502 when another connection has the session.
     pub fn handle_frame(&mut self, generation: u64, frame: ClientFrame) -> Result<Incoming, Violation> {
-        let Some(link) = self.link.as_mut().filter(|_| generation == self.generation) else {
-            return Err(Violation::new(close::SUPERSEDED, close::default_reason(close::SUPERSEDED)));
-        };
-        if !link.proven {
-            link.proven = true;
-            self.previous = None;
-        }
+        let link = self.prove(generation)?;
         Ok(match frame {
             ClientFrame::Acknowledge { sequence } => {
                 self.handle_acknowledged(sequence)?;
@@ -410,6 +409,32 @@ impl Session {
         })
     }
 
+    /// As [`Session::handle_frame`], of an item's frame: what it says beside the item. False: something waits to be
+    /// said, see [`Session::control_len`].
+    ///
+    /// # Errors
+    /// See [`Session::handle_frame`].
+    pub fn handle_item_frame(&mut self, generation: u64, acknowledged: Option<u64>) -> Result<bool, Violation> {
+        let quiet = self.prove(generation)?.control.is_empty();
+        if let Some(acknowledged) = acknowledged {
+            self.handle_acknowledged(acknowledged)?;
+        }
+        Ok(quiet)
+    }
+
+    /// A frame has come on that connection.
+    #[inline]
+    fn prove(&mut self, generation: u64) -> Result<&mut Link, Violation> {
+        let Some(link) = self.link.as_mut().filter(|_| generation == self.generation) else {
+            return Err(Violation::new(close::SUPERSEDED, close::default_reason(close::SUPERSEDED)));
+        };
+        if !link.proven {
+            link.proven = true;
+            self.previous = None;
+        }
+        Ok(link)
+    }
+
     /// Appends a message to the stream, with or without a connection; returns its number. `place`: see
     /// [`super::server::Server::handle_written`].
     pub fn send(&mut self, now: Time, data: Bytes, binary: bool, place: u64) -> u64 {
@@ -427,8 +452,9 @@ impl Session {
     /// asked when [`Session::poll_transmit`] has nothing.
     #[must_use]
     pub fn is_held(&self, written: u64) -> bool {
-        self.link.as_ref().is_some_and(|link| link.gate > written || !link.woken.is_empty())
-            || self.ring.is_held(written)
+        self.link.as_ref().is_some_and(|link| {
+            link.gate > written || link.reading.as_ref().is_some_and(|reading| !reading.woken.is_empty())
+        }) || self.ring.is_held(written)
     }
 
     /// Subscribes; announced to the client, which gets what is published from here on, or what is behind
@@ -440,7 +466,7 @@ impl Session {
             subscription.server_made |= server_made;
             if named.is_none()
                 && let Some(link) = &mut self.link
-                && let Some(reader) = link.readers.get(channel)
+                && let Some(reader) = link.reader(channel)
             {
                 let position = Some(reader.position.clone());
                 link.announce(channel, Status::Ok, position);
@@ -477,8 +503,8 @@ impl Session {
 
     /// Something was published on a channel that the session reads.
     pub fn handle_published(&mut self, channel: &ChannelName) {
-        if let Some(link) = &mut self.link {
-            link.wake(channel);
+        if let Some(reading) = self.link.as_mut().and_then(|link| link.reading.as_mut()) {
+            reading.wake(channel);
         }
     }
 
@@ -486,23 +512,29 @@ impl Session {
     /// no state to give, the channel goes on with what the log still has.
     pub fn handle_snapshot(&mut self, channel: &ChannelName, position: &Position, state: Option<(Bytes, bool)>) {
         let Some(link) = &mut self.link else { return };
-        let Some(reader) = link.readers.get_mut(channel) else { return };
+        let Some(reading) = &mut link.reading else { return };
+        let Some(reader) = reading.readers.get_mut(channel) else { return };
         // The answer to an earlier question may be older than this position.
         let Some(position) = reader.snapshot.take_if(|wanted| wanted == position) else { return };
         if let Some((data, binary)) = state {
             reader.position = position.clone();
             link.control.push_back(ServerFrame::Snapshot { channel: channel.clone(), position, data, binary });
         }
-        if let Some(replay) = &mut link.replay {
+        if let Some(replay) = &mut reading.replay {
             replay.waiting.remove(channel);
         }
-        link.wake(channel);
+        reading.wake(channel);
     }
 
     /// Everything of the outbox up to `mark` may be acknowledged. True: ask [`Session::poll_transmit`] and
     /// [`Session::poll_timeout`], an acknowledgement is due, or is from some time on.
     pub fn handle_settled(&mut self, now: Time, mark: u64, bytes: usize) -> bool {
         self.link.as_mut().is_some_and(|link| link.acks.handle_settled(now, mark, bytes))
+    }
+
+    /// Items that are settled, with their bytes, and not acknowledged on this connection.
+    pub(super) fn unacknowledged(&self) -> Option<(u32, usize)> {
+        self.link.as_ref().map(|link| link.acks.waiting())
     }
 
     /// A duplicate item came.
@@ -552,7 +584,7 @@ impl Session {
                 let gap = Gap { channel: None, from, to: Some(to), why: Why::Overflow };
                 return Some(Outgoing::Frame(ServerFrame::Gap(gap)));
             }
-            let last = link.replay.as_ref().map_or(u64::MAX, |replay| replay.stream);
+            let last = link.last_of_stream();
             if let Some((sequence, message)) = self.ring.take(last, written) {
                 let Message { data, binary, .. } = message;
                 let acknowledged = link.acks.take();
@@ -585,7 +617,7 @@ impl Session {
         if !link.control.is_empty() || link.gate > written || self.ring.has_hole() {
             return 0;
         }
-        let last = link.replay.as_ref().map_or(u64::MAX, |replay| replay.stream);
+        let last = link.last_of_stream();
         let mut count = 0;
         while let Some((sequence, message)) = self.ring.take_next(last, written) {
             count += 1;
@@ -599,7 +631,7 @@ impl Session {
     /// A channel whose state the application must give ([`Session::handle_snapshot`]). The position has
     /// been read already, so the state may be newer than it, never older.
     pub fn poll_snapshot(&mut self) -> Option<(ChannelName, Position)> {
-        self.link.as_mut()?.wanted.pop_front()
+        self.link.as_mut()?.reading.as_mut()?.wanted.pop_front()
     }
 
     /// When [`Session::poll_transmit`] may have something without another input.
@@ -628,7 +660,7 @@ impl Session {
     /// A connection has the session and has not been sent R.
     #[must_use]
     pub fn is_replaying(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.replay.is_some())
+        self.link.as_ref().is_some_and(|link| link.replay().is_some())
     }
 
     /// Since when no connection has had it; `None`: one has.
@@ -698,10 +730,11 @@ impl Session {
     fn read(&mut self, channel: &ChannelName, position: Position, logs: &impl Logs) {
         let Some(link) = &mut self.link else { return };
         let (Some(standing), Some(top)) = (logs.standing(channel, &position), logs.top(channel)) else { return };
-        if let Some(replay) = &mut link.replay {
+        let reading = link.reading.get_or_insert_default();
+        if let Some(replay) = &mut reading.replay {
             replay.channels.insert(channel.clone(), top.offset);
         }
-        link.readers.insert(channel.clone(), Reader { position: position.clone(), woken: false, snapshot: None });
+        reading.readers.insert(channel.clone(), Reader { position: position.clone(), woken: false, snapshot: None });
         if standing == Standing::Whole {
             link.announce(channel, Status::Ok, Some(position));
         }
@@ -711,18 +744,39 @@ impl Session {
 }
 
 impl Link {
+    fn replay(&self) -> Option<&Replay> {
+        self.reading.as_ref()?.replay.as_ref()
+    }
+
+    fn reader(&self, channel: &ChannelName) -> Option<&Reader> {
+        self.reading.as_ref()?.readers.get(channel)
+    }
+
+    /// Up to which message the stream may be sent now.
+    fn last_of_stream(&self) -> u64 {
+        self.replay().map_or(u64::MAX, |replay| replay.stream)
+    }
+
     /// The position that HELLO named for a channel that has now been decided on.
     fn decide(&mut self, channel: &ChannelName) -> Option<Position> {
-        if let Some(replay) = &mut self.replay {
+        let reading = self.reading.as_mut()?;
+        if let Some(replay) = &mut reading.replay {
             replay.waiting.remove(channel);
         }
-        self.undecided.remove(channel)
+        reading.undecided.remove(channel)
     }
 
     fn leave(&mut self, channel: &ChannelName) {
-        self.readers.remove(channel);
-        self.woken.retain(|name| name != channel);
-        self.wanted.retain(|(name, _)| name != channel);
+        let Some(reading) = &mut self.reading else { return };
+        reading.readers.remove(channel);
+        reading.woken.retain(|name| name != channel);
+        reading.wanted.retain(|(name, _)| name != channel);
+        self.forget_reading();
+    }
+
+    /// What has nothing to say takes no memory.
+    fn forget_reading(&mut self) {
+        self.reading.take_if(|reading| reading.is_idle());
     }
 
     fn announce(&mut self, channel: &ChannelName, status: Status, position: Option<Position>) {
@@ -731,12 +785,8 @@ impl Link {
     }
 
     fn wake(&mut self, channel: &ChannelName) {
-        if let Some(reader) = self.readers.get_mut(channel)
-            && !reader.woken
-            && reader.snapshot.is_none()
-        {
-            reader.woken = true;
-            self.woken.push_back(channel.clone());
+        if let Some(reading) = &mut self.reading {
+            reading.wake(channel);
         }
     }
 
@@ -746,9 +796,10 @@ impl Link {
         let status = if snapshots { Status::Snapshot } else { Status::Gap };
         self.announce(channel, status, Some(resume.clone()));
         self.control.push_back(ServerFrame::Gap(gap));
-        let Some(reader) = self.readers.get_mut(channel) else { return };
+        let Some(reading) = &mut self.reading else { return };
+        let Some(reader) = reading.readers.get_mut(channel) else { return };
         reader.position = resume.clone();
-        if let Some(replay) = &mut self.replay {
+        if let Some(replay) = &mut reading.replay {
             replay.channels.insert(channel.clone(), top.offset);
             if snapshots {
                 replay.waiting.insert(channel.clone());
@@ -756,18 +807,20 @@ impl Link {
         }
         if snapshots {
             reader.snapshot = Some(top.clone());
-            self.wanted.push_back((channel.clone(), top));
+            reading.wanted.push_back((channel.clone(), top));
         }
     }
 
     fn poll_channels(&mut self, own: &Key, snapshots: bool, logs: &impl Logs, written: u64) -> Option<Outgoing> {
-        while let Some(channel) = self.woken.pop_front() {
-            let Some(reader) = self.readers.get_mut(&channel) else { continue };
+        while let Some(reading) = &mut self.reading
+            && let Some(channel) = reading.woken.pop_front()
+        {
+            let Some(reader) = reading.readers.get_mut(&channel) else { continue };
             reader.woken = false;
             if reader.snapshot.is_some() {
                 continue;
             }
-            if let Some(replay) = &self.replay
+            if let Some(replay) = &reading.replay
                 && replay.channels.get(&channel).is_none_or(|last| reader.position.offset >= *last)
             {
                 // Live; the end of the replay wakes it.
@@ -777,7 +830,7 @@ impl Link {
                 if entry.place > written {
                     // Nor has the store anything of the others that is newer.
                     reader.woken = true;
-                    self.woken.push_front(channel);
+                    reading.woken.push_front(channel);
                     return None;
                 }
                 reader.position.offset = entry.offset;
@@ -785,11 +838,11 @@ impl Link {
                 if entry.except.is_some_and(|except| except.contains(own)) {
                     // Not for this client: it goes on behind it, and misses nothing.
                     let position = Some(reader.position.clone());
-                    self.wake(&channel);
+                    reading.wake(&channel);
                     self.announce(&channel, Status::Ok, position);
                     return self.control.pop_front().map(Outgoing::Frame);
                 }
-                self.wake(&channel);
+                reading.wake(&channel);
                 return Some(Outgoing::Channel { frame: entry.frame, binary: entry.binary });
             }
             let (Some(mut standing), Some(top)) = (logs.standing(&channel, &reader.position), logs.top(&channel))
@@ -810,19 +863,37 @@ impl Link {
 
     /// Whether the replay is over just now.
     fn end_replay(&mut self, sent: u64) -> bool {
-        let Some(replay) = &self.replay else { return false };
+        let Some(reading) = &mut self.reading else { return false };
+        let Some(replay) = &reading.replay else { return false };
         let behind = |(channel, last): (&ChannelName, &u64)| {
-            self.readers.get(channel).is_some_and(|reader| reader.position.offset < *last)
+            reading.readers.get(channel).is_some_and(|reader| reader.position.offset < *last)
         };
         if sent < replay.stream || !replay.waiting.is_empty() || replay.channels.iter().any(behind) {
             return false;
         }
-        self.replay = None;
-        let channels: Vec<_> = self.readers.keys().cloned().collect();
+        reading.replay = None;
+        let channels: Vec<_> = reading.readers.keys().cloned().collect();
         for channel in &channels {
-            self.wake(channel);
+            reading.wake(channel);
         }
+        self.forget_reading();
         true
+    }
+}
+
+impl Reading {
+    fn is_idle(&self) -> bool {
+        self.replay.is_none() && self.readers.is_empty() && self.undecided.is_empty() && self.wanted.is_empty()
+    }
+
+    fn wake(&mut self, channel: &ChannelName) {
+        if let Some(reader) = self.readers.get_mut(channel)
+            && !reader.woken
+            && reader.snapshot.is_none()
+        {
+            reader.woken = true;
+            self.woken.push_back(channel.clone());
+        }
     }
 }
 
@@ -832,7 +903,8 @@ mod tests {
 
     #[test]
     fn a_session_that_waits_for_its_client_is_small() {
-        assert!(size_of::<Session>() <= 320, "{}", size_of::<Session>());
-        assert!(size_of::<Link>() <= 420, "{}", size_of::<Link>());
+        assert!(size_of::<Session>() <= 248, "{}", size_of::<Session>());
+        // Read by a client that is there and reads no channel.
+        assert!(size_of::<Link>() <= 112, "{}", size_of::<Link>());
     }
 }

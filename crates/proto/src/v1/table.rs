@@ -36,6 +36,11 @@ impl<V> Table<V> {
         self.entries.get_mut(place as usize)?.as_mut().map(|(_, value)| value)
     }
 
+    /// As [`Table::at_mut`], with its key.
+    pub fn entry_mut(&mut self, place: u32) -> Option<(&Key, &mut V)> {
+        self.entries.get_mut(place as usize)?.as_mut().map(|(key, value)| (&*key, value))
+    }
+
     fn at(&self, place: u32) -> Option<&V> {
         self.entries.get(place as usize)?.as_ref().map(|(_, value)| value)
     }
@@ -50,11 +55,16 @@ impl<V> Table<V> {
 
     /// As [`Table::get_mut`], of an entry that was at `place`.
     pub fn find_mut(&mut self, place: u32, key: &Key) -> Option<&mut V> {
-        let place = match self.entries.get(place as usize) {
-            Some(Some((found, _))) if found.is(key) => place,
-            _ => self.place(key)?,
-        };
+        let place = self.find_place(place, key)?;
         self.at_mut(place)
+    }
+
+    /// As [`Table::place`], of an entry that was at `place`.
+    pub fn find_place(&self, place: u32, key: &Key) -> Option<u32> {
+        match self.entries.get(place as usize) {
+            Some(Some((found, _))) if found.is(key) => Some(place),
+            _ => self.place(key),
+        }
     }
 
     pub fn contains_key(&self, key: &Key) -> bool {

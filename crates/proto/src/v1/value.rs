@@ -58,6 +58,12 @@ impl From<ChannelName> for Arc<str> {
     }
 }
 
+impl From<Key> for Arc<str> {
+    fn from(key: Key) -> Self {
+        key.0
+    }
+}
+
 impl Borrow<str> for ChannelName {
     fn borrow(&self) -> &str {
         &self.0

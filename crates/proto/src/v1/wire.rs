@@ -418,10 +418,7 @@ impl ClientFrame {
     /// # Errors
     /// [`Violation`]
     pub fn take(mut data: Bytes, binary: bool, max_message: usize) -> Result<Option<Self>, Violation> {
-        if let Some((sequence, acknowledged, header)) = plain_header(&data, b"P ", b" s=")
-            && data.len() - header <= max_message
-        {
-            data.advance(header);
+        if let Some((sequence, acknowledged)) = take_item(&mut data, max_message) {
             return Ok(Some(Self::Item { sequence, acknowledged, data, binary }));
         }
         let message = Message::split(&data)?;
@@ -967,6 +964,17 @@ impl<'a> Fields<'a> {
         }
         Ok(value)
     }
+}
+
+/// Of the usual form of `P`, the number and what it acknowledges; `data` is its payload then. `None`: it is something
+/// else, or to be read with more care, and `data` is as it was.
+#[inline]
+pub(super) fn take_item(data: &mut Bytes, max_message: usize) -> Option<(u64, Option<u64>)> {
+    let (sequence, acknowledged, header) = plain_header(data, b"P ", b" s=")?;
+    (data.len() - header <= max_message).then(|| {
+        data.advance(header);
+        (sequence, acknowledged)
+    })
 }
 
 /// The header of an `M` or `P` that looks as most do, and its length: quicker than to take it apart. None: it does

@@ -1,10 +1,12 @@
 //! What must happen when things fail, case by case.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 use lifeline_proto::v1::Position;
 use lifeline_proto::v1::client::{Client, ClientConfig, Event, Welcomed};
+use lifeline_proto::v1::inbox::Start;
 use lifeline_proto::v1::log::FRESH;
 use lifeline_proto::v1::ring::Retention;
 use lifeline_proto::v1::server::{LinkId, Output, Server, ServerConfig, Stored};
@@ -1353,6 +1355,56 @@ fn memory_is_given_back_first_by_those_who_are_longest_gone() {
     world.flow();
     let events = world.take_events(1);
     assert_eq!((gaps(&events), messages(&events)), (vec![(None, 2, Some(2), "overflow")], vec![(3, "kept".into())]));
+}
+
+/// What goes out to connection 1, as far as the header.
+fn transmitted(world: &mut World) -> Vec<String> {
+    let frames = std::iter::from_fn(|| world.server.poll_transmit(world.now, LinkId(1)));
+    let header = |data: Bytes| String::from_utf8_lossy(data.split(|byte| *byte == b'\n').next().unwrap()).into_owned();
+    frames.map(|frame| header(frame.encode().data)).collect()
+}
+
+#[test]
+fn items_of_a_long_batch_are_acknowledged_by_count_and_with_what_goes_out() {
+    let mut world = World::new(config(), 0);
+    world.server.handle_connected(world.now, LinkId(1));
+    let hello = r#"H {"v":1,"outbox":{"id":"o","gen":1,"first":1,"next":1}}"#;
+    world.server.handle_message(world.now, LinkId(1), &Bytes::from(hello), false);
+    while world.server.poll_output().is_some() {}
+    let session = world.server.session_of(LinkId(1)).unwrap().clone();
+    assert_eq!(transmitted(&mut world).last().unwrap(), "R 0");
+    let mut ids = VecDeque::new();
+    for q in 1..=80 {
+        world.server.handle_message(world.now, LinkId(1), &Bytes::from(format!("P {q}\nx")), false);
+        let Some(Output::Deliver { delivery, .. }) = world.server.poll_output() else { panic!("no item {q}") };
+        ids.push_back(delivery.id);
+    }
+    let mut done = None;
+    let mut handle = |world: &mut World, count: usize| {
+        for id in ids.drain(..count) {
+            assert_eq!(world.server.handle_step(world.now, done.replace(id), Some(id)), Start::Attempt(1));
+        }
+        std::iter::from_fn(|| world.server.poll_output()).count()
+    };
+    // The first wakes the connection, so that time counts from there; 32 are too many to wait for the end.
+    assert_eq!(handle(&mut world, 2), 1);
+    assert_eq!(handle(&mut world, 30), 0);
+    assert_eq!(handle(&mut world, 1), 1);
+    assert_eq!(transmitted(&mut world), ["A 32"]);
+    assert_eq!(handle(&mut world, 2), 1);
+    assert_eq!(handle(&mut world, 7), 0);
+    world.server.send(world.now, &session, Bytes::from_static(b"m"), false);
+    assert_eq!(transmitted(&mut world), ["M 1 q=41"], "all that is done by then");
+    // Time counts anew from the next one.
+    assert_eq!(handle(&mut world, 1), 1);
+    assert_eq!(handle(&mut world, 1), 0);
+    assert_eq!(transmitted(&mut world), [] as [&str; 0]);
+    world.now = world.server.poll_timeout().unwrap();
+    world.server.handle_timeout(world.now);
+    assert_eq!(transmitted(&mut world), ["A 43"]);
+    handle(&mut world, 10);
+    world.server.handle_batch_end();
+    assert_eq!(transmitted(&mut world), ["A 53"]);
 }
 
 #[test]

@@ -490,7 +490,7 @@ impl World {
                 self.given.push_front(given);
                 return false;
             }
-            if let Start::Attempt(_) = self.server.handle_start(&given.outbox, given.delivery.id) {
+            if let Start::Attempt(_) = self.server.handle_step(self.now, None, Some(given.delivery.id)) {
                 self.running.push_back(given);
                 return true;
             }
@@ -500,7 +500,7 @@ impl World {
 
     pub fn finish(&mut self) -> Option<Given> {
         let given = self.running.pop_front()?;
-        self.server.handle_done(self.now, &given.outbox, given.delivery.id);
+        self.server.handle_step(self.now, Some(given.delivery.id), None);
         self.settle();
         Some(given)
     }
