@@ -2,7 +2,7 @@
 # The extension's own phpize build lives in php/ext, so that its generated Makefile never meets this one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve setup build install lint test test-full test-matrix test-zts model fuzz conformance bench clean
+.PHONY: help run serve setup build install lint test test-full test-matrix test-zts model fuzz conformance robustness bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -50,6 +50,9 @@ fuzz: ## fuzz what reads the network (FUZZ_SECONDS=n for each target)
 
 conformance: ## all of Autobahn's groups 1-7, 9 and 10, both roles
 	@tests/conformance/run full
+
+robustness: ## attack, fuzz, soak, and write docs/robustness.md (FULL=1, PARTS="abuse fuzz")
+	@scripts/robustness.sh
 
 bench: ## measure beside node ws and installed peers, write bench/RESULTS.md (QUICK=1)
 	@scripts/bench.sh

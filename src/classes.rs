@@ -145,6 +145,12 @@ pub(crate) fn set_type(class: *mut ClassEntry, method: &CStr, argument: u32, typ
     unsafe { shim::lifeline_set_type(class, method.as_ptr(), argument, types) };
 }
 
+/// `#[SensitiveParameter]` on a parameter, counted from 1.
+pub(crate) fn set_sensitive(class: *mut ClassEntry, method: &CStr, argument: u32) {
+    // SAFETY: as above.
+    unsafe { shim::lifeline_set_sensitive(class, method.as_ptr(), argument) };
+}
+
 /// Sets the text of a parameter's default.
 pub(crate) fn set_default(class: *mut ClassEntry, method: &'static CStr, argument: u32, text: &'static CStr) {
     // SAFETY: as above; both texts are static.

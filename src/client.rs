@@ -728,7 +728,7 @@ fn answer(command: Command) {
 }
 
 fn give_up_exception(failure: &Failure) -> PhpException {
-    Class::Connect.exception(failure.message.clone(), i32::from(failure.code))
+    Class::Connect.exception(&failure.message, i32::from(failure.code))
 }
 
 /// A timeout in seconds that is argument `number` of the running method.
@@ -1151,6 +1151,9 @@ pub(crate) fn register() -> ext_php_rs::error::Result<()> {
         }
     }
     classes::set_type(class, c"__construct", 1, mask::STRING | mask::ARRAY);
+    // User and password in a URL; headers and the proxy's password among the options.
+    classes::set_sensitive(class, c"__construct", 1);
+    classes::set_sensitive(class, c"__construct", 2);
     gc::patch::<WsClient>();
     // SAFETY: in MINIT, before any object exists; the class has no properties of its own.
     unsafe { (*gc::handlers::<WsClient>()).write_property = Some(write_property) };

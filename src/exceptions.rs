@@ -11,6 +11,7 @@ use ext_php_rs::builders::ClassBuilder;
 use ext_php_rs::exception::PhpException;
 use ext_php_rs::zend::{ClassEntry, ce};
 use lifeline_engine::bridge::{CommandError, Failure, FailureKind};
+use lifeline_engine::printable::printable;
 
 use crate::shim;
 
@@ -49,29 +50,34 @@ impl Class {
     }
 
     /// An exception of this class.
-    pub(crate) fn exception(self, message: impl Into<String>, code: i32) -> PhpException {
-        PhpException::new(message.into(), code, self.entry())
+    pub(crate) fn exception(self, message: impl AsRef<str>, code: i32) -> PhpException {
+        made(message, code, self.entry())
     }
 }
 
+/// Messages end up in logs, and may hold what a peer has sent.
+fn made(message: impl AsRef<str>, code: i32, class: &'static ClassEntry) -> PhpException {
+    PhpException::new(printable(message.as_ref()).into_owned(), code, class)
+}
+
 /// `WsException` without a code.
-pub(crate) fn exception(message: impl Into<String>) -> PhpException {
+pub(crate) fn exception(message: impl AsRef<str>) -> PhpException {
     Class::Base.exception(message, 0)
 }
 
 /// PHP's own `Error`: the program is wrong, not the world.
-pub(crate) fn error(message: impl Into<String>) -> PhpException {
-    PhpException::new(message.into(), 0, ce::error())
+pub(crate) fn error(message: impl AsRef<str>) -> PhpException {
+    made(message, 0, ce::error())
 }
 
 /// PHP's own `ValueError`.
-pub(crate) fn value_error(message: impl Into<String>) -> PhpException {
-    PhpException::new(message.into(), 0, ce::value_error())
+pub(crate) fn value_error(message: impl AsRef<str>) -> PhpException {
+    made(message, 0, ce::value_error())
 }
 
 /// PHP's own `TypeError`.
-pub(crate) fn type_error(message: impl Into<String>) -> PhpException {
-    PhpException::new(message.into(), 0, ce::type_error())
+pub(crate) fn type_error(message: impl AsRef<str>) -> PhpException {
+    made(message, 0, ce::type_error())
 }
 
 /// "`method`(): Argument #`number` ($`name`) `message`" as a `ValueError`, the way Zend words it.
@@ -112,7 +118,7 @@ pub(crate) fn from_failure(failure: &Failure) -> PhpException {
         FailureKind::Storage => Class::Storage,
         FailureKind::Limit | FailureKind::Link | FailureKind::Application => Class::Base,
     };
-    class.exception(failure.message.clone(), i32::from(failure.code))
+    class.exception(&failure.message, i32::from(failure.code))
 }
 
 /// Registers the classes; only in MINIT.

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use ext_php_rs::types::{ZendObject, Zval};
+use ext_php_rs::types::{ZendObject, ZendStr, Zval};
 use lifeline_engine::bridge::Verdict;
 
 use crate::exceptions::{Pending, pending};
@@ -69,6 +69,16 @@ impl Caught {
     /// As an argument.
     pub(crate) fn zval(&self) -> Zval {
         self.0.shallow_clone()
+    }
+
+    /// Takes a string out of the arguments in its trace, and in those of the exceptions before it, as if each
+    /// parameter that it was given to were a `#[SensitiveParameter]`.
+    pub(crate) fn hide(&mut self, secret: &[u8]) {
+        let Some(object) = self.0.object_mut() else { return };
+        let object: *mut ZendObject = object;
+        let mut secret = ZendStr::new(secret, false);
+        // SAFETY: the object lives as long as `self`, the string as long as the call.
+        unsafe { shim::lifeline_hide_in_trace(object, &raw mut *secret) };
     }
 
     /// Puts it back.

@@ -5,6 +5,7 @@ use std::ffi::CString;
 
 use ext_php_rs::types::{ZendHashTable, Zval};
 use lifeline_engine::bridge::{LogLevel, LogRecord};
+use lifeline_engine::printable::printable;
 
 use crate::callable::PhpCb;
 use crate::exceptions::Pending;
@@ -42,11 +43,11 @@ impl Logger {
         let mut context = ZendHashTable::new();
         for (key, value) in &record.context {
             // Fails only for keys with a NUL byte, which ours are without.
-            let _ = context.insert(*key, value.as_str());
+            let _ = context.insert(*key, printable(value).as_ref());
         }
         let mut arguments = [Zval::new(), Zval::new(), Zval::new()];
         let _ = arguments[0].set_string(level_name(record.level), false);
-        let _ = arguments[1].set_string(&record.message, false);
+        let _ = arguments[1].set_string(&printable(&record.message), false);
         arguments[2].set_hashtable(context);
         self.0.call(&mut arguments).map(drop)
     }
@@ -55,12 +56,12 @@ impl Logger {
 /// One line in PHP's error log.
 pub(crate) fn to_error_log(record: &LogRecord) {
     use std::fmt::Write as _;
-    let mut line = format!("lifeline {}: {}", level_name(record.level), record.message);
+    let mut line = format!("lifeline {}: {}", level_name(record.level), printable(&record.message));
     for (key, value) in &record.context {
         // Writing to a String does not fail.
-        let _ = write!(line, " {key}={value}");
+        let _ = write!(line, " {key}={}", printable(value));
     }
-    let line = CString::new(line.replace('\0', "\\0")).unwrap_or_default();
+    let line = CString::new(line).unwrap_or_default();
     // SAFETY: NUL-terminated.
     unsafe { shim::lifeline_log(line.as_ptr()) };
 }

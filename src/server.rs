@@ -595,7 +595,11 @@ impl Core {
             let code = u16::try_from(rejection.code).ok().filter(|code| (4000..=4999).contains(code));
             return Ok((1, Authentication::Refused { code, reason: rejection.reason }));
         }
-        self.report("onAuth", None)?;
+        let mut caught = failure::take()?;
+        if let Some(token) = &credentials.token {
+            caught.hide(token.0.as_bytes());
+        }
+        self.explain(caught, "onAuth", None)?;
         let reason = close::default_reason(close::INTERNAL_ERROR).to_owned();
         Ok((1, Authentication::Refused { code: Some(close::INTERNAL_ERROR), reason }))
     }
@@ -1379,6 +1383,8 @@ pub(crate) fn register() -> ext_php_rs::error::Result<()> {
     classes::set_type(class, c"__construct", 1, mask::STRING | mask::ARRAY);
     classes::set_default(class, c"__construct", 1, c"'ws://127.0.0.1:8080'");
     classes::set_type(class, c"__construct", 2, mask::ARRAY);
+    // What a store is reached with may be among the options.
+    classes::set_sensitive(class, c"__construct", 2);
     classes::set_default(class, c"__construct", 2, c"[]");
     gc::patch::<WsServer>();
     // SAFETY: in MINIT, before any object exists; the class has no properties of its own.

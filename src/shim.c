@@ -2,6 +2,7 @@
  * versions, debug builds and thread-safe builds. No logic of ours lives here. */
 #define _GNU_SOURCE
 #include "php.h"
+#include "zend_attributes.h"
 #include "zend_exceptions.h"
 #include "zend_interfaces.h"
 #include "zend_observer.h"
@@ -266,6 +267,55 @@ void lifeline_set_type(zend_class_entry *ce, const char *method, uint32_t argume
 	/* arg_info[-1] is the return type. */
 	zend_internal_arg_info *info = (zend_internal_arg_info *) function->arg_info + argument - 1;
 	info->type = (zend_type) ZEND_TYPE_INIT_MASK(mask);
+}
+
+/* #[SensitiveParameter] on a parameter, counted from 1: traces show an object in place of its value. */
+void lifeline_set_sensitive(zend_class_entry *ce, const char *method, uint32_t argument)
+{
+	zend_function *function = zend_hash_str_find_ptr_lc(&ce->function_table, method, strlen(method));
+	if (function && argument >= 1 && argument <= function->common.num_args) {
+		zend_add_parameter_attribute(function, argument - 1, ZSTR_KNOWN(ZEND_STR_SENSITIVEPARAMETER), 0);
+	}
+}
+
+/* Puts a SensitiveParameterValue in place of each argument in the traces of the exception, and of those
+ * before it, that is this string. */
+void lifeline_hide_in_trace(zend_object *exception, zend_string *secret)
+{
+	for (int depth = 0; exception && depth < 100; depth++) {
+		zval room, *frame, *argument;
+		zval *trace = zend_read_property_ex(zend_get_exception_base(exception), exception, ZSTR_KNOWN(ZEND_STR_TRACE), 1, &room);
+		ZVAL_DEREF(trace);
+		if (Z_TYPE_P(trace) == IS_ARRAY) {
+			SEPARATE_ARRAY(trace);
+			ZEND_HASH_FOREACH_VAL(Z_ARRVAL_P(trace), frame) {
+				zval *arguments = Z_TYPE_P(frame) == IS_ARRAY ? zend_hash_find(Z_ARRVAL_P(frame), ZSTR_KNOWN(ZEND_STR_ARGS)) : NULL;
+				if (!arguments || Z_TYPE_P(arguments) != IS_ARRAY) {
+					continue;
+				}
+				SEPARATE_ARRAY(frame);
+				arguments = zend_hash_find(Z_ARRVAL_P(frame), ZSTR_KNOWN(ZEND_STR_ARGS));
+				SEPARATE_ARRAY(arguments);
+				ZEND_HASH_FOREACH_VAL(Z_ARRVAL_P(arguments), argument) {
+					zval *value = argument;
+					ZVAL_DEREF(value);
+					if (Z_TYPE_P(value) != IS_STRING || !zend_string_equals(Z_STR_P(value), secret)) {
+						continue;
+					}
+					zval hidden;
+					if (object_init_ex(&hidden, zend_ce_sensitive_parameter_value) != SUCCESS) {
+						continue;
+					}
+					zend_call_known_instance_method_with_1_params(zend_ce_sensitive_parameter_value->constructor,
+						Z_OBJ(hidden), NULL, value);
+					zval_ptr_dtor(argument);
+					ZVAL_COPY_VALUE(argument, &hidden);
+				} ZEND_HASH_FOREACH_END();
+			} ZEND_HASH_FOREACH_END();
+		}
+		zval *previous = zend_read_property_ex(zend_get_exception_base(exception), exception, ZSTR_KNOWN(ZEND_STR_PREVIOUS), 1, &room);
+		exception = Z_TYPE_P(previous) == IS_OBJECT ? Z_OBJ_P(previous) : NULL;
+	}
 }
 
 bool lifeline_sapi_serves_requests(void)

@@ -34,6 +34,8 @@ unsafe extern "C" {
         null_default: bool,
     );
     pub(crate) fn lifeline_set_type(ce: *mut ClassEntry, method: *const c_char, argument: u32, mask: u32);
+    pub(crate) fn lifeline_set_sensitive(ce: *mut ClassEntry, method: *const c_char, argument: u32);
+    pub(crate) fn lifeline_hide_in_trace(exception: *mut ZendObject, secret: *mut ZendStr);
     pub(crate) fn lifeline_sapi_serves_requests() -> bool;
     pub(crate) fn lifeline_sapi_name() -> *const c_char;
     pub(crate) fn lifeline_observe_fibers(switched: unsafe extern "C" fn(*mut c_void, *mut c_void));

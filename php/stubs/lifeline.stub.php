@@ -661,7 +661,7 @@ final class WsServer implements WsServerInterface, \Countable
      * @throws \ValueError|\TypeError naming the option or URL, what was given and what is allowed
      * @throws \Error under a server API that serves requests (FPM, Apache)
      */
-    public function __construct(string|array $listen = 'ws://127.0.0.1:8080', array $options = []) {}
+    public function __construct(string|array $listen = 'ws://127.0.0.1:8080', #[\SensitiveParameter] array $options = []) {}
 
     public function on(string $event, callable $callback): static {}
 
@@ -1088,7 +1088,7 @@ final class WsClient implements WsClientInterface
      * @param ClientOptions $options
      * @throws \ValueError|\TypeError naming the option or URL, what was given and what is allowed
      */
-    public function __construct(string|array $url, array $options = []) {}
+    public function __construct(#[\SensitiveParameter] string|array $url, #[\SensitiveParameter] array $options = []) {}
 
     public function on(string $event, callable $callback): static {}
 

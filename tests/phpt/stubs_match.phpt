@@ -55,6 +55,7 @@ function describe(ReflectionClass $class, string $prefix): array
                 $parameter->isVariadic() ? 'variadic' : '',
                 $parameter->isPassedByReference() ? 'by reference' : '',
                 $parameter->isOptional() ? 'optional' : 'required',
+                ...array_map(fn (ReflectionAttribute $attribute): string => "#[{$attribute->getName()}]", $parameter->getAttributes()),
                 $parameter->isDefaultValueAvailable() ? '= ' . var_export($parameter->getDefaultValue(), true) : '',
             ]));
         }

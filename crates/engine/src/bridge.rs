@@ -340,7 +340,8 @@ pub enum OverflowReason {
     Closed,
 }
 
-/// One record for the application's logger (PSR-3 levels).
+/// One record for the application's logger (PSR-3 levels). It may hold what peers have sent:
+/// [`crate::printable::printable`] before it is written anywhere.
 #[derive(Debug, Clone)]
 pub struct LogRecord {
     pub level: LogLevel,

@@ -27,6 +27,7 @@ mod memory;
 pub mod options;
 mod outlet;
 mod poller;
+pub mod printable;
 pub mod proxy_protocol;
 mod seat;
 mod server;

@@ -1,7 +1,8 @@
 <?php
 // Clients that say what happens to them.
 //   config: url, query (more of it), count (1), first (number of the first one), closeAfter (opens, then all close), options,
-//   sendEvery, sendSize, sleep (seconds, once)
+//   sendEvery, sendSize, sleep (seconds, once), wait (stays until a line has come on stdin),
+//   logger (says what is logged), defaultLog (no onError), channels (to subscribe to)
 
 declare(strict_types=1);
 
@@ -12,6 +13,9 @@ $clients = [];
 $first = $config['first'] ?? 0;
 $opens = 0;
 for ($n = $first; $n < $first + ($config['count'] ?? 1); $n++) {
+    if ($config['logger'] ?? false) {
+        $config['options']['logger'] = static fn (string $level, string $message, array $context) => say('log', ['level' => $level, 'message' => $message, 'context' => $context]);
+    }
     $client = new WsClient($config['url'] . "?id=$n" . ($config['query'] ?? ''), $config['options'] ?? []);
     $client->onStateChange(static function (WsTransition $t) use ($n): void {
         say('state', [
@@ -36,9 +40,14 @@ for ($n = $first; $n < $first + ($config['count'] ?? 1); $n++) {
             }
         }
     });
-    $client->onError(static function (Throwable $e) use ($n): void {
-        say('error', ['client' => $n, 'class' => $e::class, 'message' => $e->getMessage()]);
-    });
+    if (!($config['defaultLog'] ?? false)) {
+        $client->onError(static function (Throwable $e) use ($n): void {
+            say('error', ['client' => $n, 'class' => $e::class, 'message' => $e->getMessage()]);
+        });
+    }
+    foreach ($config['channels'] ?? [] as $channel) {
+        $client->subscribe($channel);
+    }
     $client->connect();
     $clients[] = $client;
 }
@@ -54,8 +63,16 @@ if (isset($config['sleep'])) {
     });
 }
 say('started');
-$clients[0]->run();
+try {
+    $clients[0]->run();
+} catch (WsException $e) {
+    // Where nobody has asked for it.
+    error_log("uncaught: {$e->getMessage()}");
+}
 // The timer's closure holds the clients and they hold it: the collector has to see that.
 $clients = [];
 unset($client);
 say('ended', ['collected' => gc_collect_cycles()]);
+if ($config['wait'] ?? false) {
+    fgets(STDIN);
+}

@@ -1,7 +1,10 @@
 <?php
 // An echo server that takes orders: a text message that starts with the character 1.
 //   config: listen, options, quiet (no events for opens and closes), echo (default true),
-//   wait (bind when a line has come on stdin), ask (decide on handshakes, for all)
+//   wait (bind when a line has come on stdin), ask (decide on handshakes, for all),
+//   of lifeline.v1: auth (token => user; without it all are let in), subscribe (channels that begin so may be
+//   subscribed to), document (its channel), defaultLog (no logger, no onError), trace (all connections),
+//   choose (a subprotocol that nobody offers)
 
 declare(strict_types=1);
 
@@ -14,11 +17,17 @@ $echo = $config['echo'] ?? true;
 // Connections open now, by the id in the query.
 $open = [];
 $options = $config['options'] ?? [];
-$options['logger'] = static fn (string $level, string $message) => say('log', ['level' => $level, 'message' => $message]);
+$defaultLog = $config['defaultLog'] ?? false;
+if (!$defaultLog) {
+    $options['logger'] = static fn (string $level, string $message, array $context) => say('log', ['level' => $level, 'message' => $message, 'context' => $context]);
+}
 $server = new WsServer($config['listen'] ?? 'ws://127.0.0.1:0', $options);
 
-$server->onOpen(static function (WsConnection $c, WsRequest $r) use (&$open, $quiet): void {
+$server->onOpen(static function (WsConnection $c, WsRequest $r) use (&$open, $quiet, $config): void {
     $c->data = $r->query['id'] ?? null;
+    if ($config['trace'] ?? false) {
+        $c->trace(true);
+    }
     if ($c->data !== null) {
         $open[$c->data] = ($open[$c->data] ?? 0) + 1;
         if ($open[$c->data] > 1) {
@@ -34,6 +43,14 @@ $server->onOpen(static function (WsConnection $c, WsRequest $r) use (&$open, $qu
 });
 if ($config['ask'] ?? false) {
     $server->onHandshake(static fn (WsRequest $r): bool => true);
+}
+if (isset($config['auth'])) {
+    $users = $config['auth'];
+    $server->onAuth(static fn (WsRequest $r, #[SensitiveParameter] ?string $token): array|false => isset($users[$token]) ? ['user' => $users[$token]] : false);
+}
+if (isset($config['subscribe'])) {
+    $prefix = $config['subscribe'];
+    $server->onSubscribe(static fn (WsConnection $c, string $channel): bool => str_starts_with($channel, $prefix));
 }
 $server->onMessage(static function (WsConnection $c, string $data, bool $binary) use ($server, $echo): void {
     if ($binary || !str_starts_with($data, "\x01")) {
@@ -83,6 +100,16 @@ $server->onMessage(static function (WsConnection $c, string $data, bool $binary)
             });
             say('publishing');
             break;
+        case 'fill':
+            // SIZE COUNT: to each session
+            $message = str_repeat('s', (int) $words[1]);
+            foreach ($server->connections() as $connection) {
+                for ($n = $connection->session === null ? (int) $words[2] : 0; $n < (int) $words[2]; $n++) {
+                    $connection->send($message);
+                }
+            }
+            say('filled');
+            break;
         case 'stats':
             say('stats', ['stats' => $server->stats(), 'php' => memory_get_usage()]);
             break;
@@ -103,17 +130,25 @@ $server->onClose(static function (WsConnection $c, int $code, string $reason, bo
         say('close', ['id' => $c->id, 'client' => $c->data, 'code' => $code, 'reason' => $reason, 'clean' => $clean]);
     }
 });
-$server->onError(static function (Throwable $e): void {
-    say('error', ['class' => $e::class, 'message' => $e->getMessage()]);
-});
+if (isset($config['choose'])) {
+    $server->onHandshake(static fn (WsRequest $r): array|bool => $r->protocols === [] || in_array('lifeline.v1', $r->protocols, true) ? true : ['protocol' => $config['choose']]);
+}
+if (!$defaultLog) {
+    $server->onError(static function (Throwable $e): void {
+        say('error', ['class' => $e::class, 'message' => $e->getMessage()]);
+    });
+}
 
 if ($config['wait'] ?? false) {
     say('waiting');
     fgets(STDIN);
 }
 $server->start();
+if (isset($config['document'])) {
+    $document = $server->document($config['document'], $config['documentOptions'] ?? []);
+}
 say('listening', ['address' => $server->address(), 'pid' => getmypid()]);
 $server->run();
 // The handlers hold the server and it holds them: the collector has to see that.
-unset($server);
+unset($server, $document);
 say('stopped', ['collected' => gc_collect_cycles()]);
