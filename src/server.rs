@@ -1383,7 +1383,8 @@ pub(crate) fn register() -> ext_php_rs::error::Result<()> {
     classes::set_type(class, c"__construct", 1, mask::STRING | mask::ARRAY);
     classes::set_default(class, c"__construct", 1, c"'ws://127.0.0.1:8080'");
     classes::set_type(class, c"__construct", 2, mask::ARRAY);
-    // What a store is reached with may be among the options.
+    // User and password have no place in an address, and may stand there all the same.
+    classes::set_sensitive(class, c"__construct", 1);
     classes::set_sensitive(class, c"__construct", 2);
     classes::set_default(class, c"__construct", 2, c"[]");
     gc::patch::<WsServer>();

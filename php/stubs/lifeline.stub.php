@@ -661,7 +661,7 @@ final class WsServer implements WsServerInterface, \Countable
      * @throws \ValueError|\TypeError naming the option or URL, what was given and what is allowed
      * @throws \Error under a server API that serves requests (FPM, Apache)
      */
-    public function __construct(string|array $listen = 'ws://127.0.0.1:8080', #[\SensitiveParameter] array $options = []) {}
+    public function __construct(#[\SensitiveParameter] string|array $listen = 'ws://127.0.0.1:8080', #[\SensitiveParameter] array $options = []) {}
 
     public function on(string $event, callable $callback): static {}
 

@@ -27,11 +27,11 @@ def check_records(php, what):
 
 
 def check_file(path, what):
-    """PHP's error log: each line begins as PHP and lifeline write them."""
+    """PHP's error log: each line begins as lifeline writes it, or PHP with the trace of an exception."""
     with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
         lines = file.read().split("\n")[:-1]
     for line in lines:
-        check(re.match(r"\[[^]]+\] (lifeline \w+: |PHP |uncaught: )", line), f"{what}: a line {line!r}")
+        check(re.match(r"\[[^]]+\] (lifeline \w+: |PHP |uncaught: )|Stack trace:$|#\d+ |  thrown in ", line), f"{what}: a line {line!r}")
         check(not BAD.search(line), f"{what}: {line!r}")
     return len(lines)
 

@@ -35,7 +35,9 @@ function thrown_here(string $where, callable $call): ?Throwable
     try {
         $call();
     } catch (Throwable $e) {
-        see("exception of $where", (string) $e . print_r($e->getTrace(), true));
+        // Frames of ours: those of this script have what it says of itself.
+        $frames = array_filter($e->getTrace(), fn (array $frame): bool => str_starts_with($frame['class'] ?? '', 'Ws'));
+        see("exception of $where", $frames === [] ? "no frame of ours" : $e . print_r($frames, true));
         return $e;
     }
     return null;
@@ -52,7 +54,7 @@ $options = fn (array $more = []) => $more + [
 $url = 'ws://ann:' . SECRETS['url'] . '@127.0.0.1:1/?token=' . SECRETS['query'];
 $errors = [
     'bad option' => fn () => new WsClient($url, ['bogus' => 1] + $options()),
-    'bad type' => fn () => new WsClient($url, ['connect' => ['headers' => ['Authorization' => [SECRETS['header']]]]]),
+    'bad type' => fn () => new WsClient($url, ['connect' => ['headers' => ['Authorization' => new stdClass]]]),
     'bad list' => fn () => new WsClient([$url, 'ftp://ann:' . SECRETS['url'] . '@127.0.0.1/'], $options()),
     'bad port' => fn () => new WsClient('ws://ann:' . SECRETS['url'] . '@127.0.0.1:99999/'),
     'bad character' => fn () => new WsClient("ws://ann:" . SECRETS['url'] . "@127.0.0.1/a\nb"),
@@ -112,7 +114,7 @@ foreach (['session' => $connection->session, 'connection' => $connection, 'sessi
 }
 $GLOBALS['broken'] = true;
 $client->onToken(fn (): string => SECRETS['token']);    // asked at once, and told in band
-until($server, fn () => isset($seen['warnings']), 'the warning of onAuth');
+until($server, function () use (&$seen) { return isset($seen['warnings']); }, 'the warning of onAuth');
 echo str_contains($seen['warnings'], 'the database is away') && str_contains($seen['warnings'], 'SensitiveParameterValue') ? "told, without the token\n" : $seen['warnings'];
 $client->close();
 $server->stop(0);

@@ -279,6 +279,7 @@ impl Attempt<'_> {
                 && let Some(location) = response.single("Location")
             {
                 // Not followed (RFC 6455 section 4.1 allows that): credentials would go astray.
+                let location: String = location.chars().take(200).collect();
                 text = format!("{place} redirects to {location}, which is not followed: ");
             }
             let body = self.body(&response, stream, &mut buffer).await;

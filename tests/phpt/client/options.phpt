@@ -71,7 +71,7 @@ ValueError: WsClient: option 'heartbeat.interval' must be nested: ['heartbeat' =
 ValueError: WsClient: option 'reconnect.base' breaks base ≤ max and floor ≤ max: base 5, floor 0.05, max 1
 ValueError: WsClient: 'origins' is an option of WsServer, not of WsClient
 ValueError: WsClient: 'idle' is an option of WsServer, not of WsClient
-ValueError: WsClient: unknown option 'outbox.file' ('/tmp' given)%SAllowed options of 'outbox': limit, bytes, overflow, blockTimeout, ttl, path, durability
+ValueError: WsClient: unknown option 'outbox.file' (string given)%SAllowed options of 'outbox': limit, bytes, overflow, blockTimeout, ttl, path, durability
 ValueError: WsClient: option 'connect.headers': 'Host' is set by the handshake itself
 ValueError: WsClient: option 'tls.ca' must name a readable file: cannot read '/no/such/file.pem': No such file or directory (os error 2)
 ValueError: WsClient: option 'logLevel' must be one of 'debug', 'info', 'notice', 'warning', 'error', 'critical', 'alert', 'emergency', 'warn' given%S

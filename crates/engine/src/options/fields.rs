@@ -383,6 +383,7 @@ impl<'a> Fields<'a> {
         ))
     }
 
+    /// The value is not repeated: it may be a password under a name that is spelt wrongly.
     fn unknown(&self, path: &str, given: &Value) -> OptionError {
         let known = || KEYS.iter().filter(|key| key.allows(self.role)).map(|key| key.path);
         let groups = known().filter_map(|path| path.split_once('.').map(|(group, _)| group));
@@ -394,7 +395,7 @@ impl<'a> Fields<'a> {
         OptionError::Value(format!(
             "{}: unknown option '{path}' ({} given){hint} Allowed options{place}: {}",
             self.role.class(),
-            shown(given),
+            shown_unless_text(given),
             self.names_in(group)
         ))
     }
@@ -407,7 +408,7 @@ impl<'a> Fields<'a> {
             "{}: unknown option '{key}.{}' ({} given){hint} Allowed options of '{key}': {}",
             self.role.class(),
             name.escape_debug(),
-            shown(given),
+            shown_unless_text(given),
             known.join(", ")
         ))
     }
@@ -489,6 +490,11 @@ pub(super) fn kind(value: &Value) -> &str {
         Value::List(_) | Value::Map(_) => "array",
         Value::Other(name) => name,
     }
+}
+
+/// As [`shown`], but no text.
+fn shown_unless_text(value: &Value) -> String {
+    if matches!(value, Value::Text(_)) { kind(value).to_owned() } else { shown(value) }
 }
 
 /// A short value as it was written; a long or secret-prone one by its type.
