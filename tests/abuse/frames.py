@@ -114,7 +114,7 @@ def test_unfinished_messages(_binary):
     """100 peers that begin a message of 1 MiB, and one fragment of it that never ends, in small pieces."""
     count = 300 if harness.FULL else 100
     # Each holds what it has sent, and no more than the next power of two.
-    victim = Victim({"limits": {"memory": 64 * MIB, "handshakeTimeout": 1}}, growth=110 * MIB, cpu=60)
+    victim = Victim({"limits": {"memory": 64 * MIB, "handshakeTimeout": 1}}, growth=96 * MIB, cpu=60)
     peers = [Peer(victim.address) for _ in range(count)]
     part = bytes([0x82, 0xFF]) + MIB.to_bytes(8, "big") + b"\0\0\0\0"
     for peer in peers:
