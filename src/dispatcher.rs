@@ -199,7 +199,11 @@ impl Dispatcher {
     fn orphan(&self, event: &Event) {
         match event {
             Event::Message { conn, data, .. } | Event::Snapshot { conn, data, .. } => self.consume(*conn, data.len()),
-            Event::Items { conn, items, .. } => items.iter().for_each(|item| self.consume(*conn, item.data.len())),
+            Event::Items { conn, items, .. } => {
+                for item in items {
+                    self.consume(*conn, item.data.len());
+                }
+            }
             Event::Edit { conn, edit, .. } => self.consume(*conn, edit.data.len()),
             Event::Stopped { endpoint } => self.unregister(*endpoint),
             _ => {}
@@ -346,7 +350,7 @@ impl Dispatcher {
     pub(crate) fn begin(&self, endpoint: EndpointId, item: DeliveryId) -> bool {
         let mut done = self.done.take();
         if done.is_some_and(|(other, _)| other != endpoint) {
-            self.settle_last(done.take());
+            Self::settle_last(done.take());
         }
         let done = done.map(|(_, item)| item);
         with_bridge(|bridge| bridge.step(endpoint, done, Some(item))) == Some(true)
@@ -356,12 +360,12 @@ impl Dispatcher {
     #[inline]
     pub(crate) fn settle_done(&self) {
         if self.done.get().is_some() {
-            self.settle_last(self.done.take());
+            Self::settle_last(self.done.take());
         }
     }
 
     #[cold]
-    fn settle_last(&self, done: Option<(EndpointId, DeliveryId)>) {
+    fn settle_last(done: Option<(EndpointId, DeliveryId)>) {
         let Some((endpoint, item)) = done else { return };
         // An endpoint that has ended meanwhile does not mind.
         with_bridge(|bridge| bridge.step(endpoint, Some(item), None));
@@ -659,7 +663,9 @@ impl Serial {
                     dispatcher().consume(conn, data.len());
                 }
                 Event::Items { conn, items, .. } => {
-                    items.iter().for_each(|item| dispatcher().consume(conn, item.data.len()));
+                    for item in &items {
+                        dispatcher().consume(conn, item.data.len());
+                    }
                 }
                 Event::Edit { conn, edit, .. } => dispatcher().consume(conn, edit.data.len()),
                 _ => {}

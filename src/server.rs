@@ -464,7 +464,7 @@ impl Core {
         conn: &Rc<Conn>,
         object: &Zval,
         endpoint: EndpointId,
-        outbox: Key,
+        outbox: &Key,
         mut items: VecDeque<OutboxItem>,
     ) -> Result<usize, Pending> {
         let mut ran = 0;
@@ -473,7 +473,7 @@ impl Core {
             dispatcher().put_back(Event::Items { endpoint, conn: conn.id, outbox: outbox.clone(), items });
         }
         while let Some(OutboxItem { id, data, binary, .. }) = next.take() {
-            let result = self.message(endpoint, conn, object, data, binary, Some((&outbox, id)));
+            let result = self.message(endpoint, conn, object, data, binary, Some((outbox, id)));
             conn.serial.end();
             ran += result?;
             dispatcher().settle(Rc::clone(self) as Rc<dyn Endpoint>)?;
@@ -673,7 +673,9 @@ impl Endpoint for Core {
                     match &event {
                         Event::Message { data, .. } => dispatcher().consume(id, data.len()),
                         Event::Items { items, .. } => {
-                            items.iter().for_each(|item| dispatcher().consume(id, item.data.len()));
+                            for item in items {
+                                dispatcher().consume(id, item.data.len());
+                            }
                         }
                         Event::Edit { edit, .. } => dispatcher().consume(id, edit.data.len()),
                         _ => {}
@@ -683,7 +685,7 @@ impl Endpoint for Core {
                 let event = match conn.serial.begin(event) {
                     None => return Ok(0),
                     Some(Event::Items { endpoint, outbox, items, .. }) => {
-                        return self.items(&conn, &object, endpoint, outbox, items);
+                        return self.items(&conn, &object, endpoint, &outbox, items);
                     }
                     Some(event) => event,
                 };
