@@ -134,7 +134,7 @@ def test_drip(_binary):
         context = ssl.create_default_context(cafile=authority.path("ca.pem"))
         options = {"tls": {"cert": cert, "key": key}, "limits": {"handshakeTimeout": timeout}}
         victim = Victim(options, growth=96 * MIB, cpu=60, tls=context, listen=["ws://127.0.0.1:0", "wss://127.0.0.1:0"])
-        took = drip(victim, [dial(victim.address) for _ in range(count)], hello(), timeout)
+        took = drip(victim, count, hello(), timeout)
         victim.wait_gone()
         return victim.finish(f"{count} ClientHellos of a byte now and then, each cut, the last after {took:.1f} s (limit {timeout} s)")
 
