@@ -28,7 +28,7 @@ const MERGE: usize = 0;
 const CHANGE: usize = 1;
 const CONFLICT: usize = 2;
 
-/// How often one conflict is merged anew because the server's value has changed meanwhile.
+/// How often one conflict is merged anew because the server's value has changed while PHP merged.
 const ATTEMPTS: usize = 5;
 
 /// What becomes of an edit that is in conflict.
@@ -164,12 +164,24 @@ impl Shared {
         if !conflict.asked {
             return Ok("server");
         }
-        let (mut theirs, mut version) = (conflict.theirs.clone(), conflict.version);
         for _ in 0..ATTEMPTS {
+            // What the server has now: since the conflict was found, that may have changed, or the key was edited again.
+            let key = Some(conflict.key.clone());
+            let Ok(Reply::Document(Some(info))) =
+                query(Command::Replica { client, channel: self.channel.clone(), key })
+            else {
+                return Ok("server");
+            };
+            if info.edited {
+                return Ok("edited");
+            }
+            let entry = info.entries.into_iter().next();
+            let version = entry.as_ref().map_or(0, |entry| entry.version);
             let mine = match (self.policy.get(), self.callbacks.get(MERGE)) {
                 (Policy::ClientWins, _) => conflict.mine.clone(),
                 (Policy::Merge, Some(callback)) => {
-                    let mut arguments = [text(&conflict.key), value(conflict.mine.as_ref()), value(theirs.as_ref())];
+                    let theirs = value(entry.as_ref().map(|entry| &entry.value));
+                    let mut arguments = [text(&conflict.key), value(conflict.mine.as_ref()), theirs];
                     let wanted = callback.wanted().min(arguments.len());
                     let merged = callback.call(&mut arguments[..wanted])?;
                     if merged.dereference().is_null() {
@@ -183,16 +195,6 @@ impl Shared {
             if made.map_err(Pending::from)?.0 > 0 {
                 return Ok(if self.policy.get() == Policy::Merge { "merged" } else { "client" });
             }
-            // The server's value is another one meanwhile.
-            let key = Some(conflict.key.clone());
-            let Ok(Reply::Document(Some(info))) =
-                query(Command::Replica { client, channel: self.channel.clone(), key })
-            else {
-                return Ok("server");
-            };
-            let entry = info.entries.into_iter().next();
-            version = entry.as_ref().map_or(0, |entry| entry.version);
-            theirs = entry.map(|entry| entry.value);
         }
         Ok("server")
     }

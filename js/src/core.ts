@@ -91,6 +91,8 @@ export interface Saved {
   tok: string;
   /** The last message of the stream that was handled. */
   s: number;
+  /** The last one that came, where that is a later one; for H. */
+  r?: number | undefined;
   /** Behind the last message of each channel. */
   ch: Record<string, Position>;
 }
@@ -495,7 +497,7 @@ export function createCore(options: CoreOptions, { dial: dialOut, drop, write, s
   // The session.
 
   const positions = () => Object.fromEntries([...channels].flatMap(([name, { leaving, at }]) => (at && !leaving ? [[name, at]] : []))) as Record<string, Position>;
-  const saved = (): Saved | undefined => (sid ? { sid, tok, s: handled, ch: positions() } : undefined);
+  const saved = (): Saved | undefined => (sid ? { sid, tok, s: handled, r: received > handled ? received : undefined, ch: positions() } : undefined);
 
   function gap(channel: string | null, from: number, to: number | undefined, why: string, sequence = 0): void {
     counters.gaps++;

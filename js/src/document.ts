@@ -22,8 +22,8 @@ export interface Conflict {
   version: number;
   /** Counts the conflicts of this key in a row. */
   attempt: number;
-  /** What holds: the server's value, the client's edit (made again), or `asked`: the option `conflict` says. */
-  resolution: 'server' | 'client' | 'asked';
+  /** What holds: the server's value, the client's edit (made again), a later edit of the key, or `asked`: the option `conflict` says. */
+  resolution: 'server' | 'client' | 'edited' | 'asked';
 }
 
 export interface DocumentOptions {
@@ -320,19 +320,24 @@ export function createDocuments({ core, act, queue, newId, durable }: Tools) {
         const attempt = (attempts.get(key) ?? 0) + 1;
         touch([key], false, () => {
           const text = drop(first);
-          const [version = 0, theirs] = confirmed.get(key) ?? [];
-          const resolution = conflict === 'serverWins' || attempt > MAX_ATTEMPTS ? 'server' : conflict === 'clientWins' ? 'client' : 'asked';
+          let resolution: Conflict['resolution'] = conflict === 'serverWins' || attempt > MAX_ATTEMPTS ? 'server' : conflict === 'clientWins' ? 'client' : 'asked';
           if (resolution === 'server') attempts.delete(key);
           else attempts.set(key, attempt);
           emit(
             'conflict',
-            () => ({ key, mine: parse(text), theirs: parse(theirs), version, attempt, resolution }),
+            () => {
+              // As it is when it is told: deltas may have come behind it, and the key may have been edited again.
+              const [version = 0, theirs] = confirmed.get(key) ?? [];
+              if (newestOf(key) && resolution === 'asked') resolution = 'edited';
+              return { key, mine: parse(text), theirs: parse(theirs), version, attempt, resolution };
+            },
             (event) => {
               if (typeof conflict !== 'function' || resolution !== 'asked') return;
               merging = key;
               try {
                 const value = conflict(event);
-                if (value !== undefined) self.set(key, value);
+                // A listener, or the function itself, may have edited it.
+                if (!newestOf(key) && value !== undefined) self.set(key, value);
               } finally {
                 merging = undefined;
               }
@@ -401,6 +406,7 @@ export function createDocuments({ core, act, queue, newId, durable }: Tools) {
       if (to.epoch === '-') {
         // There is none; the server tells when there is one.
         wanted ||= was && !!newest;
+        resolve();
         return;
       }
       if (snapshot && (suspect || to.epoch !== place.epoch || to.version >= place.version)) {

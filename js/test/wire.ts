@@ -20,7 +20,7 @@ interface Range {
 export interface Hello {
   v: number;
   auth?: string;
-  resume?: { sid: string; tok: string; s: number; ch: Record<string, Position> };
+  resume?: { sid: string; tok: string; s: number; r?: number; ch: Record<string, Position> };
   outbox?: Range;
 }
 export type ClientFrame =
@@ -82,6 +82,7 @@ export function readClientFrame(message: Data, max: number, strict = false): Cli
       key(resume.sid, 64);
       key(resume.tok, 64);
       counted(resume.s, 0);
+      if (resume.r != null && counted(resume.r) <= resume.s) throw new Bad('r is not greater than s, this client never sends it');
       for (const at of Object.values(resume.ch)) {
         key(at.e, 22);
         counted(at.o, 0);

@@ -942,8 +942,8 @@ final class WsReplica
      * An edit was not applied; told once for all edits of a key that were made on top of each other.
      *
      * @param callable(string $key, mixed $mine, mixed $theirs, string $resolution, string $reason): void $callback
-     *        $resolution: server (its value holds), client (made again), merged, or refused: not allowed, too big, no such
-     *        document, expired, for $reason
+     *        $resolution: server (its value holds), client (made again), merged, edited (again, before this was told: that
+     *        edit stays), or refused: not allowed, too big, no such document, expired, for $reason
      */
     public function onConflict(callable $callback): static {}
 }

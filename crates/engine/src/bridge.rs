@@ -198,6 +198,8 @@ pub struct EditInfo {
 #[derive(Debug, Clone)]
 pub struct DocumentInfo {
     pub version: u64,
+    /// The key that was asked for has an own edit that the server has not confirmed; of a client's replica.
+    pub edited: bool,
     pub entries: Vec<DocumentEntry>,
 }
 

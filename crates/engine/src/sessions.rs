@@ -1043,6 +1043,9 @@ impl Sessions {
                 }
                 Output::Subscribed { link, channel, on } => {
                     inner.moved(channel.clone());
+                    if !on && let Some(key) = inner.machine.session_of(link).cloned() {
+                        inner.changed(&key);
+                    }
                     let Some(link) = inner.links.get(&ConnId(link.0)) else { continue };
                     if on {
                         // Asked before it was allowed; a channel too many is no news here.

@@ -10,6 +10,7 @@
 //! - [`session`]: a session on the server: tokens, the connection that has it, what goes out next;
 //! - [`server`]: these together, one machine for all connections of a server;
 //! - [`client`]: the other role; its items are in an outbox of the driver's choice;
+//! - [`records`]: what a store says of a server that has ended;
 //! - [`ack`]: when an acknowledgement is due.
 //!
 //! Both ends in one thread:
@@ -70,6 +71,7 @@ pub mod data;
 pub mod document;
 pub mod inbox;
 pub mod log;
+pub mod records;
 pub mod ring;
 pub mod server;
 pub mod session;

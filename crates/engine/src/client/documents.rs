@@ -242,7 +242,8 @@ impl Client {
             Some(key) => replica.get(key).map(|value| entry(key, value)).into_iter().collect(),
             None => replica.entries().into_iter().map(|(key, value)| entry(key, value)).collect(),
         };
-        Some(DocumentInfo { version: replica.place().version, entries })
+        let edited = key.is_some_and(|key| replica.is_edited(key));
+        Some(DocumentInfo { version: replica.place().version, edited, entries })
     }
 
     /// The application's edit; `on`, for a merge, which is told like a change of others: only if this is the key's confirmed

@@ -1,16 +1,14 @@
 //! What a server's sessions leave on disk (`store: 'file:///dir'`): who they are, what they were sent, what was published,
 //! and up to where each outbox was handled.
 //!
-//! A record of a session, an outbox or a channel's place replaces the one before it; messages are added to what there
-//! is. Records are made under the lock of the machine, so that their order is that of events, and appended without
-//! it, many at once ([`Batch`]). Nothing of what they say leaves before they are given to the system; only marks wait
-//! until they are durable.
+//! What records say together is [`lifeline_proto::v1::records`]. They are made under the lock of the machine, so that their
+//! order is that of events, and appended without it, many at once ([`Batch`]). Nothing of what they say leaves before they
+//! are given to the system; only marks wait until they are durable.
 //!
 //! What is acknowledged is not written: who comes back says what it has. The log is written anew when most of it is
 //! about what is no longer so.
 
-use std::collections::hash_map::Entry as Slot;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,13 +16,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use lifeline_proto::Time;
 use lifeline_proto::v1::data::SessionData;
-use lifeline_proto::v1::log::{Entry, FRESH, Published};
+use lifeline_proto::v1::log::{Entry, Published};
+use lifeline_proto::v1::records::{Found, Record};
 use lifeline_proto::v1::ring::Message;
 use lifeline_proto::v1::server::{Server as Machine, Stored};
 use lifeline_proto::v1::session::SessionRecord;
 use lifeline_proto::v1::wire::Reject;
 use lifeline_proto::v1::{ChannelName, Key, Position, ShortId, Token};
-use lifeline_store::{Config, Disk, Files, Log, Opened, Record, StoreError};
+use lifeline_store::{Config, Disk, Files, Log, Opened, StoreError};
 use rand::rngs::StdRng;
 
 use super::Profile;
@@ -45,6 +44,8 @@ const INBOX: u8 = 3;
 const CHANNEL: u8 = 4;
 const MESSAGE: u8 = 5;
 const PUBLISHED: u8 = 6;
+const BEGAN: u8 = 7;
+const KNOWN: u8 = 8;
 
 /// See the module.
 #[derive(Debug)]
@@ -140,15 +141,24 @@ impl Book {
         let config = Config { segment_bytes: SEGMENT, ..Config::new(directory) };
         let (log, Opened { records, cut, damages, .. }) = Log::open_with(files, &config)?;
         let mut found = Found::default();
+        let mut profiles = HashMap::new();
         let mut damages: Vec<_> = damages.iter().map(ToString::to_string).collect();
-        for record in records {
-            let index = record.index;
-            if found.take(record).is_none() {
+        for lifeline_store::Record { index, data, .. } in records {
+            let Some((record, profile)) = read_record(data) else {
                 damages.push(format!("{}: record {index} cannot be understood", directory.display()));
+                continue;
+            };
+            match (&record, profile) {
+                (Record::Session(session, _), Some(profile)) => drop(profiles.insert(session.id.clone(), profile)),
+                (Record::SessionGone(key), _) => drop(profiles.remove(key)),
+                _ => {}
             }
+            found.take(record);
         }
-        let (stored, profiles) = found.finish(origin(), age);
+        let stored = found.finish(clock::now(), origin(), age);
         let remarks = cut.iter().map(ToString::to_string).collect();
+        let mut staged = Batch::default();
+        staged.push(&Writer::new(BEGAN).0);
         let book = Self {
             log: Arc::new(log),
             marks: BTreeMap::new(),
@@ -156,7 +166,7 @@ impl Book {
             dirty: BTreeSet::new(),
             channels: BTreeSet::new(),
             gone: Vec::new(),
-            staged: Batch::default(),
+            staged,
             origin: origin(),
         };
         Ok((book, Restored { stored, profiles, damages, remarks }))
@@ -295,6 +305,12 @@ impl Book {
                     return;
                 };
                 self.staged.push(&record);
+                if let Some(known) = session.record().known {
+                    let mut writer = Writer::new(KNOWN);
+                    writer.text(key.as_str());
+                    writer.number(known);
+                    self.staged.push(&writer.0);
+                }
                 for (sequence, message) in session.ring().messages() {
                     self.add_message(key, sequence, message);
                 }
@@ -346,150 +362,55 @@ fn origin() -> u64 {
     u64::try_from(wall.as_micros()).unwrap_or(u64::MAX).saturating_sub(clock::now().as_micros())
 }
 
-/// What records say, taken together.
-#[derive(Default)]
-struct Found {
-    sessions: BTreeMap<Key, (SessionRecord, Option<Arc<str>>, Profile)>,
-    inboxes: BTreeMap<Key, (u64, u64, Vec<Reject>)>,
-    streams: HashMap<Key, FoundStream>,
-    channels: HashMap<ChannelName, FoundChannel>,
-}
-
-/// By number, with when it was sent by the system's clock, in microseconds. What is written anew comes behind what
-/// happened meanwhile, and a second time where the old has not been discarded.
-type FoundStream = BTreeMap<u64, (u64, Message)>;
-
-struct FoundChannel {
-    epoch: ShortId,
-    /// Ids that are known from places, by offset.
-    places: BTreeMap<u64, ShortId>,
-    /// By offset, likewise.
-    messages: BTreeMap<u64, (u64, Published)>,
-}
-
-impl Found {
-    /// `None`: the record cannot be understood.
-    fn take(&mut self, record: Record) -> Option<()> {
-        let data = Bytes::from(record.data);
-        let mut reader = Reader(&data);
-        match reader.byte()? {
-            SESSION => {
-                let (record, owner, profile) = read_session(&mut reader)?;
-                self.sessions.insert(record.id.clone(), (record, owner, profile));
-            }
-            SESSION_GONE => {
-                let key = reader.key()?;
-                self.sessions.remove(&key);
-                self.streams.remove(&key);
-            }
-            INBOX => {
-                let (key, generation, handled) = (reader.key()?, reader.number()?, reader.number()?);
-                let mut rejected = Vec::new();
-                for _ in 0..reader.number()? {
-                    let (sequence, code) = (reader.number()?, reader.number()? as i32);
-                    rejected.push(Reject { sequence, code, reason: reader.text()?, permanent: true });
-                }
-                self.inboxes.insert(key, (generation, handled, rejected));
-            }
-            CHANNEL => {
-                let name = ChannelName::new(reader.text()?).ok()?;
-                let Position { epoch, offset, message_id } = reader.position()?;
-                self.channel(name, epoch).places.insert(offset, message_id);
-            }
-            MESSAGE => {
-                let binary = reader.byte()? != 0;
-                let key = Key::new(reader.short()?).ok()?;
-                let (sequence, at) = (reader.number()?, reader.number()?);
-                let data = data.slice(data.len() - reader.0.len()..);
-                let message = Message { data, binary, at: Time::ZERO, place: 0 };
-                self.streams.entry(key).or_default().insert(sequence, (at, message));
-            }
-            PUBLISHED => {
-                let flags = reader.byte()?;
-                let name = ChannelName::new(reader.short()?).ok()?;
-                let epoch = ShortId::new(reader.short()?).ok()?;
-                let message_id = ShortId::new(reader.short()?).ok()?;
-                let (offset, at) = (reader.number()?, reader.number()?);
-                let mut except = Vec::new();
-                for _ in 0..reader.count()? {
-                    except.push(Key::new(reader.short()?).ok()?);
-                }
-                let payload = data.slice(data.len() - reader.0.len()..);
-                let (binary, document) = (flags & 1 != 0, flags & 2 != 0);
-                let published = Published { message_id, at: Time::ZERO, payload, binary, except, document };
-                self.channel(name, epoch).messages.insert(offset, (at, published));
-            }
-            _ => return None,
+/// The record that those bytes are; with a session's, what the application knows of it.
+///
+/// `None`: they cannot be understood.
+fn read_record(data: Vec<u8>) -> Option<(Record, Option<Profile>)> {
+    let data = Bytes::from(data);
+    let mut reader = Reader(&data);
+    let record = match reader.byte()? {
+        SESSION => {
+            let (record, owner, profile) = read_session(&mut reader)?;
+            return Some((Record::Session(Box::new(record), owner), Some(profile)));
         }
-        Some(())
-    }
-
-    fn channel(&mut self, name: ChannelName, epoch: ShortId) -> &mut FoundChannel {
-        let fresh = FoundChannel { epoch, places: BTreeMap::new(), messages: BTreeMap::new() };
-        match self.channels.entry(name) {
-            Slot::Occupied(entry) => {
-                let found = entry.into_mut();
-                if found.epoch != fresh.epoch {
-                    *found = fresh;
-                }
-                found
+        SESSION_GONE => Record::SessionGone(reader.key()?),
+        INBOX => {
+            let (key, generation, handled) = (reader.key()?, reader.number()?, reader.number()?);
+            let mut rejected = Vec::new();
+            for _ in 0..reader.number()? {
+                let (sequence, code) = (reader.number()?, reader.number()? as i32);
+                rejected.push(Reject { sequence, code, reason: reader.text()?, permanent: true });
             }
-            Slot::Vacant(entry) => entry.insert(fresh),
+            Record::Inbox(key, generation, handled, rejected)
         }
-    }
-
-    fn finish(self, origin: u64, age: Duration) -> (Stored, HashMap<Key, Profile>) {
-        let now = clock::now();
-        let wall = origin.saturating_add(now.as_micros());
-        let is_old = |at: u64, age: Duration| u128::from(wall.saturating_sub(at)) >= age.as_micros();
-        // No later than now, whatever was done to the system's clock. A process that has just begun has no time for
-        // when they were sent: they live up to `age` from its beginning.
-        let time = |at: u64| Time::from_micros(at.saturating_sub(origin).min(now.as_micros()));
-        let mut stored = Stored::default();
-        let mut profiles = HashMap::new();
-        let Self { sessions, inboxes, mut streams, channels } = self;
-        for (key, (mut record, owner, profile)) in sessions {
-            if let Some(messages) = streams.remove(&key) {
-                let last = messages.last_key_value().map_or(0, |(last, _)| *last);
-                record.next = record.next.max(last + 1);
-                let kept = unbroken(messages, record.next - 1, |at| is_old(at, age));
-                let kept = kept.into_iter().map(|(at, message)| Message { at: time(at), ..message });
-                stored.streams.insert(key.clone(), kept.collect());
+        BEGAN => Record::Began,
+        KNOWN => Record::Known(reader.key()?, reader.number()?),
+        CHANNEL => Record::Place(ChannelName::new(reader.text()?).ok()?, reader.position()?),
+        MESSAGE => {
+            let binary = reader.byte()? != 0;
+            let session = Key::new(reader.short()?).ok()?;
+            let (sequence, at) = (reader.number()?, reader.number()?);
+            let data = data.slice(data.len() - reader.0.len()..);
+            Record::Message { session, sequence, at, message: Message { data, binary, at: Time::ZERO, place: 0 } }
+        }
+        PUBLISHED => {
+            let flags = reader.byte()?;
+            let channel = ChannelName::new(reader.short()?).ok()?;
+            let epoch = ShortId::new(reader.short()?).ok()?;
+            let message_id = ShortId::new(reader.short()?).ok()?;
+            let (offset, at) = (reader.number()?, reader.number()?);
+            let mut except = Vec::new();
+            for _ in 0..reader.count()? {
+                except.push(Key::new(reader.short()?).ok()?);
             }
-            stored.sessions.push((record, owner));
-            profiles.insert(key, profile);
+            let payload = data.slice(data.len() - reader.0.len()..);
+            let (binary, document) = (flags & 1 != 0, flags & 2 != 0);
+            let published = Published { message_id, at: Time::ZERO, payload, binary, except, document };
+            Record::Published { channel, epoch, offset, at, published }
         }
-        let inboxes =
-            inboxes.into_iter().map(|(key, (generation, handled, rejected))| (key, generation, handled, rejected));
-        stored.inboxes = inboxes.collect();
-        for (name, FoundChannel { epoch, places, messages }) in channels {
-            let last = |(last, _): (&u64, _)| *last;
-            let top =
-                places.last_key_value().map_or(0, |(last, _)| *last).max(messages.last_key_value().map_or(0, last));
-            let ids: BTreeMap<_, _> =
-                messages.iter().map(|(offset, (_, message))| (*offset, message.message_id.clone())).collect();
-            let kept: Vec<_> = unbroken(messages, top, |at| is_old(at, age.max(FRESH)))
-                .into_iter()
-                .map(|(at, message)| Published { at: time(at), ..message })
-                .collect();
-            let offset = top - kept.len() as u64;
-            // Nobody's, where it is not known.
-            let message_id = ids.get(&offset).or_else(|| places.get(&offset)).cloned().unwrap_or_else(ShortId::none);
-            stored.channels.push((name.clone(), Position { epoch, offset, message_id }));
-            stored.published.insert(name, kept);
-        }
-        (stored, profiles)
-    }
-}
-
-/// Those between a hole and the last number, without the first ones that are old.
-fn unbroken<T>(mut messages: BTreeMap<u64, (u64, T)>, last: u64, is_old: impl Fn(u64) -> bool) -> VecDeque<(u64, T)> {
-    let mut kept: VecDeque<_> = (1..=last).rev().map_while(|number| messages.remove(&number)).collect();
-    while kept.back().is_some_and(|(at, _)| is_old(*at)) {
-        kept.pop_back();
-    }
-    kept.make_contiguous().reverse();
-    kept
+        _ => return None,
+    };
+    Some((record, None))
 }
 
 fn session_record(machine: &Machine<StdRng>, profiles: &HashMap<Key, Profile>, key: &Key) -> Option<Vec<u8>> {
@@ -567,7 +488,7 @@ fn read_session(reader: &mut Reader<'_>) -> Option<(SessionRecord, Option<Arc<st
         values.insert(name, Bytes::copy_from_slice(reader.bytes()?));
     }
     let data = SessionData::restore(version, values);
-    let record = SessionRecord { id, token, previous, generation, next, acknowledged, subscriptions };
+    let record = SessionRecord { id, token, previous, generation, next, acknowledged, known: None, subscriptions };
     Some((record, owner, Profile { user, claims, data }))
 }
 

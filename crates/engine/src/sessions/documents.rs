@@ -67,7 +67,7 @@ impl Sessions {
             Some(key) => document.entry(key).map(|_| entry(document, key)).into_iter().collect(),
             None => document.entries().keys().map(|key| entry(document, key)).collect(),
         };
-        Some(DocumentInfo { version: document.version(), entries })
+        Some(DocumentInfo { version: document.version(), edited: false, entries })
     }
 
     /// The application sets a key, or removes it; returns the version. `None`: it has another version than

@@ -59,21 +59,16 @@ impl AckSchedule {
     /// The acknowledgement that is due, if one is.
     pub fn poll(&mut self, now: Time) -> Option<u64> {
         let due = self.wanted || self.is_much() || self.since.is_some_and(|since| now >= since + DELAY);
-        if !due {
-            return None;
-        }
-        let told = self.told;
-        let repeated = self.wanted;
-        self.take().or((repeated && told > 0).then_some(told))
+        if due { self.take() } else { None }
     }
 
-    /// The acknowledgement that has not been told, due or not: for a message that goes out anyway.
+    /// The acknowledgement that has not been told, due or not, or is to be told again: for a message that goes out anyway.
     pub fn take(&mut self) -> Option<u64> {
         self.messages = 0;
         self.bytes = 0;
         self.since = None;
-        self.wanted = false;
-        (self.mark > self.told).then(|| {
+        let wanted = std::mem::take(&mut self.wanted);
+        (self.mark > self.told || wanted).then(|| {
             self.told = self.mark;
             self.mark
         })
@@ -155,6 +150,9 @@ mod tests {
         acks.handle_duplicate();
         assert_eq!(acks.poll(at(0)), Some(4));
         assert_eq!(acks.poll(at(0)), None);
+        // Also by a message that goes out anyway.
+        acks.handle_duplicate();
+        assert_eq!((acks.take(), acks.take(), acks.poll(at(0))), (Some(4), None, None));
         let mut nothing = AckSchedule::new(0);
         nothing.handle_duplicate();
         assert_eq!(nothing.poll(at(0)), None);

@@ -264,6 +264,7 @@ impl Client {
             session,
             token,
             sequence: self.delivered,
+            received: Some(self.received).filter(|received| *received > self.delivered),
             channels: self.positions(),
         });
         self.outbox.clone_from(&outbox);

@@ -67,13 +67,24 @@ pub struct ChannelLog {
     top: u64,
     /// The id of the message before the oldest entry.
     floor_id: ShortId,
+    /// Of the newest message, also when it has gone.
+    place: u64,
 }
 
 impl ChannelLog {
     /// An empty log. An epoch must never be used again with other messages.
     #[must_use]
     pub fn new(channel: ChannelName, retention: Retention, epoch: ShortId) -> Self {
-        Self { channel, retention, epoch, entries: VecDeque::new(), bytes: 0, top: 0, floor_id: ShortId::none() }
+        Self {
+            channel,
+            retention,
+            epoch,
+            entries: VecDeque::new(),
+            bytes: 0,
+            top: 0,
+            floor_id: ShortId::none(),
+            place: 0,
+        }
     }
 
     /// A log that has had messages up to `position`, which were not kept, and behind it those that were.
@@ -125,6 +136,7 @@ impl ChannelLog {
         document: bool,
     ) -> Position {
         self.top += 1;
+        self.place = place;
         let position = Position { epoch: self.epoch.clone(), offset: self.top, message_id };
         let mut frame = if document {
             delta_header(&self.channel, &position).into_bytes()
@@ -207,6 +219,12 @@ impl ChannelLog {
             let to = Some(self.top.max(1));
             Standing::Missing { resume: self.top(), from: 1, to, why: Why::Diverged }
         }
+    }
+
+    /// The place of the newest message, see [`Entry::place`].
+    #[must_use]
+    pub fn place(&self) -> u64 {
+        self.place
     }
 
     #[must_use]

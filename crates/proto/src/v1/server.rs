@@ -327,9 +327,9 @@ impl Shared {
     /// # Errors
     /// More was sent than the window has room for.
     fn check_window(&self, sequence: u64, item_cost: u64, config: &ServerConfig) -> Result<(), Violation> {
-        // Twice: handlers of items that the client has given up may run.
-        let (outstanding, allowed) = (self.inbox.outstanding(), config.window.saturating_mul(2));
-        if outstanding > allowed.max(item_cost) {
+        // Twice: handlers of items that the client has given up may run. One item may be longer than the window.
+        let allowed = config.window.saturating_add(config.window.max(item_cost));
+        if self.inbox.outstanding() > allowed {
             return Err(Violation::new(
                 close::STATE_INVALID,
                 format!("P {sequence}: more than limits.window, {} bytes", config.window),
@@ -893,8 +893,10 @@ impl<R: RngCore> Server<R> {
 
     /// Ends a session's subscription.
     pub fn unsubscribe(&mut self, session: &Key, channel: &ChannelName) {
+        let place = self.next_place();
         if let Some(owned) = self.sessions.get_mut(session) {
             owned.session.unsubscribe(channel);
+            owned.session.hold(place);
         }
         self.wake(session);
     }
@@ -1307,6 +1309,11 @@ impl<R: RngCore> Server<R> {
             Incoming::Subscribe(channel) => self.ask(link, key, channel),
             Incoming::Unsubscribed(channel) => {
                 open.asking.remove(&channel);
+                // It may have been one that comes back with the session.
+                let place = self.next_place();
+                if let Some(owned) = self.sessions.get_mut(key) {
+                    owned.session.hold(place);
+                }
                 self.release_edits(now, link, &channel);
                 self.outputs.push_back(Output::Subscribed { link, channel, on: false });
             }
@@ -1511,7 +1518,12 @@ impl<R: RngCore> Server<R> {
         let Some(owned) = self.sessions.get_mut(key) else { return };
         if owned.session.is_server_made(&channel) {
             // Not the client's to ask for, nor to be denied.
-            return owned.session.subscribe(&channel, true, &self.logs);
+            owned.session.subscribe(&channel, true, &self.logs);
+            let place = self.next_place();
+            if let Some(owned) = self.sessions.get_mut(key) {
+                owned.session.hold(place);
+            }
+            return;
         }
         // Those that come back with the session are asked about, and not counted twice.
         let others = owned.session.channels().filter(|name| **name != channel && !open.asking.contains(*name));

@@ -23,6 +23,9 @@ pub trait Logs {
 
     /// The position behind the last message; `None`: no such log.
     fn top(&self, channel: &ChannelName) -> Option<Position>;
+
+    /// The place of the newest message in what a store is given; 0: no such log.
+    fn place(&self, channel: &ChannelName) -> u64;
 }
 
 impl<S: BuildHasher> Logs for HashMap<ChannelName, ChannelLog, S> {
@@ -36,6 +39,10 @@ impl<S: BuildHasher> Logs for HashMap<ChannelName, ChannelLog, S> {
 
     fn top(&self, channel: &ChannelName) -> Option<Position> {
         Some(self.get(channel)?.top())
+    }
+
+    fn place(&self, channel: &ChannelName) -> u64 {
+        self.get(channel).map_or(0, ChannelLog::place)
     }
 }
 
@@ -109,6 +116,8 @@ pub struct SessionRecord {
     /// The number of the stream's next message; after a restart it must not be less than what was sent.
     pub next: u64,
     pub acknowledged: u64,
+    /// What a client must not have received that goes on with it: this number and later ones were given anew since then.
+    pub known: Option<u64>,
     /// Channels, whether the server made the subscription, and where it began.
     pub subscriptions: Vec<(ChannelName, bool, Position)>,
 }
@@ -133,6 +142,9 @@ pub struct Session {
     link: Option<Box<Link>>,
     /// When the last connection was lost.
     detached: Time,
+    /// It came from a store that may have lost the end of the stream, and no connection has had it since: a client that has
+    /// received this number, or a later one, has another message by it.
+    known: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -201,6 +213,7 @@ impl Session {
             snapshots,
             link: None,
             detached: now,
+            known: None,
         }
     }
 
@@ -213,7 +226,7 @@ impl Session {
         retention: Retention,
         snapshots: bool,
     ) -> Self {
-        let SessionRecord { id, token, previous, generation, next, acknowledged, subscriptions } = record;
+        let SessionRecord { id, token, previous, generation, next, acknowledged, known, subscriptions } = record;
         let subscriptions = subscriptions
             .into_iter()
             .map(|(channel, server_made, start)| (channel, Subscription { server_made, start }))
@@ -223,6 +236,7 @@ impl Session {
             generation,
             ring: Ring::restore(now, retention, next.max(1), acknowledged, messages),
             subscriptions,
+            known: known.or(Some(next.max(1))),
             ..Self::new(now, id, token, retention, snapshots)
         }
     }
@@ -250,6 +264,7 @@ impl Session {
             generation: self.generation,
             next: self.ring.next(),
             acknowledged: self.ring.acknowledged(),
+            known: self.known,
             subscriptions: subscriptions
                 .map(|(name, sub)| (name.clone(), sub.server_made, sub.start.clone()))
                 .collect(),
@@ -266,7 +281,7 @@ impl Session {
         let previous = self.previous.as_ref().is_some_and(|previous| *previous == resume.token);
         if !(present | previous) {
             Err(Why::Superseded)
-        } else if resume.sequence >= self.ring.next() {
+        } else if resume.received.unwrap_or(0).max(resume.sequence) >= self.known.unwrap_or(self.ring.next()) {
             // The client has seen messages that this session has forgotten; their numbers would come again.
             Err(Why::Restart)
         } else {
@@ -279,6 +294,7 @@ impl Session {
     pub fn attach(&mut self, now: Time, token: Token, resume: Option<&Resume>, handled: u64) -> Attachment {
         let superseded = self.link.is_some().then_some(self.generation);
         self.generation += 1;
+        self.known = None;
         // The client has what it showed; the answer to it may be lost. Or it has come, and this HELLO was
         // under way for long: who shows the one before is told the present one again, so that both hold.
         let again = resume.is_some_and(|resume| self.token != resume.token && self.previous.is_some());
@@ -597,6 +613,9 @@ impl Session {
             if let Some(outgoing) = link.poll_channels(&self.id, self.snapshots, logs, written) {
                 return Some(outgoing);
             }
+            if link.gate > written {
+                return None;
+            }
             if !link.control.is_empty() {
                 continue;
             }
@@ -855,6 +874,11 @@ impl Link {
             if standing != Standing::Whole {
                 self.fall_back(&channel, &standing, top, snapshots);
                 self.wake(&channel);
+                // Where it goes on is news, too.
+                self.gate = self.gate.max(logs.place(&channel));
+                if self.gate > written {
+                    return None;
+                }
                 return self.control.pop_front().map(Outgoing::Frame);
             }
         }

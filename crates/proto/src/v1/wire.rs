@@ -184,6 +184,9 @@ pub struct Resume {
     /// The last message of the stream that was delivered, 0: none.
     #[serde(rename = "s", deserialize_with = "integer_or_zero")]
     pub sequence: u64,
+    /// The last one that was received, where that is a later one.
+    #[serde(rename = "r", default, deserialize_with = "optional_integer", skip_serializing_if = "Option::is_none")]
+    pub received: Option<u64>,
     /// Where the client is in each channel.
     #[serde(rename = "ch", default)]
     pub channels: BTreeMap<ChannelName, Position>,

@@ -75,6 +75,8 @@ pub struct Truth {
     pub lost: u64,
     /// Numbers were given twice.
     pub rolled_back: bool,
+    /// Texts that a power cut, or a rollback, has taken from the server.
+    forgotten: HashSet<String>,
 }
 
 impl Truth {
@@ -84,6 +86,13 @@ impl Truth {
 
     pub fn top(&self) -> u64 {
         self.sent.last_key_value().map_or(0, |(number, _)| *number)
+    }
+
+    /// The server has forgotten what it sent from `next` on: some of it may have arrived, or be on its way yet.
+    pub fn forget(&mut self, next: u64) {
+        self.forgotten.extend(self.sent.range(next..).flat_map(|(_, sent)| sent).map(|sent| sent.text.clone()));
+        self.rolled_back = true;
+        self.lost = self.top();
     }
 
     /// Whether the limits allow that message to be gone.
@@ -106,6 +115,8 @@ pub struct Stream {
     pub handled: u64,
     /// The session is lost, the application was told.
     pub broken: bool,
+    /// The first that was seen of what the server has forgotten: there is no going on behind it.
+    pub stale: Option<u64>,
 }
 
 /// A client's subscription.
@@ -208,6 +219,9 @@ impl Check {
         let truth = &self.sessions[session];
         assert!(!stream.broken && truth.knows(sequence, text), "client {client}: message {sequence} is {text}");
         stream.seen = sequence;
+        if truth.forgotten.contains(text) {
+            stream.stale.get_or_insert(sequence);
+        }
     }
 
     pub fn stream_gap(&mut self, client: usize, gap: &Gap, now: Time, retention: Retention) {
@@ -272,6 +286,10 @@ impl Check {
         retention: Retention,
     ) {
         let reader = self.readers.entry((client, channel)).or_default();
+        if std::mem::take(&mut reader.anew) {
+            reader.position = None;
+            reader.came.clear();
+        }
         // Where a subscription of the server's began, the client need not know.
         let start =
             |epoch: &ShortId| Position { epoch: epoch.clone(), offset: gap.from - 1, message_id: ShortId::none() };
@@ -347,7 +365,9 @@ impl Check {
             Some((session, sequence)) => {
                 let stream = &mut self.streams[client];
                 assert!(stream.session.as_ref() != Some(&session) || sequence <= stream.handled);
-                *stream = Stream { session: Some(session), seen: sequence, handled: sequence, broken: false };
+                let stale =
+                    stream.stale.filter(|stale| *stale <= sequence && stream.session.as_ref() == Some(&session));
+                *stream = Stream { session: Some(session), seen: sequence, handled: sequence, broken: false, stale };
             }
             None => self.streams[client] = Stream::default(),
         }

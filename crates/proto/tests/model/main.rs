@@ -4,6 +4,7 @@
 //! `MODEL_SCHEDULES=10000` says how many, `MODEL_FIRST=1` from which seed on, `MODEL_SEED=7` plays one,
 //! `MODEL_TRACE=1` tells what moves.
 
+mod book;
 mod check;
 mod schedule;
 mod world;
@@ -15,7 +16,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use schedule::{DIALOGUES, Op, Setup, schedule};
+use schedule::{DIALOGUES, Keeps, Op, Setup, schedule};
 use world::World;
 
 type Reached = BTreeMap<String, u64>;
@@ -78,6 +79,7 @@ const FLOORS: &[(&str, u64)] = &[
     ("G: history", 1064),
     ("G: overflow", 4303),
     ("G: slow", 575),
+    ("H of a session that its server has forgotten", 500),
     ("K: Denied", 1736),
     ("K: Gap", 2215),
     ("K: Left", 1509),
@@ -99,6 +101,7 @@ const FLOORS: &[(&str, u64)] = &[
     ("W: restart", 4299),
     ("W: superseded", 5),
     ("attempt again", 525),
+    ("batch under way", 4000),
     ("beat answered", 475),
     ("client killed", 2494),
     ("client killed, nothing kept", 1341),
@@ -125,16 +128,20 @@ const FLOORS: &[(&str, u64)] = &[
     ("outbox evicted", 971),
     ("outbox expired", 5),
     ("poison", 5),
+    ("power cut, session goes on", 800),
+    ("power cut, session lost", 30),
     ("refusal told", 252),
     ("resend", 223),
     ("restart Clean", 1813),
     ("restart Empty", 2313),
     ("restart Killed", 2239),
+    ("restart PowerCut", 500),
     ("restart RolledBack", 462),
     ("resumed", 6025),
     ("ring given back", 1023),
     ("session ended", 1059),
     ("stale delivery", 3806),
+    ("written anew", 100),
 ];
 
 fn number(name: &str) -> Option<u64> {
@@ -230,8 +237,12 @@ fn dialogue(ops: &[Op], setup: &Setup, cut: Option<(usize, u32, Op)>) -> [u32; 2
 fn every_dialogue_may_be_cut_after_every_frame_in_either_direction() {
     let (mut cuts, mut frames) = (0, 0);
     for (name, ops) in DIALOGUES {
-        for bits in 0..8 {
-            let setup = Setup::strict(bits & 1 > 0, bits & 2 > 0, bits & 4 > 0);
+        for bits in 0..12 {
+            let mut setup = Setup::strict(bits & 1 > 0, bits & 2 > 0 || bits >= 8, bits & 4 > 0);
+            if bits >= 8 {
+                setup.slow = bits & 2 > 0;
+                setup.keeps = Some(Keeps::Eager);
+            }
             let moved = dialogue(ops, &setup, None);
             assert!(moved[0] > 0 && moved[1] > 1 || setup.slow, "{name}: {moved:?}");
             for (direction, frames_moved) in moved.into_iter().enumerate() {

@@ -55,6 +55,8 @@ pub enum Restart {
     Clean,
     /// kill -9: what was stored by then.
     Killed,
+    /// With what of it was not on the disk; where messages are kept.
+    PowerCut,
     /// The store is as it was some time before.
     RolledBack,
     /// There is no store.
@@ -122,8 +124,14 @@ pub enum Op {
     Fail(usize),
     Reject(usize, bool),
     ServerBatch,
-    /// The oldest mark is stored.
+    /// The oldest mark is stored; where messages are kept, all that was appended is on the disk.
     Stored,
+    /// The store takes what there is, …
+    Stage,
+    /// … and has it.
+    Append,
+    /// A piece of what there is is written anew.
+    WriteAnew,
     /// Sessions and channels are stored.
     Records,
     /// To come back to by [`Restart::RolledBack`].
@@ -138,6 +146,15 @@ pub enum Op {
     ClientJump(usize, u64),
 }
 
+/// A store that keeps messages, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// Whatever is news is appended at once.
+    Eager,
+    /// By [`Op::Stage`] and [`Op::Append`].
+    Lazy,
+}
+
 /// What a schedule is played with.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -148,6 +165,8 @@ pub struct Setup {
     pub handlers: usize,
     /// Whether clients keep their outbox and session on a disk.
     pub durable: [bool; CLIENTS],
+    /// Whether the server's store keeps messages; only where there is one.
+    pub keeps: Option<Keeps>,
 }
 
 impl Setup {
@@ -177,6 +196,7 @@ impl Setup {
             slow: random.chance(40),
             handlers: random.one_of(&[1, 1, 3]),
             durable: std::array::from_fn(|_| random.chance(65)),
+            keeps: if store { random.one_of(&[None, Some(Keeps::Eager), Some(Keeps::Lazy)]) } else { None },
         }
     }
 }
@@ -239,9 +259,13 @@ const KINDS: &[Kind] = &[
     (15, |_| Op::ServerBatch),
     (25, |_| Op::Stored),
     (4, |_| Op::Records),
+    (15, |_| Op::Stage),
+    (40, |_| Op::Append),
+    (6, |_| Op::WriteAnew),
     (3, |_| Op::Checkpoint),
     (2, |_| Op::RestartServer(Restart::Clean)),
     (5, |_| Op::RestartServer(Restart::Killed)),
+    (2, |_| Op::RestartServer(Restart::PowerCut)),
     (1, |_| Op::RestartServer(Restart::RolledBack)),
     (1, |_| Op::RestartServer(Restart::Empty)),
     (1, |r| Op::Drain(r.one_of(&[0, 4000]))),
@@ -483,6 +507,7 @@ impl Setup {
             slow,
             handlers: 1,
             durable: [true; CLIENTS],
+            keeps: None,
         }
     }
 }

@@ -10,12 +10,15 @@ use lifeline_proto::v1::inbox::{Delivery, Inbox, Start};
 use lifeline_proto::v1::log::ChannelLog;
 use lifeline_proto::v1::server::{LinkId, Output, Server, Stored};
 use lifeline_proto::v1::session::SessionRecord;
-use lifeline_proto::v1::wire::{ClientFrame, Encoded, ITEM_COST, OutboxRange, Reject, ServerFrame, channel_header};
+use lifeline_proto::v1::wire::{
+    ClientFrame, Encoded, ITEM_COST, OutboxRange, Reject, Resume, ServerFrame, channel_header,
+};
 use lifeline_proto::v1::{ChannelName, Key, Position, Secret};
 use lifeline_proto::{Time, close};
 
+use super::book::Book;
 use super::check::{Check, Reader, Sent, Stream, number};
-use super::schedule::{CHANNELS, CLIENTS, Numbers, Op, Restart, Setup};
+use super::schedule::{CHANNELS, CLIENTS, Keeps, Numbers, Op, Restart, Setup};
 
 /// Numbers of the stream that a record has in reserve.
 const RESERVE: u64 = 16;
@@ -42,6 +45,8 @@ struct Conn {
     last_message: u64,
     acknowledged: u64,
     outbox: Option<Key>,
+    /// H asks for a session of which the server has forgotten what the client has seen.
+    stale: Option<Key>,
 }
 
 struct Entry {
@@ -121,6 +126,10 @@ pub struct World {
     writes: VecDeque<(Key, InboxRecord)>,
     disk: Disk,
     checkpoint: Option<Disk>,
+    /// Where messages are kept, this is the disk; `disk` has the durable marks then.
+    book: Book,
+    /// What handlers have sent before they ended: outbox, item, session, number.
+    answers: Vec<(Key, u64, Key, u64)>,
     denied: BTreeSet<usize>,
     /// The oldest credentials that are good, by client.
     good: Vec<u64>,
@@ -169,6 +178,8 @@ impl World {
             writes: VecDeque::new(),
             disk: Disk::default(),
             checkpoint: None,
+            book: Book::default(),
+            answers: Vec::new(),
             denied: BTreeSet::new(),
             good: vec![0; CLIENTS],
             known: HashMap::new(),
@@ -289,11 +300,14 @@ impl World {
                 if let Some(session) = self.session(client) {
                     self.server.subscribe(self.server_now(), &session, &name(channel));
                     self.log_truth(channel);
+                    self.book.changed.insert(session);
+                    self.book.moved.insert(name(channel));
                 }
             }
             Op::ServerUnsubscribe(client, channel) => {
                 if let Some(session) = self.session(client) {
                     self.server.unsubscribe(&session, &name(channel));
+                    self.book.changed.insert(session);
                 }
             }
             Op::ServerBeat(client) => {
@@ -323,7 +337,24 @@ impl World {
             Op::ServerBatch => self.server.handle_batch_end(),
             Op::Stored => drop(self.stored()),
             Op::Records => self.write_records(),
-            Op::Checkpoint => self.checkpoint = Some(self.disk.clone()),
+            Op::Stage => {
+                if self.setup.keeps.is_some() && self.book.take(&mut self.server) {
+                    self.reach("batch under way");
+                }
+            }
+            Op::Append => self.append(),
+            Op::WriteAnew => {
+                if self.setup.keeps.is_some() {
+                    while self.stored() {}
+                    if self.book.write_anew(&mut self.server) {
+                        self.reach("written anew");
+                    }
+                }
+            }
+            Op::Checkpoint => {
+                self.checkpoint = Some(self.disk.clone());
+                self.book.checkpoint();
+            }
             Op::RestartServer(how) => self.restart_server(how),
             Op::Drain(millis) => {
                 self.reach("drain");
@@ -402,6 +433,7 @@ impl World {
             last_message: 0,
             acknowledged: 0,
             outbox,
+            stale: None,
         });
         self.server.handle_connected(self.server_now(), link);
     }
@@ -609,6 +641,8 @@ impl World {
         match frame {
             ServerFrame::Welcome(welcome) => {
                 self.conns[conn].welcomed = true;
+                let stale = self.conns[conn].stale.as_ref() == Some(&welcome.session);
+                assert!(!stale, "{} goes on, and has forgotten what its client has seen", welcome.session);
                 if let Some(why) = &welcome.why {
                     self.reach(format!("W: {}", why.as_str()));
                 }
@@ -681,6 +715,14 @@ impl World {
             }
         }
         match frame {
+            ClientFrame::Hello(hello) => {
+                if let (Some(conn), Some(resume)) = (self.peers[client].conn, hello.resume)
+                    && self.check.streams[client].stale.is_some()
+                {
+                    self.reach("H of a session that its server has forgotten");
+                    self.conns[conn].stale = Some(resume.session);
+                }
+            }
             ClientFrame::Item { .. } => {
                 let peer = &self.peers[client];
                 let alone = (encoded.data.len() + ITEM_COST) as u64;
@@ -918,6 +960,9 @@ impl World {
         let truth = self.truth(session);
         truth.rolled_back |= truth.sent.contains_key(&sequence) || sequence < truth.top();
         truth.sent.entry(sequence).or_default().push(Sent { text, message_id: None, at, bytes });
+        if self.setup.keeps.is_some() {
+            return;
+        }
         // The next numbers are reserved before they are used up.
         let reserved = self.disk.sessions.get(session.as_str()).map(|(record, _)| record.next);
         if reserved.is_some_and(|next| sequence + 1 >= next) {
@@ -932,16 +977,29 @@ impl World {
         self.sent(&session, sequence, text.clone());
         let given = self.server.send(self.server_now(), &session, Bytes::from(text), false);
         assert_eq!(given, Some(sequence));
+        self.note_message(&session, sequence);
+    }
+
+    /// The store is to have it.
+    fn note_message(&mut self, session: &Key, sequence: u64) {
+        if let Some(message) = self.server.session(session).and_then(|session| session.ring().message(sequence)) {
+            self.book.add_message(session, sequence, message);
+        }
     }
 
     fn broadcast(&mut self) {
         let text = self.text(20);
+        let mut numbers = Vec::new();
         for session in self.live_sessions() {
             let sequence = self.server.session(&session).unwrap().ring().next();
             self.sent(&session, sequence, text.clone());
+            numbers.push((session, sequence));
         }
         let count = self.server.broadcast(self.server_now(), &Bytes::from(text), false);
         assert_eq!(count, self.live_sessions().len());
+        for (session, sequence) in numbers {
+            self.note_message(&session, sequence);
+        }
     }
 
     fn live_sessions(&self) -> Vec<Key> {
@@ -953,6 +1011,9 @@ impl World {
         let text = self.text(10);
         self.states[channel] = number(&text);
         let position = self.server.publish(self.server_now(), &name(channel), text.as_bytes(), false);
+        if self.setup.keeps.is_some() {
+            self.book.stage_published(&mut self.server);
+        }
         let bytes = channel_header('C', &name(channel), &position).len() + text.len();
         let sent = Sent { text, message_id: Some(position.message_id), at: self.server_now(), bytes };
         let truth = self.check.logs.entry((channel, position.epoch)).or_default();
@@ -992,6 +1053,22 @@ impl World {
 
     fn finish(&mut self, index: usize) {
         let Some(given) = self.take_running(index) else { return };
+        let q = given.delivery.id.sequence;
+        if self.setup.keeps.is_some()
+            && q.is_multiple_of(2)
+            && let Some(session) = self.server.session_of(given.link).cloned()
+            // Not so much that it is a slow reader for that alone.
+            && self.server.session(&session).is_some_and(|session| session.unsent_len() == 0)
+        {
+            let text = self.text(10);
+            let sequence = self.server.session(&session).unwrap().ring().next();
+            self.sent(&session, sequence, text.clone());
+            self.server.send(self.server_now(), &session, Bytes::from(text), false);
+            self.note_message(&session, sequence);
+            if self.server.inbox(&given.outbox).is_some() {
+                self.answers.push((given.outbox.clone(), q, session, sequence));
+            }
+        }
         if self.server.inbox(&given.outbox).is_some() {
             self.check.handled(&given.outbox, given.delivery.id.sequence);
         }
@@ -1046,7 +1123,24 @@ impl World {
         true
     }
 
+    /// Appends all that waits, where messages are kept.
+    fn append(&mut self) {
+        if self.setup.keeps.is_some() {
+            self.book.append(&mut self.server);
+        }
+    }
+
     fn stored(&mut self) -> bool {
+        if self.setup.keeps.is_some() {
+            let news = self.book.has_news(&self.server);
+            self.append();
+            for (outbox, mark) in self.book.sync() {
+                let record = (0, mark, Vec::new());
+                self.disk.inboxes.insert(outbox.to_string(), (outbox.clone(), record));
+                self.server.handle_stored(self.server_now(), &outbox, mark);
+            }
+            return news;
+        }
         let Some((outbox, record)) = self.writes.pop_front() else { return false };
         let mark = record.1;
         self.disk.inboxes.insert(outbox.to_string(), (outbox.clone(), record));
@@ -1055,7 +1149,7 @@ impl World {
     }
 
     fn write_session(&mut self, session: &Key) {
-        if !self.setup.config.store {
+        if !self.setup.config.store || self.setup.keeps.is_some() {
             return;
         }
         let Some(state) = self.server.session(session) else { return };
@@ -1070,6 +1164,9 @@ impl World {
     }
 
     fn write_records(&mut self) {
+        if self.setup.keeps.is_some() {
+            return self.append();
+        }
         for session in self.live_sessions() {
             self.write_session(&session);
         }
@@ -1082,17 +1179,11 @@ impl World {
         }
     }
 
-    fn restart_server(&mut self, how: Restart) {
-        let how = match how {
-            Restart::Killed if !self.setup.config.store => Restart::Empty,
-            // Only a store can be.
-            Restart::RolledBack if !self.setup.config.store => return,
-            _ => how,
-        };
-        self.reach(format!("restart {how:?}"));
+    /// A server dies whose store, if it has one, keeps no messages; what the next one finds.
+    fn restart_plain(&mut self, how: Restart) -> Option<Stored> {
         let stored = match how {
             Restart::Clean => Some(without_messages(self.server.stored(), &self.server)),
-            Restart::Killed => Some(stored_of(&self.disk)),
+            Restart::Killed | Restart::PowerCut => Some(stored_of(&self.disk)),
             Restart::RolledBack => {
                 self.disk = self.checkpoint.clone().unwrap_or_default();
                 Some(stored_of(&self.disk))
@@ -1102,12 +1193,6 @@ impl World {
                 None
             }
         };
-        for conn in &mut self.conns {
-            if std::mem::replace(&mut conn.server_open, false) {
-                conn.closed = Some(0);
-            }
-            conn.up.clear();
-        }
         // What rings and logs had is lost, and what was handled behind the marks.
         let logs = &mut self.check.logs;
         for truth in logs.values_mut() {
@@ -1134,6 +1219,133 @@ impl World {
                 truth.rolled_back = true;
             }
         }
+        stored
+    }
+
+    /// A server dies whose store keeps messages; what the next one finds.
+    fn restart_kept(&mut self, how: Restart) -> Option<Stored> {
+        let before: Vec<_> = (0..CLIENTS).map(|client| self.would_resume(client)).collect();
+        let live = self.live_sessions();
+        let epochs: Vec<_> = (0..CHANNELS.len())
+            .map(|channel| self.server.channel_log(&name(channel)).map(|log| log.epoch().clone()))
+            .collect();
+        if how == Restart::Clean {
+            while self.stored() {}
+        }
+        let random = (self.texts + self.lives) as usize;
+        self.book.die(random % 5);
+        match how {
+            Restart::Clean | Restart::Killed => {}
+            Restart::PowerCut => self.book.lose(random / 5),
+            Restart::RolledBack => self.book.roll_back(),
+            Restart::Empty => self.book = Book::default(),
+        }
+        let stored = self.book.found(self.server_now(), self.setup.config.retention.age);
+        // What the disk knows of it, if it does: the next number.
+        let next = |session: &Key| stored.sessions.iter().find(|(record, _)| record.id == *session).map(|s| s.0.next);
+        let mark = |outbox: &Key| stored.inboxes.iter().find(|(key, ..)| key == outbox).map_or(0, |inbox| inbox.2);
+        let strict = !matches!(how, Restart::RolledBack | Restart::Empty);
+        for (outbox, q, session, sequence) in &self.answers {
+            if strict && mark(outbox) >= *q && live.contains(session) {
+                let next = next(session);
+                assert!(
+                    next > Some(*sequence),
+                    "{outbox} {q} is marked, {session} knows {next:?}, sent was {sequence}"
+                );
+            }
+        }
+        for (outbox, (key, record)) in &self.disk.inboxes {
+            assert!(!strict || mark(key) >= record.1, "{outbox}: acknowledged is {}, found {}", record.1, mark(key));
+        }
+        let server = Server::restore(self.server_now(), self.setup.config.clone(), Numbers(1), stored.clone());
+        // Also those that have ended: an older store knows them.
+        let sessions: Vec<_> = self.keys.values().cloned().collect();
+        for session in &sessions {
+            let known = next(session).is_some();
+            let mine = self.check.streams.iter_mut().filter(|stream| stream.session.as_ref() == Some(session));
+            let (mut mine, next): (Vec<_>, _) = (mine.collect(), next(session).unwrap_or(1));
+            let seen = mine.iter().map(|stream| stream.seen).max().unwrap_or(0);
+            let truth = self.check.sessions.entry(session.clone()).or_default();
+            if strict && how != Restart::PowerCut && seen < next {
+                // Nobody has what is behind, and the numbers are given again.
+                truth.sent.split_off(&next);
+            } else if next <= truth.top() {
+                let lost = how == Restart::PowerCut || !strict || !live.contains(session) || seen == 0;
+                let lost = lost || truth.rolled_back;
+                assert!(lost, "{session} had {seen} seen, and goes on with {next}");
+                truth.forget(next);
+                for stream in mine.iter_mut().filter(|stream| stream.seen >= next) {
+                    stream.stale = Some(next.min(stream.stale.unwrap_or(next)));
+                }
+            }
+            if !known || !strict {
+                self.check.lost_sessions.insert(session.clone());
+            }
+        }
+        for (client, before) in before.into_iter().enumerate() {
+            let Some(resume) = before else { continue };
+            let goes_on = server.session(&resume.session).is_some_and(|session| session.check(&resume).is_ok());
+            if how == Restart::PowerCut {
+                self.reach(if goes_on { "power cut, session goes on" } else { "power cut, session lost" });
+            } else if strict {
+                assert!(goes_on, "client {client} cannot go on with {resume:?}");
+            }
+            if !goes_on || how == Restart::PowerCut {
+                self.check.lost_sessions.insert(resume.session);
+            }
+        }
+        for ((channel, epoch), truth) in &mut self.check.logs {
+            let top = stored.channels.iter().find(|(name, at)| channel_index(name) == *channel && at.epoch == *epoch);
+            let kept =
+                top.map_or(0, |(name, at)| at.offset + stored.published.get(name).map_or(0, |all| all.len() as u64));
+            let readers = self.check.readers.iter().filter(|((_, other), _)| other == channel);
+            let positions = readers.filter_map(|(_, reader)| reader.position.as_ref());
+            let seen = positions.filter(|at| at.epoch == *epoch).map(|at| at.offset).max().unwrap_or(0);
+            if strict && how != Restart::PowerCut && seen <= kept {
+                truth.sent.split_off(&(kept + 1));
+            } else if kept < truth.top() {
+                let current = epochs[*channel].as_ref() == Some(epoch);
+                let lost = !strict || !current || how == Restart::PowerCut || truth.rolled_back;
+                assert!(lost, "channel {channel} was seen up to {seen}, and goes on at {kept}");
+                truth.rolled_back = true;
+                truth.lost = truth.top();
+            }
+        }
+        self.answers.clear();
+        self.disk.inboxes =
+            stored.inboxes.iter().map(|(key, g, m, r)| (key.to_string(), (key.clone(), (*g, *m, r.clone())))).collect();
+        Some(stored)
+    }
+
+    /// What a client would come back with, if its server would take it.
+    fn would_resume(&self, client: usize) -> Option<Resume> {
+        let saved = self.peers[client].client.saved()?;
+        let Saved { session, token, sequence, channels } = saved;
+        let seen = self.check.streams[client].seen;
+        let resume = Resume { session, token, sequence, received: Some(seen), channels };
+        let known = self.server.session(&resume.session).is_some_and(|session| session.check(&resume).is_ok());
+        known.then_some(resume)
+    }
+
+    fn restart_server(&mut self, how: Restart) {
+        let how = match how {
+            Restart::Killed if !self.setup.config.store => Restart::Empty,
+            // Only a store can be.
+            Restart::RolledBack | Restart::PowerCut if !self.setup.config.store => return,
+            Restart::PowerCut if self.setup.keeps.is_none() => return,
+            _ => how,
+        };
+        self.reach(format!("restart {how:?}"));
+        for conn in &mut self.conns {
+            if std::mem::replace(&mut conn.server_open, false) {
+                conn.closed = Some(0);
+            }
+            conn.up.clear();
+        }
+        let stored = match self.setup.keeps {
+            Some(_) => self.restart_kept(how),
+            None => self.restart_plain(how),
+        };
         for outbox in self.check.outboxes.keys().cloned().collect::<Vec<_>>() {
             let stored = stored.as_ref();
             let record = stored.and_then(|stored| stored.inboxes.iter().find(|(key, ..)| *key == outbox));
@@ -1162,7 +1374,7 @@ impl World {
                 self.disk.inboxes.remove(outbox.as_str());
             }
         }
-        if how == Restart::Clean {
+        if how == Restart::Clean && self.setup.keeps.is_none() {
             // Everything was stored.
             self.disk.inboxes = self
                 .server
@@ -1208,9 +1420,16 @@ impl World {
     /// Carries out what both machines want, without moving a frame.
     fn settle(&mut self) {
         loop {
-            self.server.handle_written(self.server.place());
+            match self.setup.keeps {
+                None => self.server.handle_written(self.server.place()),
+                Some(Keeps::Eager) => self.book.append(&mut self.server),
+                Some(Keeps::Lazy) => self.book.stage_published(&mut self.server),
+            }
             while let Some(output) = self.server.poll_output() {
                 self.carry_out(output);
+            }
+            if self.setup.keeps == Some(Keeps::Eager) {
+                self.book.append(&mut self.server);
             }
             self.know();
             for client in 0..CLIENTS {
@@ -1227,6 +1446,9 @@ impl World {
             Output::Deliver { link, outbox, delivery } => self.given.push_back(Given { outbox, delivery, link }),
             Output::Authenticate { .. } | Output::Authorise { .. } | Output::Snapshot { .. } => {
                 self.questions.push_back(output);
+            }
+            Output::Store { outbox, handled } if self.setup.keeps.is_some() => {
+                self.book.marks.insert(outbox, handled);
             }
             Output::Store { outbox, handled } => {
                 let inbox = self.server.inbox(&outbox).unwrap();
@@ -1255,8 +1477,10 @@ impl World {
                 self.sessions.insert(session.to_string());
                 self.keys.insert(session.to_string(), session.clone());
                 self.write_session(&session);
+                self.book.changed.insert(session);
             }
             Output::SessionEnded { session } => {
+                self.book.forget(&session);
                 self.reach("session ended");
                 assert!(self.server.session(&session).is_none());
                 self.disk.sessions.remove(session.as_str());
@@ -1268,7 +1492,13 @@ impl World {
                 self.reach("beat answered");
             }
             Output::Edit { .. } | Output::Edited { .. } => panic!("there are no documents"),
-            Output::Subscribed { .. } | Output::Transmit { .. } => {}
+            Output::Subscribed { link, channel, on } => {
+                self.book.moved.insert(channel);
+                if !on {
+                    self.book.changed.extend(self.server.session_of(link).cloned());
+                }
+            }
+            Output::Transmit { .. } => {}
         }
     }
 
@@ -1416,6 +1646,7 @@ impl World {
             && self.running.is_empty()
             && self.questions.is_empty()
             && self.writes.is_empty()
+            && self.book.is_quiet()
             && !self.server.is_draining()
             && sessions.all(|session| session.detached_since().is_some() || session.ring().is_empty())
             && self.conns.iter().all(|conn| !conn.server_open || conn.client_open)

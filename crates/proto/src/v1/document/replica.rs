@@ -287,6 +287,7 @@ impl<F: FnMut() -> ShortId> Replica<F> {
         if place.epoch == ShortId::none() {
             // There is no document; the server tells when there is one.
             self.wanted |= asked && self.newest.is_some();
+            self.resolve_reached();
             return;
         }
         let older = place.epoch == self.place.epoch && place.version < self.place.version && !self.suspect;

@@ -220,8 +220,10 @@ fn state() -> impl Strategy<Value = Place> {
 }
 
 fn client_frame() -> impl Strategy<Value = ClientFrame> {
-    let resume = (key(), token(), number_or_zero(), prop::collection::btree_map(name(), place(0), 0..5))
-        .prop_map(|(session, token, sequence, channels)| Resume { session, token, sequence, channels });
+    let channels = prop::collection::btree_map(name(), place(0), 0..5);
+    let resume = (key(), token(), number_or_zero(), prop::option::of(number()), channels).prop_map(
+        |(session, token, sequence, received, channels)| Resume { session, token, sequence, received, channels },
+    );
     let outbox = (key(), number(), number(), number()).prop_map(|(id, generation, a, b)| OutboxRange {
         id,
         generation,

@@ -315,6 +315,23 @@ fn where_there_is_no_document_nothing_is_known() {
     assert_eq!((replica.is_synced(), events(&mut replica).contains(&Event::Synced)), (true, true));
 }
 
+/// Its server is another one, which has no document.
+#[test]
+fn a_conflict_waits_no_longer_when_there_is_no_document() {
+    let mut replica = replica(Policy::ServerWins);
+    let edit = edit(&mut replica, "a", "2", 1);
+    replica.handle_lost();
+    replica.handle_subscribed(true);
+    replica.handle_rejected(&edit.id, 409, "e2 4");
+    replica.handle_replay_done();
+    assert!(replica.poll_verify().is_some());
+    assert_eq!(events(&mut replica), []);
+    replica.handle_state(Place::none(), b"");
+    let conflict = events(&mut replica);
+    assert!(matches!(&conflict[..], [Event::Conflict(_), Event::Changed { .. }]), "{conflict:?}");
+    assert_eq!((replica.pending(), replica.is_synced()), (0, false));
+}
+
 #[test]
 fn an_answer_that_was_overtaken_is_asked_for_again() {
     let mut replica = replica(Policy::ServerWins);
