@@ -2,7 +2,7 @@
 # The extension's own phpize build lives in php/ext, so that its generated Makefile never meets this one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve setup build install lint test test-full test-matrix test-zts model fuzz conformance robustness bench clean
+.PHONY: help run serve setup build install lint test test-full test-matrix test-zts model chaos soak fuzz conformance robustness bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -44,6 +44,14 @@ test-zts: ## phpt with a thread-safe debug PHP built from Debian's source
 
 model: ## the model checker of lifeline.v1 (MODEL_SCHEDULES=n, MODEL_FIRST=seed, MODEL_SEED=seed)
 	@scripts/model.sh
+
+chaos: ## real processes, kill -9 by the hundred: 1,000,000 messages, no gap (CHAOS_SECONDS=n: again until then)
+	@scripts/build.sh
+	@tests/chaos/run full kill_9_makes_no_gap
+
+soak: ## half an hour of mixed load with faults: flat memory, descriptors and latency, nothing lost (SOAK_SECONDS=n)
+	@scripts/build.sh
+	@tests/soak/run full mixed
 
 fuzz: ## fuzz what reads the network (FUZZ_SECONDS=n for each target)
 	@scripts/fuzz.sh

@@ -252,6 +252,7 @@ class Scene:
         self.judge = judge
         self.folder = tempfile.mkdtemp(prefix="lifeline-messages-")
         self.stop = os.path.join(self.folder, "stop")
+        self.pause = os.path.join(self.folder, "pause")
         self.servers = 0
         self.lives = [0] * shape["clients"]
         self.server = None
@@ -284,6 +285,7 @@ class Scene:
             "batch": self.shape["batch"],
             "size": 100,
             "stop": self.stop,
+            "pause": self.pause,
             "options": dict(FAST),
         }
         if self.judge.durable:
@@ -305,6 +307,13 @@ class Scene:
         process, life = self.clients[number]
         process.kill()
         self.judge.died(life)
+
+    def hold(self, yes):
+        """Nobody sends anything new while the kills are behind; what is under way goes on."""
+        if yes:
+            open(self.pause, "w").close()
+        elif os.path.exists(self.pause):
+            os.unlink(self.pause)
 
     def until(self, done, what):
         """Reads along; fails when nothing is handled any more."""
@@ -332,6 +341,7 @@ def play(shape, durable=False, stored=False):
     chance.shuffle(deaths)
     moments = sorted(chance.uniform(0, shape["messages"]) for _ in deaths)
     for moment, death in zip(moments, deaths):
+        scene.hold(judge.total > moment)
         scene.until(lambda moment=moment: judge.total >= moment, "between kills")
         if death == "server":
             scene.kill_server()
@@ -339,6 +349,7 @@ def play(shape, durable=False, stored=False):
         else:
             scene.kill_client(death)
             scene.start_client(death)
+    scene.hold(False)
     # Whoever came last has had its say, too.
     scene.until(
         lambda: judge.total >= shape["messages"] and all(life.answers for _, life in scene.clients), "after the last kill"
@@ -355,7 +366,13 @@ def play(shape, durable=False, stored=False):
 
 
 def run(durable, stored=False):
-    return play(LONG if harness.FULL else SMALL, durable, stored)
+    """Once, or for CHAOS_SECONDS."""
+    until = time.monotonic() + float(os.environ.get("CHAOS_SECONDS") or 0)
+    while True:
+        said = play(LONG if harness.FULL else SMALL, durable, stored)
+        if time.monotonic() >= until:
+            return said
+        print(f"      {said}", flush=True)
 
 
 def test_kill_9_loses_nothing_that_was_acknowledged(_binary):

@@ -1,6 +1,6 @@
 <?php
 // Sends numbered messages and writes down what becomes of them, until the file `stop` is there.
-//   config: url, log, client, life, batch (messages each 5 ms), size, stop, options
+//   config: url, log, client, life, batch (messages each 5 ms, not while the file `pause` is there), size, stop, pause, options
 // Lines of the log: b (the process began), s (the last that send() took), a (all up to it are acknowledged), r (an answer),
 // g (a gap), c and o (the connection was lost, is open), end (all was acknowledged, and the last was answered).
 // Lines of LOG.p: what was published, offset and text.
@@ -43,7 +43,7 @@ $padding = str_repeat('.', $config['size']);
 $client->every(0.005, static function () use ($client, $config, $log, $padding, &$last, &$acknowledged, &$answered): void {
     if (!file_exists($config['stop'])) {
         $before = $last;
-        for ($n = 0; $n < $config['batch'] && $client->unacknowledged() < 2000; $n++) {
+        for ($n = 0; $n < $config['batch'] && !file_exists($config['pause']) && $client->unacknowledged() < 2000; $n++) {
             $client->send("$config[client] $config[life] " . ($last + 1) . " $padding");
             $last++;
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lifeline_proto::Time;
-use lifeline_proto::v1::log::{Entry, Published};
+use lifeline_proto::v1::log::{ChannelLog, Entry, Published};
 use lifeline_proto::v1::records::{Found, Record};
 use lifeline_proto::v1::ring::Message;
 use lifeline_proto::v1::server::{Server, Stored};
@@ -111,7 +111,7 @@ impl Book {
             records.extend(session_record(server, &key));
         }
         for channel in std::mem::take(&mut self.moved) {
-            let top = server.channel_log(&channel).map(|log| log.top());
+            let top = server.channel_log(&channel).map(ChannelLog::top);
             records.extend(top.map(|top| Record::Place(channel, top)));
         }
         // Last: that something was handled must not be known without what its handler has sent.

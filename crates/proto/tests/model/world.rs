@@ -1223,7 +1223,7 @@ impl World {
     }
 
     /// A server dies whose store keeps messages; what the next one finds.
-    fn restart_kept(&mut self, how: Restart) -> Option<Stored> {
+    fn restart_kept(&mut self, how: Restart) -> Stored {
         let before: Vec<_> = (0..CLIENTS).map(|client| self.would_resume(client)).collect();
         let live = self.live_sessions();
         let epochs: Vec<_> = (0..CHANNELS.len())
@@ -1314,7 +1314,7 @@ impl World {
         self.answers.clear();
         self.disk.inboxes =
             stored.inboxes.iter().map(|(key, g, m, r)| (key.to_string(), (key.clone(), (*g, *m, r.clone())))).collect();
-        Some(stored)
+        stored
     }
 
     /// What a client would come back with, if its server would take it.
@@ -1343,7 +1343,7 @@ impl World {
             conn.up.clear();
         }
         let stored = match self.setup.keeps {
-            Some(_) => self.restart_kept(how),
+            Some(_) => Some(self.restart_kept(how)),
             None => self.restart_plain(how),
         };
         for outbox in self.check.outboxes.keys().cloned().collect::<Vec<_>>() {
