@@ -100,6 +100,7 @@ extern "C" fn module_info(module: *mut ModuleEntry) {
     info_table_row!("version", env!("CARGO_PKG_VERSION"));
     info_table_row!("protocols", "RFC 6455 (ws, wss, unix)");
     info_table_row!("TLS", "rustls");
+    info_table_row!("compression", "permessage-deflate (RFC 7692)");
     info_table_end!();
     // SAFETY: Zend passes its own entry of this module.
     unsafe { display_ini_entries(module) };

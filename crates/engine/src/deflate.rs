@@ -92,7 +92,7 @@ impl Compression {
     }
 
     /// What the connection keeps from message to message, in bytes.
-    pub fn kept_size(agreement: &Agreement, role: Role) -> usize {
+    pub fn kept_size(agreement: Agreement, role: Role) -> usize {
         let (ours, theirs) = match role {
             Role::Server => (agreement.server, agreement.client),
             Role::Client => (agreement.client, agreement.server),

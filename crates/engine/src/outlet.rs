@@ -249,7 +249,7 @@ impl Outlet {
     /// permessage-deflate was agreed on. What it keeps from message to message is charged at once.
     pub fn with_compression(mut self, agreement: Option<Agreement>) -> Self {
         if let (Some(agreement), Some(config)) = (agreement, self.context.compression) {
-            let kept = Compression::kept_size(&agreement, self.context.role);
+            let kept = Compression::kept_size(agreement, self.context.role);
             self.context.memory.charge(kept);
             self.base_charge += u32::try_from(kept).unwrap_or(u32::MAX);
             self.compression = Some(Box::new(Compression::new(agreement, self.context.role, config)));

@@ -820,7 +820,7 @@ impl Server {
     /// Windows are kept while there is memory for them.
     fn afford(&self, agreement: Agreement) -> Agreement {
         let memory = &self.context.memory;
-        let kept = Compression::kept_size(&agreement, Role::Server);
+        let kept = Compression::kept_size(agreement, Role::Server);
         if memory.used() + kept > memory.limit() / 2 { agreement.without_takeover() } else { agreement }
     }
 

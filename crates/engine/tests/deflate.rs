@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -171,10 +172,8 @@ fn compressing(change: impl FnOnce(&mut DeflateConfig)) -> impl FnOnce(&mut Serv
 fn text(size: usize, seed: usize) -> String {
     let mut text = String::new();
     while text.len() < size {
-        text.push_str(&format!(
-            "{{\"n\":{},\"seed\":{seed},\"what\":\"a line of some words\"}}\n",
-            text.len() * 7 % 1013
-        ));
+        let number = text.len() * 7 % 1013;
+        let _ = writeln!(text, "{{\"n\":{number},\"seed\":{seed},\"what\":\"a line of some words\"}}");
     }
     text.truncate(size);
     text

@@ -1,5 +1,7 @@
 //! Messages made and masked beforehand, and the frames that an echo server answers with.
 
+use std::fmt::Write as _;
+
 use anyhow::{Context, Result, ensure};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
@@ -108,15 +110,21 @@ fn json(number: u64, size: usize) -> Vec<u8> {
     let noise = payload(number, 9, size / 8 + 64, false);
     let mut text = String::from("[");
     for bytes in noise.chunks_exact(8) {
-        let [a, b, c, d, e, f, g, h] = bytes.first_chunk::<8>().copied().unwrap_or_default().map(u32::from);
-        let kind = ["order", "trade", "quote", "status"][a as usize % 4];
-        text.push_str(&format!(
-            "{{\"id\":{},\"type\":\"{kind}\",\"price\":{}.{:02},\"amount\":{g},\"user\":\"u{:05}\"}},",
-            a << 16 | b << 8 | c,
-            d * 4,
-            e % 100,
-            f << 8 | h
-        ));
+        let bytes = bytes.first_chunk::<8>().copied().unwrap_or_default();
+        let number = |at: usize, below: u32| {
+            u32::from_be_bytes([0, bytes[at], bytes[(at + 1) % 8], bytes[(at + 2) % 8]]) % below
+        };
+        let kind = ["order", "trade", "quote", "status"][usize::from(bytes[0] % 4)];
+        // Writing to a string does not fail.
+        let _ = write!(
+            text,
+            "{{\"id\":{},\"type\":\"{kind}\",\"price\":{}.{:02},\"amount\":{},\"user\":\"u{:05}\"}},",
+            number(0, 10_000_000),
+            number(3, 1000),
+            number(4, 100),
+            number(5, 500),
+            number(6, 100_000)
+        );
         if text.len() >= size {
             break;
         }

@@ -170,6 +170,7 @@ fn stages_go_up_and_down() {
 fn everybody_gets_what_is_published() {
     let url = server(|data| data);
     let broadcast = Broadcast {
+        compress: false,
         lifeline: false,
         plan: plan(&url),
         conns: 20,

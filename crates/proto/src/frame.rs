@@ -128,7 +128,7 @@ struct Inflation {
     /// The peer's messages may refer to earlier ones.
     takeover: bool,
     /// Without takeover only while a message is open.
-    inflater: Option<Box<Inflater>>,
+    inflater: Option<Inflater>,
     /// Bytes of the open message that have come.
     wire: u64,
     done: Inflated,
@@ -409,17 +409,14 @@ impl Decoder {
             if !compressed && remaining > self.limits.max_message.saturating_sub(self.held) {
                 return Err(too_big("message too big"));
             }
-            match &mut self.message {
-                Some(message) => {
-                    message.frames = message.frames.saturating_add(1);
-                    if message.frames > self.limits.max_fragments {
-                        return Err(Violation { code: close::POLICY_VIOLATION, reason: "too many fragments" });
-                    }
+            if let Some(message) = &mut self.message {
+                message.frames = message.frames.saturating_add(1);
+                if message.frames > self.limits.max_fragments {
+                    return Err(Violation { code: close::POLICY_VIOLATION, reason: "too many fragments" });
                 }
-                None => {
-                    let binary = opcode == Opcode::Binary;
-                    self.message = Some(Message { binary, compressed, frames: 1 });
-                }
+            } else {
+                let binary = opcode == Opcode::Binary;
+                self.message = Some(Message { binary, compressed, frames: 1 });
             }
         }
         let fin = self.header[0] & FIN != 0;

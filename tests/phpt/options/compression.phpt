@@ -17,8 +17,8 @@ function talk(bool|array $server, bool|array $client, bool|array|null $answer = 
     $client->onMessage(function ($c, $data) use (&$got) { $got[] = $data; });
     $client->connect();
     $sent = [str_repeat('compress me ', 1700), 'short', str_repeat('compress me ', 1700)];
-    array_map($client->send(...), $sent);
-    until($client, fn () => count($got) === 3, 'echoes');
+    array_map(fn ($data) => $client->send($data), $sent);
+    until($client, function () use (&$got) { return count($got) === 3; }, 'echoes');
     [$connection] = [...$server->connections()];
     $stats = ['server' => $server->stats()['compression'], 'connection' => $connection->stats()['compression'],
         'client' => $client->stats()['compression']];
@@ -51,7 +51,7 @@ $server = serve(['handshake' => fn () => ['compression' => 1], 'error' => functi
 $client = new WsClient($server->address(), ['reconnect' => ['maxAttempts' => 1]]);
 $client->onError(fn () => null);
 $client->connect();
-until($client, fn () => $told !== [], 'the error');
+until($client, function () use (&$told) { return $told !== []; }, 'the error');
 echo $told[0], "\n";
 ?>
 --EXPECT--
@@ -70,5 +70,5 @@ null null [0,{"in":0,"out":0},{"in":0,"out":0}] null null
 "permessage-deflate; server_no_context_takeover; client_no_context_takeover" 1 [1,{"in":2,"out":2},{"in":2,"out":2}] 1 1
 "permessage-deflate; server_no_context_takeover; client_no_context_takeover" 1 [1,{"in":2,"out":2},{"in":2,"out":2}] 1 1
 [{"in":0,"out":2},{"in":0,"out":40800},{"in":40800,"out":0}]
-WsClient: option
+ValueError: WsClient: option 'compression.level' must be between 1 and 9, 0 given
 onHandshake must return 'compression' as bool, int returned

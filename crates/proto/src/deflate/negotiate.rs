@@ -108,15 +108,14 @@ impl Agreement {
     /// Of an offer; `None`: it cannot be carried out.
     fn of_offer(offer: &Extension<'_>, config: &DeflateConfig) -> Option<Self> {
         let params = Params::read(offer, false).ok()?;
-        let bits = |asked: Option<u8>| asked.unwrap_or(MOST_WINDOW_BITS).min(config.window_bits);
         let server = Side {
             takeover: config.context_takeover && !params.server_takeover_barred,
-            window_bits: bits(params.server_bits.flatten()),
+            window_bits: params.server_bits.unwrap_or(MOST_WINDOW_BITS).min(config.window_bits),
         };
         let client = Side {
             takeover: config.context_takeover && !params.client_takeover_barred,
             // It has to do as we say only where it says so.
-            window_bits: params.client_bits.map_or(MOST_WINDOW_BITS, bits),
+            window_bits: params.client_bits.map_or(MOST_WINDOW_BITS, |bits| bits.most().min(config.window_bits)),
         };
         let limits_server = params.server_bits.is_some();
         server.can_compress().then_some(Self { server, client, limits_server })
@@ -127,7 +126,7 @@ impl Agreement {
         if !config.context_takeover && !params.server_takeover_barred {
             return Err(format!("{SERVER_TAKEOVER} was asked for and is missing"));
         }
-        let server_bits = match params.server_bits.flatten() {
+        let server_bits = match params.server_bits {
             Some(bits) if bits > config.window_bits => {
                 return Err(format!("{SERVER_BITS}={bits} is more than the {} offered", config.window_bits));
             }
@@ -136,7 +135,7 @@ impl Agreement {
             }
             bits => bits.unwrap_or(MOST_WINDOW_BITS),
         };
-        let client_bits = params.client_bits.flatten().unwrap_or(MOST_WINDOW_BITS).min(config.window_bits);
+        let client_bits = params.client_bits.map_or(MOST_WINDOW_BITS, ClientBits::most).min(config.window_bits);
         Ok(Self {
             server: Side { takeover: !params.server_takeover_barred, window_bits: server_bits },
             client: Side {
@@ -185,13 +184,29 @@ fn put(value: &mut String, name: &str, bits: Option<u8>) {
     };
 }
 
+/// `client_max_window_bits`, in an offer with a value or without.
+#[derive(Clone, Copy, Debug)]
+enum ClientBits {
+    Any,
+    AtMost(u8),
+}
+
+impl ClientBits {
+    fn most(self) -> u8 {
+        match self {
+            Self::Any => MOST_WINDOW_BITS,
+            Self::AtMost(bits) => bits,
+        }
+    }
+}
+
 /// The parameters of section 7.1, each once, with a value where it has one.
 #[derive(Debug, Default)]
 struct Params {
     server_takeover_barred: bool,
     client_takeover_barred: bool,
-    server_bits: Option<Option<u8>>,
-    client_bits: Option<Option<u8>>,
+    server_bits: Option<u8>,
+    client_bits: Option<ClientBits>,
 }
 
 impl Params {
@@ -204,19 +219,19 @@ impl Params {
                 None => Ok(true),
                 Some(value) => Err(format!("{name} takes no value and has {value:?}")),
             };
-            let bits = |optional| match value {
-                None if optional => Ok(Some(None)),
+            let bits = || match value {
                 None => Err(format!("{name} has no value")),
-                Some(value) => match parse_bits(value) {
-                    Some(bits) => Ok(Some(Some(bits))),
-                    None => Err(format!("{name} is {value:?}, allowed are 8 to 15")),
-                },
+                Some(value) => parse_bits(value).ok_or_else(|| format!("{name} is {value:?}, allowed are 8 to 15")),
+            };
+            let client_bits = || match value {
+                None if !in_response => Ok(ClientBits::Any),
+                _ => bits().map(ClientBits::AtMost),
             };
             let seen = match *name {
                 SERVER_TAKEOVER => std::mem::replace(&mut params.server_takeover_barred, flag()?),
                 CLIENT_TAKEOVER => std::mem::replace(&mut params.client_takeover_barred, flag()?),
-                SERVER_BITS => std::mem::replace(&mut params.server_bits, bits(false)?).is_some(),
-                CLIENT_BITS => std::mem::replace(&mut params.client_bits, bits(!in_response)?).is_some(),
+                SERVER_BITS => params.server_bits.replace(bits()?).is_some(),
+                CLIENT_BITS => params.client_bits.replace(client_bits()?).is_some(),
                 _ => return Err(format!("it has the unknown parameter {name:?}")),
             };
             if seen {
