@@ -69,6 +69,10 @@ class Deflate(InteropCase):
             for bare in (True, False) for bits in (None, 9, 12, 15)
         ]
         peers = [await connect(url, compression=None, extensions=[one] if one else None) for one in factories]
+        for peer in peers:
+            # Then the server knows of it.
+            await peer.send("here")
+            self.assertEqual(await asyncio.wait_for(peer.recv(), PATIENCE), "here")
         for data in ["news " * 1000, "other news " * 1000, "short", "news " * 1000]:
             await server.tell("broadcast", data=data)
             self.assertEqual((await server.expect("sent"))["count"], len(peers))
@@ -132,7 +136,7 @@ class Deflate(InteropCase):
     async def test_client_with_ws_server(self):
         for compression in (True, {"contextTakeover": True}, {"contextTakeover": True, "windowBits": 9, "threshold": 0}):
             node = await self.peer("node", str(HERE / "ws_server.js"), "deflate")
-            client = await self.client((await node.expect("ready"))["address"], {"compression": compression})
+            client = await self.client((await node.expect("ready"))["address"], {"compression": compression, "protocols": []})
             await client.expect("open")
             for text in ["hello", "", "zażółć 🦊" * 1000, "x" * 70000, "zażółć 🦊" * 1000]:
                 await client.tell("send", data=text)

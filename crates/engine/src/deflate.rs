@@ -130,7 +130,7 @@ impl Compression {
     /// `None`: nothing is gained, it is to be sent as it is.
     pub fn compress<T>(&self, parts: &[&[u8]], then: impl FnOnce(&[u8]) -> T) -> Option<T> {
         let size = parts.iter().map(|part| part.len()).sum();
-        let result = with_buffer(|out| {
+        with_buffer(|out| {
             if self.ours.takeover {
                 let mut own = self.own.lock();
                 let new = || Box::new(Deflater::new(self.config.level, self.ours.window_bits));
@@ -143,8 +143,7 @@ impl Compression {
             }
             self.count_out(size, out.len());
             Some(then(out))
-        });
-        result
+        })
     }
 
     /// Compresses a message for all whose window is `window_bits` and who keep none; `None` as for

@@ -1,4 +1,5 @@
 //! What 510 KiB that inflate to 512 MiB do to the process. A test of its own: it looks at the process's memory.
+#![allow(clippy::print_stdout)]
 
 mod common;
 

@@ -239,10 +239,10 @@ fn messages_of_all_sizes_come_and_go_whatever_was_agreed_on() {
         let peer = far.join().expect("peer");
         let counted = |path: &[&str]| app.stat(server, &[&["compression"], path].concat());
         assert_eq!(counted(&["connections"]), 1);
-        assert_eq!(counted(&["messages", "in"]), sizes.len() as i64);
-        assert_eq!(counted(&["messages", "out"]), sizes.len() as i64 - 2, "two are short");
-        assert_eq!(counted(&["bytes", "in"]), sizes.iter().sum::<usize>() as i64);
-        assert_eq!(counted(&["bytes", "out"]), sizes.iter().sum::<usize>() as i64 - 99);
+        assert_eq!(counted(&["messages", "in"]), int(sizes.len()));
+        assert_eq!(counted(&["messages", "out"]), int(sizes.len()) - 2, "two are short");
+        assert_eq!(counted(&["bytes", "in"]), int(sizes.iter().sum()));
+        assert_eq!(counted(&["bytes", "out"]), int(sizes.iter().sum()) - 99);
         assert!(counted(&["wireBytes", "out"]) < counted(&["bytes", "out"]) / 2);
         assert!(counted(&["wireBytes", "in"]) < counted(&["bytes", "in"]) / 2);
         assert!(counted(&["wireBytes", "out"]) < app.stat(server, &["bytes", "out"]));
@@ -490,12 +490,16 @@ fn windows_are_kept_while_there_is_memory_for_them() {
     assert!(peers[..kept].iter().all(|peer| peer.agreed == "permessage-deflate"), "the first have them");
     assert_eq!(peers[11].agreed, "permessage-deflate; server_no_context_takeover; client_no_context_takeover");
     let used = app.stat(server, &["memory", "used"]);
-    assert!(used > before + kept as i64 * 300_000 && used < 4 << 20, "{used}");
+    assert!(used > before + int(kept) * 300_000 && used < 4 << 20, "{used}");
     drop(peers);
     for _ in 0..12 {
         app.wait_close();
     }
     assert!(app.stat(server, &["memory", "used"]) <= before, "given back");
+}
+
+fn int(number: usize) -> i64 {
+    i64::try_from(number).unwrap()
 }
 
 fn port(address: &str) -> u16 {

@@ -418,7 +418,7 @@ fn compression_takes_what_it_documents_and_nothing_else() {
             let got = match name {
                 "level" => i64::from(config.level),
                 "windowBits" => i64::from(config.window_bits),
-                _ => config.threshold as i64,
+                _ => i64::try_from(config.threshold).unwrap(),
             };
             assert_eq!(got, value);
         }
