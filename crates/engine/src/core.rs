@@ -338,7 +338,7 @@ impl Core {
     /// Wakes one outlet's task now.
     pub fn wake(outlet: &Arc<Outlet>) {
         // Also when it is marked already: that may be for a flush which the application is far from.
-        outlet.mark();
+        let _ = outlet.mark();
         outlet.shard.post(&mut vec![outlet.clone()]);
     }
 

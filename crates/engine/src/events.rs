@@ -3,12 +3,13 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::Context;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use futures_util::task::AtomicWaker;
+use lifeline_handoff::{Bell, Ring};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::bridge::{Event, LogLevel, LogRecord, OutboxItem};
@@ -60,15 +61,9 @@ pub struct EventQueue {
     sender: Sender<Event>,
     receiver: Receiver<Event>,
     descriptor: OwnedFd,
-    /// The application sleeps by driving a runtime: this wakes it, not the descriptor.
-    driving: AtomicBool,
+    /// Where the application sleeps by driving a runtime this wakes it, not the descriptor.
     driver: AtomicWaker,
-    /// The application sleeps or is about to: the next event must write the descriptor.
-    asleep: AtomicBool,
-    /// Signals begun: what the descriptor will have been raised by, one each.
-    signals: AtomicU64,
-    /// Signals read back from it.
-    taken: AtomicU64,
+    bell: Bell,
     /// When the application last asked for events, in microseconds of [`clock::now`].
     last_receive: AtomicU64,
     /// Log records in the queue.
@@ -86,11 +81,8 @@ impl EventQueue {
             sender,
             receiver,
             descriptor: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            driving: AtomicBool::new(false),
             driver: AtomicWaker::new(),
-            asleep: AtomicBool::new(false),
-            signals: AtomicU64::new(0),
-            taken: AtomicU64::new(0),
+            bell: Bell::default(),
             last_receive: AtomicU64::new(clock::now().as_micros()),
             records: AtomicUsize::new(0),
             lost_records: AtomicU64::new(0),
@@ -142,14 +134,10 @@ impl EventQueue {
     }
 
     fn wake(&self) {
-        // Pairs with the fence in `prepare_sleep`: either we see `asleep`, or it sees the event.
-        fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) {
-            // It lags from now on, not from when it fell asleep.
-            self.last_receive.store(clock::now().as_micros(), Ordering::Relaxed);
-            if self.asleep.swap(false, Ordering::AcqRel) {
-                self.signal();
-            }
+        // It lags from now on, not from when it fell asleep.
+        let ring = self.bell.pushed(|| self.last_receive.store(clock::now().as_micros(), Ordering::Relaxed));
+        if let Some(ring) = ring {
+            self.ring(ring);
         }
     }
 
@@ -192,27 +180,27 @@ impl EventQueue {
         self.last_receive.store(clock::now().as_micros(), Ordering::Relaxed);
         self.busy.store(true, Ordering::Relaxed);
         // It asks for events before it sleeps again.
-        self.asleep.store(false, Ordering::SeqCst);
+        self.bell.begin_work();
     }
 
     pub fn prepare_sleep(&self) -> bool {
-        if self.signals.load(Ordering::Acquire) != self.taken.load(Ordering::Relaxed) {
+        let read = || {
             let mut counter = [0; 8];
-            // Non-blocking: a signal that was begun may still be on its way, and is looked for again.
-            if rustix::io::read(&self.descriptor, &mut counter).is_ok() {
-                self.taken.fetch_add(u64::from_ne_bytes(counter), Ordering::Relaxed);
+            // Non-blocking.
+            rustix::io::read(&self.descriptor, &mut counter).is_ok().then(|| u64::from_ne_bytes(counter))
+        };
+        match self.bell.prepare_sleep(read, || self.receiver.is_empty()) {
+            Ok(()) => {
+                self.busy.store(false, Ordering::Relaxed);
+                true
+            }
+            Err(ring) => {
+                if let Some(ring) = ring {
+                    self.ring(ring);
+                }
+                false
             }
         }
-        self.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if self.receiver.is_empty() {
-            self.busy.store(false, Ordering::Relaxed);
-            return true;
-        }
-        if self.asleep.swap(false, Ordering::AcqRel) {
-            self.signal();
-        }
-        false
     }
 
     pub fn descriptor(&self) -> BorrowedFd<'_> {
@@ -221,7 +209,7 @@ impl EventQueue {
 
     /// How long the application has left events waiting or been at work on a batch; zero when idle.
     pub fn lag(&self) -> Duration {
-        let awake = !self.asleep.load(Ordering::Acquire);
+        let awake = !self.bell.is_asleep();
         if awake && (self.busy.load(Ordering::Relaxed) || !self.receiver.is_empty()) {
             clock::now() - lifeline_proto::Time::from_micros(self.last_receive.load(Ordering::Relaxed))
         } else {
@@ -235,28 +223,23 @@ impl EventQueue {
 
     /// The application's thread begins to drive a runtime.
     pub fn begin_driving(&self) {
-        self.driving.store(true, Ordering::SeqCst);
+        self.bell.begin_driving();
     }
 
     /// It sleeps in there: the next event wakes `task`. False: there is one already.
     pub fn poll_sleep(&self, task: &Context<'_>) -> bool {
         self.driver.register(task.waker());
-        self.asleep.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        if self.receiver.is_empty() {
+        if self.bell.poll_sleep(|| self.receiver.is_empty()) {
             self.busy.store(false, Ordering::Relaxed);
             return true;
         }
         self.last_receive.store(clock::now().as_micros(), Ordering::Relaxed);
-        self.asleep.store(false, Ordering::SeqCst);
         false
     }
 
     /// The application's thread does not drive any more.
     pub fn end_driving(&self) {
-        // A swap: with an event whose push has found us asleep, that event is there for `receive`.
-        self.asleep.swap(false, Ordering::SeqCst);
-        self.driving.store(false, Ordering::SeqCst);
+        self.bell.end_driving();
     }
 
     /// Nobody drives again: what it was woken by keeps a runtime, which keeps this queue.
@@ -266,14 +249,14 @@ impl EventQueue {
 
     /// Wakes the application, whether there is an event or not.
     pub fn signal(&self) {
-        if self.driving.load(Ordering::SeqCst) {
-            self.driver.wake();
-            return;
+        self.ring(self.bell.signal());
+    }
+
+    fn ring(&self, ring: Ring) {
+        match ring {
+            Ring::Waker => self.driver.wake(),
+            Ring::Descriptor => self.raise(),
         }
-        // Counted before the write, because the write may hand the processor to the application at once:
-        // who is woken must know that there is something to read, or it is woken again and again.
-        self.signals.fetch_add(1, Ordering::Release);
-        self.raise();
     }
 
     fn raise(&self) {
@@ -301,7 +284,7 @@ mod tests {
         for late in [0, 1, 2] {
             // Threads that were interrupted on their way to the write.
             for _ in 0..late {
-                queue.signals.fetch_add(1, Ordering::Release);
+                queue.bell.begin_signal();
                 assert!(queue.prepare_sleep());
             }
             queue.signal();

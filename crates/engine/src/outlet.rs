@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use lifeline_handoff::Mark;
 use lifeline_proto::deflate::Agreement;
 use lifeline_proto::{Time, close};
 use parking_lot::Mutex;
@@ -154,7 +155,7 @@ pub struct Outlet {
     state: AtomicU8,
     waker: AtomicWaker,
     /// Already in the list of the next flush.
-    posted: AtomicBool,
+    posted: Mark,
     task_wanted: AtomicBool,
     pub alarm: Alarm,
     timer: AtomicBool,
@@ -206,7 +207,7 @@ impl Outlet {
             tracing: AtomicBool::new(false),
             state: AtomicU8::new(OPEN),
             waker: AtomicWaker::new(),
-            posted: AtomicBool::new(false),
+            posted: Mark::default(),
             task_wanted: AtomicBool::new(false),
             alarm: Alarm::default(),
             timer: AtomicBool::new(false),
@@ -506,7 +507,7 @@ impl Outlet {
 
     /// Marks it for the next flush; true when it was not marked yet.
     pub fn mark(&self) -> bool {
-        !self.posted.swap(true, Ordering::AcqRel)
+        self.posted.set()
     }
 
     /// The task has more to do than to write.
@@ -523,11 +524,11 @@ impl Outlet {
         // Busy with the task's own writing: it takes our items along, or finds them when woken.
         let Some(mut writer) = self.writer.try_lock() else { return false };
         // From here on a new mark posts it again.
-        self.posted.store(false, Ordering::Release);
+        self.posted.clear();
         let done = writer.write_now(self);
         drop(writer);
         done || {
-            self.posted.store(true, Ordering::Release);
+            self.posted.keep();
             false
         }
     }
@@ -561,7 +562,7 @@ impl Outlet {
     pub fn wake_mail(&self) {
         // Acquires: the task that is woken sees why it was wanted.
         self.task_wanted.swap(false, Ordering::AcqRel);
-        self.posted.swap(false, Ordering::AcqRel);
+        self.posted.take();
         self.waker.wake();
     }
 
