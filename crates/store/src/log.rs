@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::disk::full_path;
 use crate::files::{File, Files, Lock};
-use crate::segment::{self, HEADER, Kind, MAGIC, MAX_LEN, RECORD_HEADER};
+use crate::segment::{self, HEADER, Kind, MAGIC, MAX_BASE, MAX_LEN, MAX_NUMBER, RECORD_HEADER};
 use crate::{Disk, StoreError};
 
 /// Where a log is and how big it gets.
@@ -193,7 +193,7 @@ impl Log {
             Recovery { files: &*files, directory, opened: Opened::default(), mark: 0, fsyncs: 0, head_missing: false };
         let (sealed, last) = recovery.run()?;
         let Recovery { mut opened, mark, fsyncs, head_missing, .. } = recovery;
-        let next = last.as_ref().map_or(1, |last| last.base + u64::from(last.next_number));
+        let next = last.as_ref().map_or(1, |last| last.base + u64::from(last.next_number)).max(mark + 1);
         opened.clean &= opened.cut.is_none() && opened.damages.is_empty();
         let (file, path, base, number, len) = if let Some(Tail { base, next_number, path, bytes: Some(bytes) }) = last {
             let file = files.open(&path).map_err(StoreError::io("open", &path))?;
@@ -737,14 +737,20 @@ impl Recovery<'_> {
                 header_lost = false;
             }
         }
-        // Not of what was cut off, whose indices are given again.
+        // Not of what was cut off, whose indices are given again; and none is further behind.
         let marks = found.iter().filter(|record| record.kind == Kind::Mark);
-        let mark = marks.filter_map(|record| segment::u64_at(record.data, 0)).max().unwrap_or(0);
-        self.mark = self.mark.max(mark).max(header.map_or(0, |(_, mark)| mark));
+        let marks = marks.filter_map(|record| segment::u64_at(record.data, 0)).chain(header.map(|(_, mark)| mark));
+        let plausible = base + u64::from(MAX_NUMBER);
+        self.mark = marks.filter(|mark| *mark < plausible).fold(self.mark, u64::max);
         let mut next_number = found.last().map_or(0, |record| record.number + 1);
+        if next_base.is_none() {
+            // What was marked as no longer needed had been there: its indices are not given again.
+            let marked = u32::try_from((self.mark + 1).saturating_sub(base)).unwrap_or(MAX_NUMBER);
+            next_number = next_number.max(marked);
+        }
         if let Some(next) = next_base {
             // What the next file begins with tells how many were here.
-            let full = u32::try_from(next - base).unwrap_or(u32::MAX);
+            let full = u32::try_from(next - base).unwrap_or(MAX_NUMBER).min(MAX_NUMBER);
             if next_number < full && bad.last().is_none_or(|(_, before)| *before < found.len()) {
                 bad.push((content.len()..content.len(), found.len()));
             }
@@ -906,7 +912,7 @@ fn segment_path(directory: &Path, base: u64) -> PathBuf {
 
 fn parse_name(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".log").filter(|digits| digits.len() == 16)?;
-    u64::from_str_radix(digits, 16).ok().filter(|base| *base > 0)
+    u64::from_str_radix(digits, 16).ok().filter(|base| (1..=MAX_BASE).contains(base))
 }
 
 fn write_all(file: &dyn File, mut data: &[u8], mut offset: u64) -> std::io::Result<()> {

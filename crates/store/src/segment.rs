@@ -22,6 +22,12 @@ pub const MAX_LEN: u64 = 1 << 31;
 /// How many times a damaged file may be read over to find where it goes on.
 const EFFORT: usize = 16;
 
+/// Records' numbers are below, and nothing is known of what would come so far behind a base: no file is long enough. So
+/// no sum of theirs can overflow, whatever a damaged or forged file says.
+pub const MAX_NUMBER: u32 = 1 << 31;
+/// Likewise the bases of segments, and what a mark can be.
+pub const MAX_BASE: u64 = 1 << 62;
+
 /// More numbers are not missing at one place: others are no record's.
 const LEAP: u32 = 1 << 20;
 
@@ -97,7 +103,7 @@ pub fn decode_record(file: &[u8], base: u64, offset: usize) -> Option<Found<'_>>
         _ => return None,
     };
     let (number, synced) = (u32_at(record, 8)?, u32_at(record, 12)?);
-    Some(Found { kind, number, synced, data: &record[RECORD_HEADER..], end })
+    (number < MAX_NUMBER).then(|| Found { kind, number, synced, data: &record[RECORD_HEADER..], end })
 }
 
 /// Where the next whole record behind damage begins, whose number is more than `last`.

@@ -354,6 +354,58 @@ fn damage_in_one_of_many_files() {
     }
 }
 
+/// A file with checksums that fit, as no log has written it.
+fn forge(base: u64, mark: u64, records: &[(u8, u32, &[u8])]) -> Vec<u8> {
+    let mut file = [&b"lifelog1"[..], &base.to_le_bytes(), &mark.to_le_bytes()].concat();
+    file.extend(crc32c::crc32c(&file).to_le_bytes());
+    file.extend([0; 4]);
+    for (kind, number, data) in records {
+        let len = (data.len() as u32 + 1).to_le_bytes();
+        let rest = [&number.to_le_bytes()[..], &[0; 4], &[*kind], data].concat();
+        let crc = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(&base.to_le_bytes()), &len), &rest);
+        file.extend([&len[..], &crc.to_le_bytes(), &rest].concat());
+    }
+    file
+}
+
+#[test]
+fn a_log_goes_on_whatever_numbers_and_marks_its_files_have() {
+    const DATA: u8 = 1;
+    const MARK: u8 = 2;
+    const CLOSED: u8 = 4;
+    let most = u64::MAX.to_le_bytes();
+    let far = (1_u64 << 40).to_le_bytes();
+    let cases: &[&[(u64, Vec<u8>)]] = &[
+        &[(1, forge(1, 0, &[(DATA, u32::MAX, b"x")]))],
+        &[(1, forge(1, 0, &[(DATA, u32::MAX - 1, b"x"), (CLOSED, u32::MAX, b"")]))],
+        &[(1, forge(1, u64::MAX, &[(DATA, 0, b"x")]))],
+        &[(1, forge(1, 7, &[]))],
+        &[(1, forge(1, 7, &[(CLOSED, 0, b"")]))],
+        &[(1, forge(1, 0, &[(MARK, 0, &most)]))],
+        &[(1, forge(1, 0, &[(MARK, 0, &far), (CLOSED, 1, b"")]))],
+        &[(u64::MAX, forge(u64::MAX, 0, &[(DATA, 1, b"x")]))],
+        &[(u64::MAX - 1, forge(u64::MAX - 1, 0, &[(DATA, 9, b"x"), (CLOSED, 10, b"")]))],
+        &[(1, forge(1, 0, &[(DATA, 0, b"x")])), (u64::MAX - 9, forge(u64::MAX - 9, u64::MAX, &[(DATA, 40, b"y")]))],
+        &[(1, forge(1, 0, &[(DATA, 0, b"x")])), (1 << 50, forge(1 << 50, 0, &[]))],
+    ];
+    for (index, files) in cases.iter().enumerate() {
+        let disk = Sim::new(1);
+        for (base, content) in *files {
+            disk.put(&Path::new(DIRECTORY).join(format!("{base:016x}.log")), content);
+        }
+        let (log, opened) = open(&disk, &config()).unwrap();
+        let first = append(&log, "one");
+        assert!(opened.records.iter().all(|record| record.index < first), "case {index}: {opened:?}, then {first}");
+        let second = append(&log, "two");
+        log.discard(first).unwrap();
+        log.close().unwrap();
+        let (_, again) = open(&disk, &config()).unwrap();
+        let expected = [Record { index: second, data: b"two".to_vec() }];
+        assert_eq!(again.records, expected, "case {index}");
+        assert!(again.clean, "case {index}: {again:?}");
+    }
+}
+
 #[test]
 fn another_programs_file_is_left_alone() {
     let disk = Sim::new(1);
