@@ -29,7 +29,7 @@ use crate::callable::{Callback, Callbacks, PhpCb};
 use crate::classes::{self, mask};
 use crate::connection::{channel_name, close_code, close_reason, is_payload, payload};
 use crate::convert::{
-    ArrayZval, IteratorZval, MessageZval, MixedZval, ReplicaZval, This, boolean, bytes, int, null, text,
+    ArrayZval, IteratorZval, MessageZval, MixedZval, ReplicaZval, This, boolean, bytes, entries, int, null, text,
 };
 use crate::dispatcher::{Endpoint, Serial, dispatcher};
 use crate::exceptions::{
@@ -932,7 +932,7 @@ impl WsClient {
         let core = Rc::clone(&self.core);
         core.usable()?;
         let mut payloads = Vec::new();
-        for (index, message) in messages.0.into_iter().flat_map(|messages| messages.values()).enumerate() {
+        for (index, (_, message)) in messages.0.into_iter().flat_map(entries).enumerate() {
             let Some(data) = message.dereference().zend_str() else {
                 let kind = crate::options::kind(message.dereference());
                 return Err(argument_type_error(1, &format!("must be a list of strings, element {index} is {kind}")));

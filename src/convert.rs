@@ -21,6 +21,21 @@ pub(crate) fn text(value: &str) -> Zval {
     bytes(value.as_bytes())
 }
 
+/// The entries of an array, in order, keys of any bytes. What `ZendHashTable` has for this panics at a key that is not
+/// UTF-8.
+pub(crate) fn entries(array: &ZendHashTable) -> impl Iterator<Item = (Zval, &Zval)> {
+    let mut entries = array.iter();
+    std::iter::from_fn(move || entries.next_zval())
+}
+
+/// A key as text; bytes that are not UTF-8 replaced.
+pub(crate) fn key_text(key: &Zval) -> String {
+    match key.zend_str() {
+        Some(name) => String::from_utf8_lossy(name.as_bytes()).into_owned(),
+        None => key.long().unwrap_or_default().to_string(),
+    }
+}
+
 /// `null`.
 pub(crate) fn null() -> Zval {
     let mut zval = Zval::new();

@@ -15,7 +15,7 @@ use crate::argument::{PhpBytes, PhpInt};
 use crate::callable::{Callback, Callbacks, PhpCb};
 use crate::classes::{self, mask};
 use crate::connection::utf8;
-use crate::convert::{MixedZval, This, boolean, int, null, text};
+use crate::convert::{MixedZval, This, boolean, entries, int, key_text, null, text};
 use crate::exceptions::{Class, argument_value_error, error, exception, type_error, value_error};
 use crate::lifecycle::{generation, inherited, query, submit};
 use crate::options::kind;
@@ -73,16 +73,16 @@ impl Shared {
     /// Sets the rules that `options` has; others stay.
     pub(crate) fn configure(&self, options: Option<&ZendHashTable>, longest: usize) -> PhpResult<()> {
         let (mut bounds, mut write, mut callback) = (self.bounds.get(), self.write.get(), None);
-        let entries = options.into_iter().flat_map(|options| options.iter());
-        for (key, value) in entries {
+        for (key, value) in options.into_iter().flat_map(entries) {
             let value = value.dereference();
-            match key.to_string().as_str() {
+            match key_text(&key).as_str() {
                 "keys" => bounds.keys = size("keys", value, MAX_KEYS)?,
                 "bytes" => bounds.bytes = size("bytes", value, i64::try_from(longest).unwrap_or(i64::MAX))?,
                 "write" => (write, callback) = rule(value)?,
                 unknown => {
                     return Err(value_error(format!(
-                        "WsServer::document(): unknown option '{unknown}', known are bytes, keys, write"
+                        "WsServer::document(): unknown option '{}', known are bytes, keys, write",
+                        unknown.escape_debug()
                     )));
                 }
             }

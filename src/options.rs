@@ -6,6 +6,7 @@ use ext_php_rs::types::{ZendHashTable, Zval};
 use lifeline_engine::config::{ClientConfig, ServerConfig};
 use lifeline_engine::options::{self, OptionError, Role, Value};
 
+use crate::convert::entries;
 use crate::exceptions::{type_error, value_error};
 use crate::logger::Logger;
 
@@ -90,25 +91,28 @@ fn tree(zval: &Zval, depth: usize) -> Value {
 }
 
 fn array(array: &ZendHashTable, depth: usize) -> Value {
-    if array.has_sequential_keys() {
-        return Value::List(array.values().map(|item| tree(item, depth - 1)).collect());
+    if entries(array).zip(0..).all(|((key, _), index)| key.long() == Some(index)) {
+        return Value::List(entries(array).map(|(_, item)| tree(item, depth - 1)).collect());
     }
-    let mut entries = Vec::with_capacity(array.len());
-    let mut iterator = array.iter();
-    while let Some((key, item)) = iterator.next_zval() {
+    let mut named = Vec::with_capacity(array.len());
+    for (key, item) in entries(array) {
         let name = match key.zend_str() {
             Some(name) => name.as_bytes().to_vec(),
             None => key.long().unwrap_or_default().to_string().into_bytes(),
         };
-        entries.push((name, tree(item, depth - 1)));
+        named.push((name, tree(item, depth - 1)));
     }
-    Value::Map(entries)
+    Value::Map(named)
 }
 
 /// The type as `get_debug_type()` names it.
 pub(crate) fn kind(zval: &Zval) -> String {
     match zval.object() {
-        Some(object) => object.get_class_name().unwrap_or_else(|_| "object".into()),
+        Some(object) => {
+            let name = object.get_class_name().unwrap_or_else(|_| "object".into());
+            // An anonymous class's goes on with where it was declared.
+            name.split('\0').next().unwrap_or_default().to_owned()
+        }
         None if zval.is_array() => "array".into(),
         None if zval.is_string() => "string".into(),
         None if zval.is_long() => "int".into(),

@@ -16,7 +16,7 @@ use crate::argument::PhpBytes;
 use crate::callable::{Callback, Callbacks, PhpCb};
 use crate::classes::{self, mask};
 use crate::client::Core;
-use crate::convert::{MixedZval, This, boolean, int, null, text};
+use crate::convert::{MixedZval, This, boolean, entries, int, key_text, null, text};
 use crate::document::{all, key_of};
 use crate::exceptions::{Pending, error, exception, type_error, value_error};
 use crate::lifecycle::{query, submit};
@@ -76,10 +76,13 @@ impl Shared {
     /// Sets what `options` has.
     pub(crate) fn configure(&self, client: &Rc<Core>, options: Option<&ZendHashTable>) -> PhpResult<()> {
         let mut policy = self.policy.get();
-        for (key, value) in options.into_iter().flat_map(|options| options.iter()) {
-            let name = key.to_string();
+        for (key, value) in options.into_iter().flat_map(entries) {
+            let name = key_text(&key);
             if name != "conflict" {
-                return Err(value_error(format!("WsClient::document(): unknown option '{name}', known is conflict")));
+                return Err(value_error(format!(
+                    "WsClient::document(): unknown option '{}', known is conflict",
+                    name.escape_debug()
+                )));
             }
             let value = value.dereference();
             policy = match value.zend_str().map(ext_php_rs::types::ZendStr::as_bytes) {

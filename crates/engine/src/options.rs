@@ -318,26 +318,30 @@ fn read_store(fields: &Fields) -> Result<Option<PathBuf>, OptionError> {
     if text == b"memory" {
         return Ok(None);
     }
-    let shown = String::from_utf8_lossy(text);
+    let shown = fields::shown_text(text);
     if let Some(path) = text.strip_prefix(b"file://") {
         let path = Path::new(std::ffi::OsStr::from_bytes(path));
         if !path.is_absolute() || path.as_os_str().as_bytes().contains(&0) {
-            return Err(fields.refuse("store", &format!("{allowed}: '{shown}' does not name an absolute directory")));
+            return Err(fields.refuse("store", &format!("{allowed}: {shown} does not name an absolute directory")));
         }
         if path.parent().is_none() {
-            return Err(fields.refuse("store", &format!("{allowed}: '{shown}' is the root of all files")));
+            return Err(fields.refuse("store", &format!("{allowed}: {shown} is the root of all files")));
         }
         if path.exists() && !path.is_dir() {
-            return Err(fields.refuse("store", &format!("{allowed}: '{}' is no directory", path.display())));
+            return Err(fields.refuse(
+                "store",
+                &format!("{allowed}: {} is no directory", fields::shown_text(path.as_os_str().as_bytes())),
+            ));
         }
         return Ok(Some(path.to_owned()));
     }
-    let scheme = shown.split(':').next().unwrap_or_default();
+    let given = String::from_utf8_lossy(text);
+    let scheme = given.split(':').next().unwrap_or_default();
     Err(if matches!(scheme, "redis" | "rediss") {
         // A URL may hold a password.
         fields.refuse("store", &format!("{allowed}: a store in Redis ('{scheme}://') is not available yet"))
     } else {
-        fields.refuse("store", &format!("{allowed}, '{scheme}' given"))
+        fields.refuse("store", &format!("{allowed}, {} given", fields::shown_text(scheme.as_bytes())))
     })
 }
 

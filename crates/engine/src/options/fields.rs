@@ -391,9 +391,9 @@ impl<'a> Fields<'a> {
         let hint = hint.map_or(".".to_owned(), |path| format!("; did you mean '{path}'?"));
         let group = path.split_once('.').map_or("", |(group, _)| group);
         let place = if group.is_empty() { String::new() } else { format!(" of '{group}'") };
-        let path = path.escape_debug();
+        let path = shown_text(path.as_bytes());
         OptionError::Value(format!(
-            "{}: unknown option '{path}' ({} given){hint} Allowed options{place}: {}",
+            "{}: unknown option {path} ({} given){hint} Allowed options{place}: {}",
             self.role.class(),
             shown_unless_text(given),
             self.names_in(group)
@@ -405,9 +405,9 @@ impl<'a> Fields<'a> {
         let hint = nearest(name, known.iter().copied()).or_else(|| by_last_part(name, known.iter().copied()));
         let hint = hint.map_or(".".to_owned(), |name| format!("; did you mean '{key}.{name}'?"));
         OptionError::Value(format!(
-            "{}: unknown option '{key}.{}' ({} given){hint} Allowed options of '{key}': {}",
+            "{}: unknown option {} ({} given){hint} Allowed options of '{key}': {}",
             self.role.class(),
-            name.escape_debug(),
+            shown_text(format!("{key}.{name}").as_bytes()),
             shown_unless_text(given),
             known.join(", ")
         ))
