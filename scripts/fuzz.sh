@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes what reads the network: libFuzzer with coverage counters, which stable Rust has, too.
+# Fuzzes what reads the network and disks: libFuzzer with coverage counters, which stable Rust has, too.
 #   FUZZ_SECONDS=10   for each target
 #   TARGETS="frames"  only these
 # Begins with fuzz/corpus, which is committed; what is new goes to .cache/fuzz. An input that breaks
@@ -22,7 +22,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
     fail "the fuzz targets do not build; is there a C++ compiler? run scripts/setup.sh test"
 
 passed=0 failed=0
-for target in ${TARGETS:-frames decoder server client}; do
+for target in ${TARGETS:-frames decoder deflate extensions request answer proxy server client log kept}; do
     mkdir -p "$work/$target"
     if "$CARGO_TARGET_DIR/$host/release/$target" -max_total_time="$seconds" -max_len=4096 -len_control=20 \
         -rss_limit_mb=512 -timeout=5 -print_final_stats=1 -verbosity=0 -artifact_prefix="$work/found/$target-" \

@@ -1,10 +1,17 @@
-//! What is fuzzed: readers of bytes from the network, and both machines with a peer that sends what it likes.
+//! What is fuzzed: readers of bytes from the network and from disks, and both machines with a peer that sends what it
+//! likes.
+
+mod deflate;
+mod disk;
+mod http;
+mod naive;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use lifeline_proto::Time;
+use lifeline_proto::deflate::INFLATER_SIZE;
 use lifeline_proto::frame::{Decoder, FrameLimits, Item, Opcode, Role, put_frame};
 use lifeline_proto::v1::client::{Client, ClientConfig, Event};
 use lifeline_proto::v1::ring::Retention;
@@ -12,6 +19,11 @@ use lifeline_proto::v1::server::{LinkId, Output, Server, ServerConfig};
 use lifeline_proto::v1::wire::{ClientFrame, OutboxRange, ServerFrame};
 use lifeline_proto::v1::{ChannelName, Key, Secret};
 use rand::RngCore;
+
+pub use deflate::{deflate, extensions};
+pub use disk::{kept, log};
+pub use http::{answer, proxy, request};
+use naive::Read;
 
 /// A frame of `lifeline.v1` from either end: what can be read is written in a way that reads the same.
 ///
@@ -32,38 +44,75 @@ pub fn frames(data: &[u8]) {
     }
 }
 
-fn messages(role: Role, mut input: Vec<u8>, chunk: usize) -> Result<Vec<Item>, u16> {
-    let limits = FrameLimits { max_message: 4096, max_frame: 3000, max_fragments: 20 };
-    let mut decoder = Decoder::new(role, limits);
+const LIMITS: FrameLimits = FrameLimits { max_message: 4096, max_frame: 3000, max_fragments: 20 };
+
+/// What a decoder makes of `input`, given a few bytes at a time, or so many as it has room for.
+fn messages(role: Role, input: Vec<u8>, chunk: usize, into_room: bool) -> (Vec<Read>, Option<u16>) {
+    messages_of(role, input, chunk, into_room, None)
+}
+
+/// The same. `takeover`: permessage-deflate was agreed on, with or without it.
+fn messages_of(
+    role: Role,
+    mut input: Vec<u8>,
+    chunk: usize,
+    into_room: bool,
+    takeover: Option<bool>,
+) -> (Vec<Read>, Option<u16>) {
+    let mut decoder = Decoder::new(role, LIMITS);
+    if let Some(takeover) = takeover {
+        decoder = decoder.with_inflation(takeover);
+    }
     let mut items = Vec::new();
+    let mut note = |item| {
+        items.push(match item {
+            Item::Message { data, binary: true } => Read::Binary(data.into()),
+            Item::Message { data, binary: false } => Read::Text(data.into()),
+            Item::Ping(data) => Read::Ping(data.into()),
+            Item::Pong(data) => Read::Pong(data.into()),
+            Item::Close(close) => Read::Close(close),
+        });
+    };
     for piece in input.chunks_mut(chunk) {
         let mut rest = piece;
         while !rest.is_empty() {
-            let (used, item) = decoder.decode(rest).map_err(|violation| violation.code)?;
+            let decoded = if into_room && let Some(room) = decoder.payload_room(1) {
+                let used = room.len().min(rest.len());
+                room[..used].copy_from_slice(&rest[..used]);
+                decoder.filled(used).map(|item| (used, item))
+            } else {
+                decoder.decode(rest)
+            };
+            let (used, item) = match decoded {
+                Ok(decoded) => decoded,
+                Err(violation) => return (items, Some(violation.code)),
+            };
             assert!(used > 0 || item.is_some(), "nothing was read");
-            assert!(decoder.buffered() <= 4096 + 3000);
-            items.extend(item);
+            assert!(decoder.buffered() <= 4096 + 3000 + if takeover.is_some() { INFLATER_SIZE } else { 0 });
+            item.into_iter().for_each(&mut note);
             rest = &mut rest[used..];
         }
     }
-    Ok(items)
+    (items, None)
 }
 
-/// WebSocket frames: the same messages in whatever pieces they come; what is written is read.
+/// WebSocket frames: in whatever pieces they come, what a naive reader makes of them; what is written is read.
 ///
 /// The first byte's lowest bit is the role, the others are the size of pieces.
 pub fn decoder(data: &[u8]) {
     let Some((flags, input)) = data.split_first() else { return };
     let role = if flags & 1 > 0 { Role::Server } else { Role::Client };
-    let whole = messages(role, input.to_vec(), usize::MAX);
-    let pieces = messages(role, input.to_vec(), 1 + usize::from(flags >> 1));
-    assert_eq!(whole, pieces);
+    let expected = naive::read(role, input, LIMITS);
+    let chunk = 1 + usize::from(flags >> 1);
+    for (chunk, into_room) in [(usize::MAX, false), (chunk, false), (chunk, true)] {
+        assert_eq!(messages(role, input.to_vec(), chunk, into_room), expected, "{chunk}, {into_room}");
+    }
     let mask = (role == Role::Server).then_some([1, 2, 3, *flags]);
     let payload = &input[..input.len().min(3000)];
     let mut out = BytesMut::new();
     put_frame(&mut out, Opcode::Binary, payload, mask);
-    let message = Item::Message { data: Bytes::copy_from_slice(payload), binary: true };
-    assert_eq!(messages(role, out.to_vec(), usize::MAX), Ok(vec![message]));
+    let message = Read::Binary(payload.to_vec());
+    assert_eq!(messages(role, out.to_vec(), usize::MAX, false), (vec![message], None));
 }
 
 /// SplitMix64, as the vectors in `tests/vectors` use it, so that their tokens fit.

@@ -6,9 +6,9 @@
 //! whoever brings them, and what follows from them is told to the application before it is released.
 
 mod documents;
-mod durable;
+pub(crate) mod durable;
 mod outbox;
-mod saved;
+pub(crate) mod saved;
 mod session;
 
 use std::pin::Pin;

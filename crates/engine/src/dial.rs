@@ -3,7 +3,7 @@
 
 mod happy_eyeballs;
 pub(crate) mod proxy;
-mod response;
+pub(crate) mod response;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -19,6 +19,8 @@ pub mod dial;
 mod events;
 mod files;
 pub mod forwarded;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod http;
 pub mod keeper;
 mod listen;

@@ -9,7 +9,7 @@
 //! and no code of the application runs under the machine's lock, nor is a disk waited for: what a store must have is
 //! taken under it, and appended under the scribe's lock, which comes first and which no I/O task takes.
 
-mod book;
+pub(crate) mod book;
 mod documents;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -177,7 +177,7 @@ struct Parting {
 
 /// What the application knows of a session.
 #[derive(Debug, Clone, Default)]
-struct Profile {
+pub(crate) struct Profile {
     user: Option<Arc<str>>,
     claims: Bytes,
     data: SessionData,

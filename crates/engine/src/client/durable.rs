@@ -195,7 +195,7 @@ impl Durable {
         Self::open_with(Arc::new(Disk), config, storage, now, wall_clock())
     }
 
-    fn open_with(
+    pub(crate) fn open_with(
         files: Arc<dyn Files>,
         config: &OutboxConfig,
         storage: &Storage,

@@ -133,7 +133,7 @@ impl Book {
         Self::open_with(Arc::new(Disk), directory, age)
     }
 
-    pub(super) fn open_with(
+    pub(crate) fn open_with(
         files: Arc<dyn Files>,
         directory: &Path,
         age: Duration,
