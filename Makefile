@@ -2,7 +2,7 @@
 # The extension's own phpize build lives in php/ext, so that its generated Makefile never meets this one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve setup build install lint test test-full test-matrix test-zts model chaos soak fuzz conformance robustness bench clean
+.PHONY: help run serve setup build install lint test test-full test-matrix test-zts model chaos soak fuzz conformance robustness bench audit asan miri clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -56,7 +56,16 @@ soak: ## half an hour of mixed load with faults: flat memory, descriptors and la
 fuzz: ## fuzz what reads the network (FUZZ_SECONDS=n for each target)
 	@scripts/fuzz.sh
 
-conformance: ## all of Autobahn's groups 1-7, 9 and 10, both roles
+audit: ## licences, sources, doubled crates and known vulnerabilities of what is used
+	@scripts/audit.sh
+
+asan: ## the crates' tests with AddressSanitizer and its search for leaks
+	@scripts/asan.sh
+
+miri: ## the rules' tests under Miri, where a nightly toolchain has it
+	@scripts/miri.sh
+
+conformance: ## all 517 Autobahn cases, both roles, over ws and wss, with a table
 	@tests/conformance/run full
 
 robustness: ## attack, fuzz, soak, and write docs/robustness.md (FULL=1, PARTS="abuse fuzz")

@@ -3,10 +3,10 @@
     fuzzer.py plan.json
 
 The plan: mode (client, server), url (client: of the server under test), cases and exclude (patterns),
-messages (how many a case of 9.7 and 9.8 sends), outdir (reports), ready (server: a file that gets the
-port once it listens). Unlike the suite's own launcher it listens on 127.0.0.1 only, on a free port,
-and writes its reports also when it is told to stop. Writes the list of planned cases to
-outdir/planned.json.
+messages (how many each case sends that sends many: 9.7, 9.8, 12 and 13; 1000 in the suite), cert and
+key (server: wss with these, else null), outdir (reports), ready (server: a file that gets the port once
+it listens). Unlike the suite's own launcher it listens on 127.0.0.1 only, on a free port, and writes its
+reports also when it is told to stop. Writes the list of planned cases to outdir/planned.json.
 """
 
 import json
@@ -15,14 +15,14 @@ import sys
 
 from autobahntestsuite import fuzzing
 from autobahntestsuite.case import Cases
-from twisted.internet import reactor
+from twisted.internet import reactor, ssl
 
 
 def main():
     with open(sys.argv[1]) as f:
         plan = json.load(f)
     for case in Cases:
-        if case.__name__.startswith(("Case9_7_", "Case9_8_")):
+        if hasattr(case, "COUNT"):
             case.COUNT = plan["messages"]
     spec = {
         "outdir": str(plan["outdir"]),
@@ -34,11 +34,17 @@ def main():
         spec["servers"] = [{"agent": "lifeline", "url": str(plan["url"])}]
         factory = fuzzing.FuzzingClientFactory(spec)
     else:
-        spec["url"] = "ws://127.0.0.1:9001"
+        scheme = "wss" if plan["cert"] else "ws"
+        spec["url"] = "%s://127.0.0.1:9001" % scheme
         factory = fuzzing.FuzzingServerFactory(spec)
-        port = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost().port
+        if plan["cert"]:
+            tls = ssl.DefaultOpenSSLContextFactory(str(plan["key"]), str(plan["cert"]))
+            listener = reactor.listenSSL(0, factory, tls, interface="127.0.0.1")
+        else:
+            listener = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        port = listener.getHost().port
         # The port in the Host header is checked against the factory's.
-        factory.setSessionParameters(url="ws://127.0.0.1:%d" % port)
+        factory.setSessionParameters(url="%s://127.0.0.1:%d" % (scheme, port))
     reactor.addSystemEventTrigger("before", "shutdown", factory.createReports)
     with open(os.path.join(plan["outdir"], "planned.json"), "w") as f:
         json.dump(factory.specCases, f)
