@@ -107,6 +107,9 @@ else
     done
     part demo 120 env DURATION=20 scripts/demo.sh
     if [ "$mode" = full ]; then
+        part audit 3600 scripts/audit.sh
+        part asan 7200 scripts/asan.sh
+        if cargo +nightly miri --version >/dev/null 2>&1; then part miri 7200 scripts/miri.sh; fi
         part valgrind 7200 scripts/phpt.sh -m
         for name in chaos abuse soak; do
             [ ! -x "tests/$name/run" ] || part "$name-full" 7200 "tests/$name/run" full
