@@ -9,6 +9,8 @@ const MIB = 1 << 20;
 $options = [
     'limits' => ['maxMessage' => 16 * MIB, 'maxFrame' => 16 * MIB, 'inbound' => 32 * MIB],
     'outbox' => ['bytes' => 64 * MIB],
+    // One connection a case: a second one, however short, would be judged in its place.
+    'reconnect' => ['first' => 60, 'jitter' => 'none'],
 ];
 if (isset($argv[3])) {
     $options['tls'] = ['ca' => $argv[3]];
@@ -21,7 +23,6 @@ if ($compression === 'deflate') {
 $visit = function (string $url, callable $onMessage) use ($options): void {
     $client = new WsClient($url, $options);
     $client->onMessage($onMessage);
-    // One connection a case: whatever ends it, this client does not come back.
     $client->onClose(fn (WsClient $c) => $c->close());
     // Broken frames are what most cases are about; the suite judges what was made of them.
     $client->onError(function (): void {});
