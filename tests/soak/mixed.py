@@ -1,4 +1,4 @@
-"""Everything at once, for long: lifeline.v1 and plain clients, TLS, sessions resumed, a channel, a document, slow readers, cut
+"""Everything at once, for long: lifeline.v1 and plain clients, compressed and not, TLS, sessions resumed, a channel, a document, slow readers, cut
 links, killed clients, connections that come and go; memory, descriptors, threads and latency of the server stay as they are.
 
 SOAK_SECONDS says how long: 110 by default, 1800 in the long form (`make soak`)."""
@@ -24,6 +24,8 @@ DRIFT = 5
 # How many descriptors more: bad clients come and go.
 DESCRIPTORS = 20
 
+# What clients send is longer, and alike; answers are about as long.
+COMPRESSION = {"threshold": 24, "contextTakeover": True}
 RECONNECT = {"base": 0.05, "max": 0.5, "floor": 0.01}
 
 
@@ -106,6 +108,7 @@ class Mixed:
             "resume": {"count": 100_000, "bytes": 16 * MIB, "ttl": 20},
             "dedupe": {"ttl": 60},
             "send": {"limit": MIB},
+            "compression": COMPRESSION,
         }
         self.server = Php(
             script("mixed_server.php"), {"listen": ["ws://127.0.0.1:0", "wss://127.0.0.1:0"], "options": options}
@@ -180,7 +183,11 @@ class Mixed:
 
     def run(self):
         begun = time.time()
-        steady = [self.client(0, 10, 0.02), self.client(100, 5, 0.02, secure=True)]
+        steady = [
+            self.client(0, 10, 0.02),
+            self.client(100, 5, 0.02, secure=True),
+            self.client(200, 5, 0.02, options={"compression": COMPRESSION}),
+        ]
         echo = Load(
             self.binary, "echo", "--url", self.plain, "--conns", 4, "--messages", 10**9, "--every", 0.02, "--size", 1024,
             "--timeout", self.seconds + 600, "--until-eof", stdin=True,
@@ -202,6 +209,7 @@ class Mixed:
         totals = self.server.wait_event("totals")[0]
         control.close()
         equal(faults.problems, [], "faults")
+        check(all(totals["compressed"].values()), f"compressed messages: {totals['compressed']}")
         equal(self.server.events("order") + self.server.events("error"), [], "what the server found")
         for client in clients:
             equal(client.events("gap") + client.events("order"), [], f"what {client.name} found")
@@ -271,7 +279,7 @@ def test_mixed(binary):
     shutil.rmtree(mixed.folder)
     return (
         f"{ended - begun:.0f} s: {taken} messages sent, {lost} lost, all once and in order, {heard} published heard, "
-        f"{echo['messages']} plain echoes; {mixed.counts['cuts']} times all links cut, {opens} opens, {resumed} resumed, "
+        f"{echo['messages']} plain echoes, {totals['compressed']['in']} and {totals['compressed']['out']} messages compressed; {mixed.counts['cuts']} times all links over ws or wss cut, {opens} opens, {resumed} resumed, "
         f"{mixed.counts['killed']} clients killed, {mixed.counts['bad']} bad clients, {mixed.counts['connects']} came and went\n"
         + "\n".join(lines)
     )

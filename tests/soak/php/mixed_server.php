@@ -20,7 +20,7 @@ $serve = static function (string $listen) use ($config, &$handled): WsServer {
     });
     $server->onMessage(static function (WsConnection $c, string $data, bool $binary, WsMessage $m) use ($server, &$handled): void {
         if ($data === "\x01totals") {
-            say('totals', ['handled' => (object) $handled]);
+            say('totals', ['handled' => (object) $handled, 'compressed' => $server->stats()['compression']['messages']]);
             return;
         }
         if ($c->session === null) {
