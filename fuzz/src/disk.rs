@@ -27,13 +27,10 @@ impl<'a> Input<'a> {
     }
 
     fn bytes(&mut self) -> &'a [u8] {
-        let (bytes, rest) = self.0.split_at(usize::from(self.byte_at_front()).min(self.0.len()));
+        let length = usize::from(self.byte() & 0x7F);
+        let (bytes, rest) = self.0.split_at(length.min(self.0.len()));
         self.0 = rest;
         bytes
-    }
-
-    fn byte_at_front(&mut self) -> u8 {
-        self.byte() & 0x7F
     }
 }
 

@@ -708,6 +708,14 @@ impl Recovery<'_> {
             return Err(StoreError::NotOurs { path: path.to_owned(), found });
         }
         let Parsed { mut found, mut bad } = parse(&content, base);
+        // The next file was begun where this one's indices ended.
+        let room = next_base.map_or(u64::MAX, |next| next - base);
+        if let Some(beyond) = found.iter().position(|record| u64::from(record.number) >= room) {
+            let start = beyond.checked_sub(1).map_or(HEADER, |before| found[before].end);
+            bad.retain(|(_, before)| *before < beyond);
+            bad.push((start..content.len(), beyond));
+            found.truncate(beyond);
+        }
         let mut header_lost = header.is_none();
         let mut cut = None;
         if next_base.is_none() {
@@ -737,10 +745,12 @@ impl Recovery<'_> {
                 header_lost = false;
             }
         }
-        // Not of what was cut off, whose indices are given again; and none is further behind.
+        // Not of what was cut off, whose indices are given again; and none is further behind: what a file was told is
+        // of before the next one began.
         let marks = found.iter().filter(|record| record.kind == Kind::Mark);
         let marks = marks.filter_map(|record| segment::u64_at(record.data, 0)).chain(header.map(|(_, mark)| mark));
-        let plausible = base + u64::from(MAX_NUMBER);
+        let most = base + u64::from(MAX_NUMBER);
+        let plausible = next_base.map_or(most, |next| next.min(most));
         self.mark = marks.filter(|mark| *mark < plausible).fold(self.mark, u64::max);
         let mut next_number = found.last().map_or(0, |record| record.number + 1);
         if next_base.is_none() {

@@ -387,6 +387,8 @@ fn a_log_goes_on_whatever_numbers_and_marks_its_files_have() {
         &[(u64::MAX - 1, forge(u64::MAX - 1, 0, &[(DATA, 9, b"x"), (CLOSED, 10, b"")]))],
         &[(1, forge(1, 0, &[(DATA, 0, b"x")])), (u64::MAX - 9, forge(u64::MAX - 9, u64::MAX, &[(DATA, 40, b"y")]))],
         &[(1, forge(1, 0, &[(DATA, 0, b"x")])), (1 << 50, forge(1 << 50, 0, &[]))],
+        &[(1, forge(1, 209, &[])), (57, forge(57, 1, &[]))],
+        &[(61, forge(61, 0, &[(DATA, 104, b"x")])), (104, forge(0, 0, &[]))],
     ];
     for (index, files) in cases.iter().enumerate() {
         let disk = Sim::new(1);

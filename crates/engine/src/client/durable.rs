@@ -13,6 +13,7 @@ use bytes::Bytes;
 use lifeline_proto::Time;
 use lifeline_proto::outbox::{Full, Item, MemoryOutbox, OutboxConfig, OverflowPolicy, PushOutcome};
 use lifeline_proto::v1::Key;
+use lifeline_proto::v1::value::MAX_INTEGER;
 use lifeline_proto::v1::wire::OutboxRange;
 use lifeline_store::{Config, Disk, Files, Log, Opened, Stats, StoreError};
 
@@ -652,6 +653,9 @@ impl Head {
             Some(u64::from_le_bytes(*first))
         };
         let (generation, first, last) = (number(&mut rest)?, number(&mut rest)?, number(&mut rest)?);
+        if generation.max(first).max(last) > MAX_INTEGER {
+            return None;
+        }
         let mut left = if old { u64::MAX } else { number(&mut rest)? };
         let mut epochs = Vec::new();
         while left > 0 && !(old && rest.is_empty()) {
@@ -692,6 +696,9 @@ fn decode(record: Vec<u8>) -> Option<Stored> {
     match *record.first()? {
         MESSAGE => {
             let (sequence, expires) = (number(2)?, number(10)?);
+            if sequence > MAX_INTEGER {
+                return None;
+            }
             let binary = record[1] & BINARY != 0;
             let expires = (expires > 0).then(|| Duration::from_millis(expires));
             Some(Stored::Message { sequence, binary, expires, data: Bytes::from(record).slice(PREFIX..) })

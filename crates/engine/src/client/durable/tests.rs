@@ -546,3 +546,18 @@ fn a_head_without_a_session_is_read() {
     assert_eq!(Head::decode(&head.encode()), Some(head));
     assert_eq!(Head::decode(&[9]), None);
 }
+
+#[test]
+fn numbers_that_no_outbox_has_given_are_damage() {
+    for sequence in [MAX_INTEGER + 1, u64::MAX] {
+        let disk = Sim::new(1);
+        let (log, _) = Log::open_with(Arc::new(disk.clone()), &Config::new("/outbox")).unwrap();
+        let item = Item { sequence, data: Bytes::from_static(b"x"), binary: false, expires: None };
+        let record = encode_message(&item, Time::from_micros(1), WALL);
+        log.append([(&record[..], &b"x"[..])]).unwrap();
+        drop(log);
+        let (mut outbox, found) = open(&disk, Durability::Always);
+        assert_eq!(found.damages, ["/outbox: record 1 is of a kind that this version does not know"]);
+        assert_eq!(send(&mut outbox, "new").unwrap(), 1);
+    }
+}
