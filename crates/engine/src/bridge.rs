@@ -4,6 +4,7 @@
 //! Nothing here holds a pointer that both sides share, so that the same values can later travel over
 //! a Unix socket to a gateway process. [`crate::local::Local`] is the in-process implementation.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -21,24 +22,25 @@ pub use lifeline_proto::v1::inbox::{Delivery as OutboxItem, DeliveryId};
 pub use lifeline_proto::v1::server::Write;
 pub use lifeline_proto::v1::wire::PROTOCOL;
 use lifeline_proto::v1::{ChannelName, Position};
+use serde::{Deserialize, Serialize};
 
-use crate::config::{ClientConfig, ServerConfig};
+use crate::config::{ClientConfig, ServerConfig, Spawn};
 use crate::http::RequestHead;
 
 /// Names one connection for the life of the process; never reused. PHP sees it as `$conn->id`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnId(pub u64);
 
 /// Names one `WsServer` or `WsClient` for the life of the process; never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EndpointId(pub u32);
 
 /// Names one question the engine has put to the application and waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ticket(pub u64);
 
 /// What the engine tells the application. Order is kept within a connection and within an endpoint.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Event {
     /// A handshake waits for [`Command::AnswerHandshake`]; only where [`ServerConfig::ask_handshake`].
     Handshake { server: EndpointId, ticket: Ticket, request: Arc<RequestHead> },
@@ -68,28 +70,38 @@ pub enum Event {
     /// See `Join`.
     Leave { server: EndpointId, channel: Arc<str>, conn: ConnId },
     /// The client changed state.
+    #[serde(skip)]
     Transition { client: EndpointId, transition: Box<Transition> },
     /// The client asks for the headers of this attempt; only where [`ClientConfig::ask_headers`].
     /// The attempt fails when there is no answer for 60 s.
+    #[serde(skip)]
     HeadersWanted { client: EndpointId, ticket: Ticket, attempt: u32 },
     /// The client asks for the token that it shows the server (`lifeline.v1`): answer by
     /// [`Command::AnswerToken`]. Only where [`ClientConfig::ask_token`]. The attempt fails when there is no
     /// answer for 60 s.
+    #[serde(skip)]
     TokenWanted { client: EndpointId, ticket: Ticket },
     /// Messages for the client are missing, and will not come.
+    #[serde(skip)]
     Gap { client: EndpointId, conn: ConnId, gap: Box<GapInfo> },
     /// The state of a channel in which messages were missing. Its bytes count as a message's.
+    #[serde(skip)]
     Snapshot { client: EndpointId, conn: ConnId, channel: Arc<str>, data: Bytes, binary: bool },
     /// The server has refused a message for good.
+    #[serde(skip)]
     Rejected { client: EndpointId, sequence: u64, data: Bytes, code: i32, reason: Box<str> },
     /// A message that was accepted by `Command::ClientSend` will not be sent.
+    #[serde(skip)]
     Overflow { client: EndpointId, sequence: u64, data: Bytes, why: OverflowReason },
     /// The client gave up for good: a terminal refusal, or attempts exhausted.
+    #[serde(skip)]
     GaveUp { client: EndpointId, failure: Box<Failure> },
     /// Nothing is unacknowledged any more. Sent once after a [`Command::Unacknowledged`] that was
     /// answered with more than 0, for those who wait in `flush()`.
+    #[serde(skip)]
     Flushed { client: EndpointId },
     /// After [`Reply::WouldBlock`]: the message would fit now.
+    #[serde(skip)]
     Room { client: EndpointId },
     /// The endpoint has ended; last of its events.
     Stopped { endpoint: EndpointId },
@@ -110,13 +122,21 @@ pub enum Event {
     /// client follows: [`Command::TakeConflicts`], then [`Command::TakeReplicaChanges`]. Not told again before.
     DocumentChanged { endpoint: EndpointId, channel: Arc<str> },
     /// A session's time without a connection is over.
-    SessionEnded { server: EndpointId, session: Box<SessionInfo> },
+    SessionEnded {
+        server: EndpointId,
+        session: Box<SessionInfo>,
+        /// False: another worker is told to call back, this one only forgets it.
+        told: bool,
+    },
+    /// The connection goes to another worker: answer by [`Command::Released`] when all of its events before this one have
+    /// been dealt with, and forget it. Only to workers.
+    Release { server: EndpointId, conn: ConnId },
     /// For the application's logger.
     Log { endpoint: Option<EndpointId>, record: Box<LogRecord> },
 }
 
 /// What is known when a connection opens.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OpenInfo {
     /// Peer's address as text, where there is no request that says it: see [`OpenInfo::remote`].
     pub remote: Box<str>,
@@ -126,8 +146,11 @@ pub struct OpenInfo {
     pub request: Option<Arc<RequestHead>>,
     /// The session (`lifeline.v1` only; a client's has neither user nor claims nor data).
     pub session: Option<Box<SessionInfo>>,
-    /// The session is the one of an earlier connection, and its stream has no hole.
+    /// The session is the one of an earlier connection, and its stream has no hole; or the connection itself is not new,
+    /// but comes from another worker.
     pub resumed: bool,
+    /// Whose it is, if the application said so before ([`Command::Bind`]): of a connection that comes from another worker.
+    pub user: Option<Arc<str>>,
 }
 
 impl OpenInfo {
@@ -139,7 +162,7 @@ impl OpenInfo {
 }
 
 /// A session of `lifeline.v1`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SessionInfo {
     pub id: Arc<str>,
     /// Whose it is, if the application said so.
@@ -151,7 +174,7 @@ pub struct SessionInfo {
 }
 
 /// What `lifeline.v1` knows of a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageInfo {
     /// Its handling is to be begun ([`Command::Begin`]) and settled ([`Command::Settle`]).
     pub delivery: Option<Delivery>,
@@ -183,7 +206,7 @@ impl GapInfo {
 }
 
 /// See [`Event::Edit`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EditInfo {
     pub channel: Arc<str>,
     pub key: Box<str>,
@@ -195,7 +218,7 @@ pub struct EditInfo {
 }
 
 /// A document, with the entries that were asked for, by key.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DocumentInfo {
     pub version: u64,
     /// The key that was asked for has an own edit that the server has not confirmed; of a client's replica.
@@ -204,7 +227,7 @@ pub struct DocumentInfo {
 }
 
 /// A key of a document.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DocumentEntry {
     pub key: Box<str>,
     pub version: u64,
@@ -213,7 +236,7 @@ pub struct DocumentEntry {
 }
 
 /// What became of a key of a document.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DocumentChange {
     pub key: Box<str>,
     /// As JSON; none: it has gone.
@@ -243,18 +266,20 @@ pub struct DocumentConflict {
 }
 
 /// Names one delivery of a message; the same message may be delivered again under another name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Delivery {
     /// An item of a client's outbox, at a server.
     Item { outbox: Key, id: DeliveryId },
     /// A message of the session's stream, at a client.
+    #[serde(skip)]
     Stream(Delivered),
     /// A message of a channel, or a hole in it, at a client that keeps its session on disk.
+    #[serde(skip)]
     Channel(Box<(ChannelName, Position)>),
 }
 
 /// How the handling of a message has ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// Well.
     Done,
@@ -265,7 +290,7 @@ pub enum Verdict {
 }
 
 /// See [`Event::Authenticate`].
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Credentials {
     pub conn: ConnId,
     pub request: Arc<RequestHead>,
@@ -275,7 +300,7 @@ pub struct Credentials {
 }
 
 /// The application's decision on credentials.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Authentication {
     /// `user` is the session's owner; only the same user can resume it.
     Accepted { user: Option<Arc<str>>, claims: Bytes },
@@ -287,7 +312,7 @@ pub enum Authentication {
 pub const MESSAGE_COST: usize = 64;
 
 /// Why something failed, in the words of the layer that knows.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Failure {
     /// What kind it is: selects the exception class in PHP.
     pub kind: FailureKind,
@@ -298,7 +323,7 @@ pub struct Failure {
 }
 
 /// See [`Failure`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureKind {
     /// Connecting failed: name, address, TLS, proxy or handshake.
     Connect,
@@ -344,15 +369,15 @@ pub enum OverflowReason {
 
 /// One record for the application's logger (PSR-3 levels). It may hold what peers have sent:
 /// [`crate::printable::printable`] before it is written anywhere.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LogRecord {
     pub level: LogLevel,
     pub message: String,
-    pub context: Vec<(&'static str, String)>,
+    pub context: Vec<(Cow<'static, str>, String)>,
 }
 
 /// PSR-3's levels, least severe first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum LogLevel {
     Debug,
     Info,
@@ -365,9 +390,10 @@ pub enum LogLevel {
 }
 
 /// What the application asks of the engine. Each is answered at once by a [`Reply`]; none blocks.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Command {
     /// Binds and starts a server: `Reply::Endpoint`, or an error that names the address.
+    #[serde(skip)]
     StartServer(Box<ServerConfig>),
     /// No new connections; close codes spread over `drain`; then abort; then `Event::Stopped`.
     StopServer { server: EndpointId, drain: Duration },
@@ -467,46 +493,80 @@ pub enum Command {
     /// What clients have changed: `Reply::Changes`.
     TakeChanges { server: EndpointId, channel: Box<str> },
 
+    /// A worker has dealt with `Event::Open`: `Reply::Done`. Nothing where there are no workers, as the next two.
+    Opened { conn: ConnId },
+    /// A worker has dealt with `Event::Close`: `Reply::Done`.
+    Ended { conn: ConnId },
+    /// The answer to `Event::Release`: `Reply::Done`.
+    Released { conn: ConnId },
+    /// What a worker has to know of open connections that other workers serve; those that have ended are left out:
+    /// `Reply::Described`.
+    Describe { conns: Vec<ConnId> },
+    /// Starts [`crate::config::ServerConfig::workers`] of a server, which has just been started: `Reply::Done`. From now on
+    /// they get its events.
+    #[serde(skip)]
+    StartWorkers { server: EndpointId, spawn: Box<Spawn> },
+    /// Starts new workers, which take over from those that there are: `Reply::Done`. Errors: a server without workers.
+    Reload { server: EndpointId },
+
     /// Creates a client in state `Disconnected` (its outbox takes messages at once): `Reply::Endpoint`.
+    #[serde(skip)]
     CreateClient(Box<ClientConfig>),
     /// Begins to connect; a second call does nothing: `Reply::Done`.
+    #[serde(skip)]
     Connect { client: EndpointId },
     /// Reconnects now if waiting (lazy mode, backoff), probes if connected: `Reply::Done`.
+    #[serde(skip)]
     Wake { client: EndpointId },
     /// Into the outbox: `Reply::Sequence`; `Reply::WouldBlock` for policy `block`; error for `error`;
     /// `Reply::DispatchFirst` to who sends and never takes events.
+    #[serde(skip)]
     ClientSend { client: EndpointId, data: Bytes, binary: bool, ttl: Option<Duration> },
     /// As `ClientSend`, all with one commit to the disk: `Reply::Taken` (fewer than all only where the policy
     /// is to wait for room), `Reply::WouldBlock` or `Reply::DispatchFirst`: none was taken.
+    #[serde(skip)]
     ClientSendMany { client: EndpointId, messages: Vec<Bytes>, binary: bool },
     /// Messages not yet acknowledged (plain peer: not yet written to the socket): `Reply::Count`.
+    #[serde(skip)]
     Unacknowledged { client: EndpointId },
     /// `Reply::State`.
+    #[serde(skip)]
     ClientState { client: EndpointId },
     /// Subscribes to a channel, or ends that: `Reply::Done`, the answer comes from the server. Errors: no
     /// name of a channel, a server that does not speak `lifeline.v1`.
+    #[serde(skip)]
     ClientSubscribe { client: EndpointId, channel: Box<str>, on: bool },
     /// Follows a channel's document; `asks`: the application decides on conflicts: `Reply::Done`. Errors: as
     /// `ClientSubscribe`.
+    #[serde(skip)]
     FollowDocument { client: EndpointId, channel: Box<str>, asks: bool },
     /// One entry as the client sees it, with the confirmed version, or all: `Reply::Document`.
+    #[serde(skip)]
     Replica { client: EndpointId, channel: Box<str>, key: Option<Box<str>> },
     /// As `ClientSend`, of an edit: sets a key to a JSON value, or removes it. `on`: only if this is the key's confirmed
     /// version and nothing was edited on top of it, else `Reply::Flag`, false.
+    #[serde(skip)]
     EditReplica { client: EndpointId, channel: Box<str>, key: Box<str>, value: Option<Bytes>, on: Option<u64> },
     /// `Reply::Conflicts`.
+    #[serde(skip)]
     TakeConflicts { client: EndpointId, channel: Box<str> },
     /// What has changed, but for what the application did itself: `Reply::Changes`, by key.
+    #[serde(skip)]
     TakeReplicaChanges { client: EndpointId, channel: Box<str> },
     /// The token for the question that asked: `Reply::Done`.
+    #[serde(skip)]
     AnswerToken { ticket: Ticket, token: Secret },
     /// The application's token is another now: it will be asked, and the server told: `Reply::Done`.
+    #[serde(skip)]
     RefreshToken { client: EndpointId },
     /// Headers for the attempt that asked: `Reply::Done`.
+    #[serde(skip)]
     AnswerHeaders { ticket: Ticket, headers: Vec<(String, String)> },
     /// The application cannot supply headers or a token: the attempt that asked fails with this reason: `Reply::Done`.
+    #[serde(skip)]
     FailAttempt { ticket: Ticket, reason: String },
     /// Closes for good: `Event::Overflow` for each unsent, `Event::Stopped` at last: `Reply::Done`.
+    #[serde(skip)]
     CloseClient { client: EndpointId, code: u16, reason: String },
     /// The application has seen `Event::Stopped`; until then its sessions can be read: `Reply::Done`.
     Forget { endpoint: EndpointId },
@@ -515,7 +575,7 @@ pub enum Command {
 }
 
 /// The application's decision on a handshake.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct HandshakeAnswer {
     /// 101 to accept, else the HTTP status to refuse with.
     pub status: u16,
@@ -530,7 +590,7 @@ pub struct HandshakeAnswer {
 }
 
 /// The engine's answer to a [`Command`].
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
     Done,
     Endpoint(EndpointId),
@@ -549,10 +609,12 @@ pub enum Reply {
     DispatchFirst,
     Sent(Sent),
     Time(Option<Duration>),
+    #[serde(skip)]
     State(lifeline_proto::client::State),
     Names(Vec<Arc<str>>),
     Conns(Vec<ConnId>),
     Stats(Stats),
+    Described(Vec<(ConnId, Box<OpenInfo>)>),
     /// None: it has ended.
     Session(Option<Box<SessionInfo>>),
     /// The version that a change has made.
@@ -561,11 +623,12 @@ pub enum Reply {
     Document(Option<Box<DocumentInfo>>),
     Changes(Vec<DocumentChange>),
     /// In their order.
+    #[serde(skip)]
     Conflicts(Vec<DocumentConflict>),
 }
 
 /// What became of a message given to [`Command::Send`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sent {
     /// In the connection's queue.
     Queued,
@@ -576,11 +639,11 @@ pub enum Sent {
 }
 
 /// A tree of counters, in the order in which it is to be shown.
-#[derive(Debug, Clone, Default)]
-pub struct Stats(pub Vec<(std::borrow::Cow<'static, str>, Stat)>);
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Stats(pub Vec<(Cow<'static, str>, Stat)>);
 
 /// One node of [`Stats`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Stat {
     Int(i64),
     Float(f64),
@@ -591,7 +654,7 @@ pub enum Stat {
 }
 
 /// Why a command was refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum CommandError {
     /// The value is not allowed; the text names it and what is.
     #[error("{0}")]
@@ -601,7 +664,7 @@ pub enum CommandError {
     Start(String),
     /// No such endpoint: it has ended.
     #[error("{0} has ended")]
-    Gone(&'static str),
+    Gone(Cow<'static, str>),
     /// The outbox is full; policy `error`.
     #[error("{0}")]
     Overflow(String),
@@ -654,6 +717,11 @@ pub trait Bridge: fmt::Debug + Send + Sync {
 
     /// The application will not call [`Bridge::drive`] for a while.
     fn rest(&self);
+
+    /// The application is a worker: its servers' sockets are in another process.
+    fn is_worker(&self) -> bool {
+        false
+    }
 
     /// Becomes readable (level-triggered) when an event arrives after `prepare_sleep` returned true,
     /// or when `prepare_sleep` returned false.

@@ -281,7 +281,7 @@ impl Client {
         let length = data.len();
         let mut inner = self.inner.lock();
         if inner.machine.state() == State::Closed {
-            return Err(CommandError::Gone("the client"));
+            return Err(CommandError::Gone("the client".into()));
         }
         if self.has_too_much_to_report() {
             return Ok(Reply::DispatchFirst);
@@ -310,7 +310,7 @@ impl Client {
         let now = clock::now();
         let mut inner = self.inner.lock();
         if inner.machine.state() == State::Closed {
-            return Err(CommandError::Gone("the client"));
+            return Err(CommandError::Gone("the client".into()));
         }
         let expired = inner.expired(now);
         self.report(&mut inner, OverflowReason::Expired, expired);
@@ -820,6 +820,7 @@ impl Client {
             request: None,
             session: None,
             resumed: false,
+            user: None,
         };
         inner.task = Some(self.spawn(dialed, outlet.clone(), Some(info)));
         inner.outlet = Some(outlet);

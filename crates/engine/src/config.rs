@@ -1,6 +1,7 @@
 //! What the engine is told at start: already checked and typed. `src/options.rs` makes these from
 //! PHP arrays; each `Default` is the documented default.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,6 +63,8 @@ pub struct ServerConfig {
     pub io_threads: Option<usize>,
     pub reuse_port: bool,
     pub backlog: u32,
+    /// Processes that run the application's callbacks.
+    pub workers: Workers,
     /// The application decides handshakes (onHandshake is set).
     pub ask_handshake: bool,
     pub sessions: Sessions,
@@ -104,6 +107,7 @@ impl Default for ServerConfig {
             io_threads: None,
             reuse_port: false,
             backlog: 4096,
+            workers: Workers::default(),
             ask_handshake: false,
             sessions: Sessions::default(),
             authenticate: false,
@@ -114,6 +118,49 @@ impl Default for ServerConfig {
             manager: Ok(None),
         }
     }
+}
+
+/// The processes that run a server's callbacks, in place of the one that holds its sockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workers {
+    /// How many; 0: the process runs the callbacks itself.
+    pub count: usize,
+    pub by: WorkerKey,
+    /// Messages after which a worker is replaced, give or take a tenth; `None`: never.
+    pub max_requests: Option<u64>,
+    /// Bytes of resident memory from which on it is replaced; `None`: never.
+    pub max_memory: Option<usize>,
+    /// How long a worker that is replaced may take for what it has begun, and a new one to call `run()`.
+    pub grace: Duration,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        let (max_requests, max_memory) = (None, None);
+        Self { count: 0, by: WorkerKey::Connection, max_requests, max_memory, grace: Duration::from_secs(30) }
+    }
+}
+
+/// Which connections go to the same worker. Those without the value go to the one that has the fewest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WorkerKey {
+    /// None have to: each goes to the worker that has the fewest.
+    Connection,
+    /// Those of a session's user.
+    User,
+    /// Those with the same value of a request header.
+    Header(String),
+    /// Those with the same value of a parameter of the request's query.
+    Query(String),
+}
+
+/// How a worker is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spawn {
+    pub program: PathBuf,
+    pub arguments: Vec<OsString>,
+    /// `None`: the gateway's own.
+    pub directory: Option<PathBuf>,
 }
 
 /// What a server has for plain GETs: the browser's client as `/lifeline.js`, and files.

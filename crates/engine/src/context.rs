@@ -91,7 +91,11 @@ impl Context {
         if level >= self.log_level {
             self.events.push(Event::Log {
                 endpoint: Some(self.endpoint),
-                record: Box::new(LogRecord { level, message: message.into(), context }),
+                record: Box::new(LogRecord {
+                    level,
+                    message: message.into(),
+                    context: context.into_iter().map(|(name, value)| (name.into(), value)).collect(),
+                }),
             });
         }
     }

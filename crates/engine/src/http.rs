@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use memchr::memchr;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::config::Network;
@@ -20,7 +21,7 @@ const MAX_HEADERS: usize = 128;
 
 /// A request's head as it came, with what the transport knows. Parsed again when asked for: a
 /// connection that is never asked keeps one raw slice.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RequestHead {
     /// Request line and headers up to and with the empty line, then the peer's address: one allocation,
     /// because each open connection keeps it.

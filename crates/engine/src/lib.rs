@@ -40,6 +40,7 @@ pub mod status;
 pub mod stream;
 pub mod tls;
 pub mod upgrade;
+pub mod workers;
 mod writer;
 
 pub use core::IdMap;

@@ -186,7 +186,7 @@ impl Local {
     fn server(&self, id: EndpointId) -> Result<Arc<Server>, CommandError> {
         match self.core.endpoint(id) {
             Some(Endpoint::Server(server)) => Ok(server),
-            _ => Err(CommandError::Gone("the server")),
+            _ => Err(CommandError::Gone("the server".into())),
         }
     }
 
@@ -197,7 +197,7 @@ impl Local {
     fn client(&self, id: EndpointId) -> Result<Arc<Client>, CommandError> {
         match self.core.endpoint(id) {
             Some(Endpoint::Client(client)) => Ok(client),
-            _ => Err(CommandError::Gone("the client")),
+            _ => Err(CommandError::Gone("the client".into())),
         }
     }
 
@@ -506,6 +506,17 @@ impl Local {
             }
             Command::CloseClient { client, code, reason } => {
                 self.client(client)?.close(code, reason);
+                Reply::Done
+            }
+            Command::Opened { .. } | Command::Ended { .. } | Command::Released { .. } => Reply::Done,
+            // Nobody else serves any.
+            Command::Describe { .. } => Reply::Described(Vec::new()),
+            Command::StartWorkers { server, spawn } => {
+                self.start_workers(self.server(server)?, *spawn)?;
+                Reply::Done
+            }
+            Command::Reload { server } => {
+                self.reload_workers(self.server(server)?)?;
                 Reply::Done
             }
             Command::Forget { endpoint } => {

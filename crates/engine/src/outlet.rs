@@ -500,6 +500,7 @@ impl Outlet {
     pub fn trace(&self, message: impl FnOnce() -> String) {
         if self.tracing.load(Ordering::Relaxed) {
             let context = vec![("connection", self.id.0.to_string())];
+            let context = context.into_iter().map(|(name, value)| (name.into(), value)).collect();
             let record = LogRecord { level: LogLevel::Debug, message: message(), context };
             self.context.events.push(Event::Log { endpoint: Some(self.endpoint()), record: Box::new(record) });
         }

@@ -1000,6 +1000,7 @@ impl Server {
             request: Some(head),
             session: None,
             resumed: false,
+            user: None,
         };
         let info = if lifeline {
             self.sessions.connect(&outlet, info, spread(self.admitted.load(Ordering::Relaxed)));

@@ -1031,7 +1031,7 @@ impl Sessions {
                     if let Some(book) = &mut inner.book {
                         book.forget(&session);
                     }
-                    self.events.push(Event::SessionEnded { server: self.id, session: Box::new(info) });
+                    self.events.push(Event::SessionEnded { server: self.id, session: Box::new(info), told: true });
                 }
                 Output::Snapshot { link, channel, position } => {
                     self.ask_snapshot(&mut inner, ConnId(link.0), channel, position);

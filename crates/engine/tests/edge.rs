@@ -71,6 +71,7 @@ fn wait_info(app: &mut App) -> OpenInfo {
             request: info.request.clone(),
             session: None,
             resumed: info.resumed,
+            user: None,
         }),
         _ => None,
     })

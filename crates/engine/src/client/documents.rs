@@ -261,7 +261,7 @@ impl Client {
         let now = clock::now();
         let mut inner = self.inner.lock();
         if inner.machine.state() == State::Closed {
-            return Err(CommandError::Gone("the client"));
+            return Err(CommandError::Gone("the client".into()));
         }
         if self.has_too_much_to_report() {
             return Ok(Reply::DispatchFirst);

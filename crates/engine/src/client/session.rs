@@ -327,7 +327,7 @@ impl Client {
             core.add_connection(&outlet);
         }
         let resumed = welcomed.resumed;
-        outlet.announce(OpenInfo { remote, protocol: Arc::from(PROTOCOL), request: None, session: None, resumed });
+        outlet.announce(OpenInfo { remote, protocol: Arc::from(PROTOCOL), request: None, session: None, resumed, user: None });
         for gap in std::mem::take(&mut inner.session.early) {
             self.report_gap(&outlet, gap);
         }
@@ -522,7 +522,7 @@ impl Client {
         let now = crate::clock::now();
         let mut inner = self.inner.lock();
         if inner.machine.state() == lifeline_proto::client::State::Closed {
-            return Err(CommandError::Gone("the client"));
+            return Err(CommandError::Gone("the client".into()));
         }
         let plain = inner.outlet.as_ref().is_some_and(|outlet| !outlet.is_lifeline());
         if plain || !self.offers_session(&inner) {

@@ -93,7 +93,7 @@ impl Sessions {
         let outcome = inner.machine.change_document(now, &channel, key, value, if_version);
         self.carry_out(inner, now, By::Application);
         match outcome {
-            None => Err(CommandError::Gone("the document")),
+            None => Err(CommandError::Gone("the document".into())),
             Some(Ok(version)) => Ok(Some(version)),
             Some(Err(Refusal::Conflict(..))) => Ok(None),
             Some(Err(Refusal::Malformed(why))) => Err(CommandError::Invalid(why)),

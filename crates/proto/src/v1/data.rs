@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// The values of one session. Each change makes the next version.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionData {
     version: u64,
     /// JSON texts by name.
@@ -13,7 +14,7 @@ pub struct SessionData {
 }
 
 /// A change of a session's values.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     Set(Box<str>, Bytes),
     Delete(Box<str>),

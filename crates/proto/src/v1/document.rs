@@ -355,7 +355,7 @@ impl Refusal {
 }
 
 /// What a document may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
     pub keys: usize,
     /// Of keys and values as JSON, and [`ENTRY_COST`] for each; a snapshot is not longer.

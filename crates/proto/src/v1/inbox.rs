@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::Violation;
 use super::wire::{ITEM_COST, OutboxRange, Reject};
 use crate::{Time, close};
 
 /// Names one delivery of an item; a later one of the same item has another serial.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DeliveryId {
     pub sequence: u64,
     serial: u64,
@@ -20,7 +21,7 @@ pub struct DeliveryId {
 }
 
 /// An item on its way to the application.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
     pub id: DeliveryId,
     pub data: Bytes,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use foldhash::HashMap;
 use rand::RngCore;
+use serde::{Deserialize, Serialize};
 
 use super::{Link, LinkId, Output, Server};
 use crate::Time;
@@ -15,7 +16,7 @@ use crate::v1::wire::ServerFrame;
 use crate::v1::{ChannelName, Key, ShortId};
 
 /// Which clients may edit a document.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Write {
     /// Subscribed ones, as far as the application allows each edit: [`Output::Edit`].
     Ask,
