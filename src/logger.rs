@@ -43,7 +43,7 @@ impl Logger {
         let mut context = ZendHashTable::new();
         for (key, value) in &record.context {
             // Fails only for keys with a NUL byte, which ours are without.
-            let _ = context.insert(*key, printable(value).as_ref());
+            let _ = context.insert(&**key, printable(value).as_ref());
         }
         let mut arguments = [Zval::new(), Zval::new(), Zval::new()];
         let _ = arguments[0].set_string(level_name(record.level), false);

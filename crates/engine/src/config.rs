@@ -350,6 +350,8 @@ pub enum WatchdogAction {
     Log,
     Unready,
     Drain,
+    /// Of a worker that has not: it is killed, another one is started in its place. Only where there are workers.
+    Replace,
 }
 
 /// A client's options.

@@ -20,7 +20,8 @@ use self::fields::Fields;
 use crate::bridge::LogLevel;
 use crate::config::{
     Beats, ClientConfig, ClientTls, DeflateConfig, Durability, Limits, ListenAddress, Network, Origins, Proxy,
-    RateAction, Reconnect, ServerConfig, ServerTls, SlowConsumer, StaticFiles, Storage, WatchdogAction,
+    RateAction, Reconnect, ServerConfig, ServerTls, SlowConsumer, StaticFiles, Storage, WatchdogAction, WorkerKey,
+    Workers,
 };
 
 pub use self::url::{client_url, listen_address};
@@ -108,6 +109,12 @@ pub const LONGEST: f64 = 31_536_000.0;
 const TICK: f64 = 0.001;
 
 const BIGGEST: i64 = 1 << 50;
+
+/// Each is a process with a PHP of its own.
+const MAX_WORKERS: i64 = 256;
+
+/// What a PHP has when it begins comes near to it: with less, each would be replaced at once.
+const MIN_WORKER_MEMORY: i64 = 16 << 20;
 
 const fn both(path: &'static str) -> Key {
     Key { path, server: true, client: true }
@@ -202,6 +209,7 @@ pub const KEYS: &[Key] = &[
     server_only("ioThreads"),
     server_only("reusePort"),
     server_only("backlog"),
+    server_only("workers"),
 ];
 
 /// A server's options. `listen` is a URL or a list of them.
@@ -242,13 +250,29 @@ pub fn server(listen: &Value, options: &Value) -> Result<ServerConfig, OptionErr
     )?;
     fields.at_most("send.limit", send.limit, "limits.memory", limits.memory)?;
 
+    let workers = read_workers(&fields)?;
     let mut watchdog = default.watchdog.clone();
     fields.duration("watchdog.lag", TICK..=LONGEST, &mut watchdog.lag)?;
+    if workers.count > 0 {
+        watchdog.action = WatchdogAction::Replace;
+    }
     fields.choice(
         "watchdog.action",
-        &[("log", WatchdogAction::Log), ("unready", WatchdogAction::Unready), ("drain", WatchdogAction::Drain)],
+        &[
+            ("log", WatchdogAction::Log),
+            ("unready", WatchdogAction::Unready),
+            ("drain", WatchdogAction::Drain),
+            ("replace", WatchdogAction::Replace),
+        ],
         &mut watchdog.action,
     )?;
+    if watchdog.action == WatchdogAction::Replace && workers.count == 0 {
+        return Err(fields.refuse(
+            "watchdog.action",
+            "can be 'replace' only with 'workers': there is no worker to replace; allowed without are 'log', \
+             'unready', 'drain'",
+        ));
+    }
 
     let mut sessions = default.sessions.clone();
     fields.choice("ack", &[("auto", false), ("manual", true)], &mut sessions.manual_ack)?;
@@ -274,6 +298,7 @@ pub fn server(listen: &Value, options: &Value) -> Result<ServerConfig, OptionErr
         trusted_proxies: read_networks(&fields)?,
         tls: read_server_tls(&fields)?,
         watchdog,
+        workers,
         log_level: read_log_level(&fields)?,
         ..default
     };
@@ -595,6 +620,74 @@ fn read_compression(fields: &Fields<'_>) -> Result<Option<DeflateConfig>, Option
         }
     }
     Ok(Some(config))
+}
+
+/// How many, or an array of that and what is to differ from the defaults.
+fn read_workers(fields: &Fields<'_>) -> Result<Workers, OptionError> {
+    const KEY: &str = "workers";
+    const NAMES: &str = "count, by, maxRequests, maxMemory, grace";
+    let mut workers = Workers::default();
+    let entries = match fields.take(KEY) {
+        None => return Ok(workers),
+        Some(value @ Value::Int(_)) => {
+            workers.count = fields.int(KEY, "int", &(0..=MAX_WORKERS), value)? as usize;
+            return Ok(workers);
+        }
+        Some(Value::Map(entries)) => entries.as_slice(),
+        Some(Value::List(list)) if list.is_empty() => &[],
+        Some(Value::List(_)) => {
+            let problem = format!("must be an int or an array of names to values ({NAMES}), a list was given");
+            return Err(fields.refuse(KEY, &problem));
+        }
+        Some(other) => return Err(fields.wrong(KEY, &format!("int or array ({NAMES})"), other)),
+    };
+    if !entries.iter().any(|(name, _)| name == b"count") {
+        return Err(fields.refuse(KEY, &format!("needs 'count', how many there are to be (0 to {MAX_WORKERS})")));
+    }
+    for (name, value) in entries {
+        match &name[..] {
+            b"count" => workers.count = fields.int("workers.count", "int", &(0..=MAX_WORKERS), value)? as usize,
+            b"by" => workers.by = read_worker_key(fields, value)?,
+            b"maxRequests" => {
+                workers.max_requests = match value {
+                    Value::Null => None,
+                    value => Some(fields.int("workers.maxRequests", "int or null", &(1..=BIGGEST), value)? as u64),
+                }
+            }
+            b"maxMemory" => {
+                let range = MIN_WORKER_MEMORY..=BIGGEST;
+                workers.max_memory = match value {
+                    Value::Null => None,
+                    value => Some(fields.int("workers.maxMemory", "int (bytes) or null", &range, value)? as usize),
+                }
+            }
+            b"grace" => {
+                workers.grace = fields.seconds("workers.grace", "int|float (seconds)", TICK..=LONGEST, value)?;
+            }
+            other => {
+                let name = String::from_utf8_lossy(other);
+                return Err(fields.unknown_in(KEY, &name, value, &NAMES.split(", ").collect::<Vec<_>>()));
+            }
+        }
+    }
+    Ok(workers)
+}
+
+fn read_worker_key(fields: &Fields<'_>, value: &Value) -> Result<WorkerKey, OptionError> {
+    const KEY: &str = "workers.by";
+    const ALLOWED: &str = "'connection', 'user', 'header:NAME' or 'query:NAME'";
+    let Value::Text(given) = value else { return Err(fields.wrong(KEY, &format!("string ({ALLOWED})"), value)) };
+    let text = std::str::from_utf8(given).unwrap_or_default();
+    let key = match text.split_once(':') {
+        None if text == "connection" => Some(WorkerKey::Connection),
+        None if text == "user" => Some(WorkerKey::User),
+        Some(("header", name)) if is_token(name.as_bytes()) => Some(WorkerKey::Header(name.to_ascii_lowercase())),
+        Some(("query", name)) if !name.is_empty() && !name.chars().any(char::is_control) => {
+            Some(WorkerKey::Query(name.to_owned()))
+        }
+        _ => None,
+    };
+    key.ok_or_else(|| fields.refuse(KEY, &format!("must be {ALLOWED}, {} given", fields::shown_text(given))))
 }
 
 fn read_beat_text(fields: &Fields<'_>, key: &str, max_message: usize) -> Result<Option<String>, OptionError> {

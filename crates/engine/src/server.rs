@@ -1076,7 +1076,8 @@ impl Server {
     }
 
     fn is_unready(&self) -> bool {
-        self.is_stopping() || (self.stuck.load(Ordering::Acquire) && self.config.watchdog.action != WatchdogAction::Log)
+        let tells = matches!(self.config.watchdog.action, WatchdogAction::Unready | WatchdogAction::Drain);
+        self.is_stopping() || (tells && self.stuck.load(Ordering::Acquire))
     }
 
     fn log_handshake(&self, stage: &'static str, problem: &str) {

@@ -353,6 +353,30 @@ fn cases() -> Vec<Case> {
         },
         flag("reusePort", true),
         Case { valid: vec![Int(1), Int(65_535)], ..int("backlog", 1, 65_535) },
+        Case {
+            path: "workers",
+            valid: vec![
+                Int(1),
+                Int(256),
+                map(&[("count", Int(2))]),
+                map(&[
+                    ("count", Int(4)),
+                    ("by", text("user")),
+                    ("maxRequests", Int(1)),
+                    ("maxMemory", Int(16 << 20)),
+                    ("grace", Float(0.5)),
+                ]),
+            ],
+            wrong: vec![text("2"), Bool(true), Float(2.0), Null, other()],
+            refused: vec![
+                Int(-1),
+                Int(257),
+                List(vec![]),
+                List(vec![Int(2)]),
+                map(&[("by", text("user"))]),
+                map(&[("count", Int(2)), ("number", Int(2))]),
+            ],
+        },
     ]
 }
 
@@ -453,6 +477,105 @@ fn compression_takes_what_it_documents_and_nothing_else() {
 }
 
 #[test]
+fn workers_take_what_they_document_and_nothing_else() {
+    let of = |name: &str, value: Value| {
+        let entries = if name == "count" { vec![(name, value)] } else { vec![("count", Int(2)), (name, value)] };
+        server(&text("ws://a:1"), &map(&[("workers", map(&entries))]))
+    };
+    for (name, low, high) in [("count", 0, 256), ("maxRequests", 1, BIGGEST), ("maxMemory", 16 << 20, BIGGEST)] {
+        for value in [low, high] {
+            let workers = of(name, Int(value)).unwrap().workers;
+            let got = match name {
+                "count" => workers.count as i64,
+                "maxRequests" => workers.max_requests.unwrap() as i64,
+                _ => workers.max_memory.unwrap() as i64,
+            };
+            assert_eq!(got, value);
+        }
+        for value in [low - 1, high + 1] {
+            assert_eq!(
+                of(name, Int(value)).unwrap_err(),
+                OptionError::Value(format!(
+                    "WsServer: option 'workers.{name}' must be between {low} and {high}, {value} given"
+                ))
+            );
+        }
+    }
+    for (name, expected) in [
+        ("count", "int"),
+        ("maxRequests", "int or null"),
+        ("maxMemory", "int (bytes) or null"),
+        ("grace", "int|float (seconds)"),
+        ("by", "string ('connection', 'user', 'header:NAME' or 'query:NAME')"),
+    ] {
+        assert_eq!(
+            of(name, Bool(true)).unwrap_err(),
+            OptionError::Type(format!("WsServer: option 'workers.{name}' must be of type {expected}, bool given"))
+        );
+    }
+    for name in ["maxRequests", "maxMemory"] {
+        assert_eq!(of(name, Null).unwrap().workers, Workers { count: 2, ..Workers::default() });
+    }
+    assert_eq!(of("grace", Float(0.25)).unwrap().workers.grace, Duration::from_millis(250));
+    assert_eq!(
+        of("grace", Int(0)).unwrap_err().to_string(),
+        "WsServer: option 'workers.grace' must be between 0.001 and 31536000 seconds, 0 given"
+    );
+    for (given, key) in [
+        ("connection", WorkerKey::Connection),
+        ("user", WorkerKey::User),
+        ("header:X-Room", WorkerKey::Header("x-room".into())),
+        ("query:raum ü", WorkerKey::Query("raum ü".into())),
+        ("query:a:b", WorkerKey::Query("a:b".into())),
+    ] {
+        assert_eq!(of("by", text(given)).unwrap().workers.by, key);
+    }
+    for given in ["", "users", "User", "header", "header:", "header:a b", "query:", "query:a\n", "cookie:id", "user:x"] {
+        assert_eq!(
+            of("by", text(given)).unwrap_err(),
+            OptionError::Value(format!(
+                "WsServer: option 'workers.by' must be 'connection', 'user', 'header:NAME' or 'query:NAME', {} given",
+                fields::shown_text(given.as_bytes())
+            ))
+        );
+    }
+    assert!(of("by", Value::Text(vec![0xFF])).is_err());
+    assert_eq!(
+        of("maxRequest", Int(10)).unwrap_err().to_string(),
+        "WsServer: unknown option 'workers.maxRequest' (10 given); did you mean 'workers.maxRequests'? \
+         Allowed options of 'workers': count, by, maxRequests, maxMemory, grace"
+    );
+    assert_eq!(
+        server_error(&map(&[("workers", map(&[("by", text("user"))]))])),
+        "WsServer: option 'workers' needs 'count', how many there are to be (0 to 256)"
+    );
+    assert_eq!(
+        server_error(&map(&[("workers", text("2"))])),
+        "WsServer: option 'workers' must be of type int or array (count, by, maxRequests, maxMemory, grace), string given"
+    );
+}
+
+#[test]
+fn a_watchdog_replaces_workers_where_there_are_any() {
+    let action = |workers: i64, action: Option<&str>| {
+        let mut entries = vec![("workers", Int(workers))];
+        if let Some(action) = action {
+            entries.push(("watchdog", map(&[("action", text(action))])));
+        }
+        server(&text("ws://a:1"), &map(&entries)).map(|config| config.watchdog.action)
+    };
+    assert_eq!(action(0, None), Ok(WatchdogAction::Log));
+    assert_eq!(action(2, None), Ok(WatchdogAction::Replace));
+    assert_eq!(action(2, Some("replace")), Ok(WatchdogAction::Replace));
+    assert_eq!(action(2, Some("log")), Ok(WatchdogAction::Log));
+    assert_eq!(
+        action(0, Some("replace")).unwrap_err().to_string(),
+        "WsServer: option 'watchdog.action' can be 'replace' only with 'workers': there is no worker to replace; \
+         allowed without are 'log', 'unready', 'drain'"
+    );
+}
+
+#[test]
 fn defaults_are_those_of_the_documentation() {
     let server = server(&text("ws://127.0.0.1:8080"), &List(vec![])).unwrap();
     let client = client(&text("ws://a"), &List(vec![])).unwrap();
@@ -490,6 +613,9 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!((server.watchdog.lag, server.watchdog.action), (Duration::from_secs(30), WatchdogAction::Log));
     assert_eq!((server.log_level, client.log_level), (LogLevel::Warning, LogLevel::Warning));
     assert_eq!((server.io_threads, server.reuse_port, server.backlog), (None, false, 4096));
+    assert_eq!((server.workers.count, &server.workers.by), (0, &WorkerKey::Connection));
+    assert_eq!((server.workers.max_requests, server.workers.max_memory), (None, None));
+    assert_eq!(server.workers.grace, Duration::from_secs(30));
     assert!(!server.ask_handshake && !server.announce_members && !client.ask_headers);
 
     let backoff = &client.reconnect.backoff;
@@ -528,8 +654,8 @@ fn unknown_keys_name_themselves_and_their_neighbour() {
     let far = hint("zzz");
     assert!(!far.contains("did you mean"), "{far}");
     assert!(far.contains("(1 given). Allowed options: heartbeat, idle, limits, send, compression, ack"), "{far}");
-    // Options of later releases and of other layers are as unknown as any.
-    assert!(hint("workers").starts_with("WsServer: unknown option 'workers'"), "{}", hint("workers"));
+    // Options of other layers are as unknown as any.
+    assert!(hint("worker").starts_with("WsServer: unknown option 'worker' (1 given); did you mean 'workers'?"));
 }
 
 #[test]
