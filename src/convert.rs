@@ -74,22 +74,27 @@ pub(crate) fn names(names: &[Arc<str>]) -> Zval {
     list(names.iter().map(|name| text(name)))
 }
 
+fn stat(stat: &Stat) -> Zval {
+    match stat {
+        Stat::Int(value) => int(*value),
+        Stat::Float(value) => {
+            let mut zval = Zval::new();
+            zval.set_double(*value);
+            zval
+        }
+        Stat::Flag(value) => boolean(*value),
+        Stat::Text(value) => text(value),
+        Stat::Tree(tree) => stats(tree),
+        Stat::List(entries) => list(entries.iter().map(stat)),
+        Stat::None => null(),
+    }
+}
+
 /// Nested arrays of counters.
 pub(crate) fn stats(stats: &Stats) -> Zval {
     let mut table = ZendHashTable::new();
-    for (key, stat) in &stats.0 {
-        let value = match stat {
-            Stat::Int(value) => int(*value),
-            Stat::Float(value) => {
-                let mut zval = Zval::new();
-                zval.set_double(*value);
-                zval
-            }
-            Stat::Flag(value) => boolean(*value),
-            Stat::Text(value) => text(value),
-            Stat::Tree(tree) => self::stats(tree),
-            Stat::None => null(),
-        };
+    for (key, value) in &stats.0 {
+        let value = stat(value);
         // Fails only for keys with a NUL byte.
         let _ = table.insert(key.as_ref(), value);
     }

@@ -239,7 +239,7 @@ fn put_metrics(out: &mut String, prefix: &str, stats: &Stats) {
             Stat::Int(value) => value.to_string(),
             Stat::Float(value) => value.to_string(),
             Stat::Flag(value) => u8::from(*value).to_string(),
-            Stat::Text(_) | Stat::None => continue,
+            Stat::Text(_) | Stat::List(_) | Stat::None => continue,
         };
         // A ratio has an `in` and an `out` as well.
         let kind = if matches!(stat, Stat::Int(_)) && COUNTERS.contains(&&**key) { "counter" } else { "gauge" };

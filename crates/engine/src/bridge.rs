@@ -131,6 +131,9 @@ pub enum Event {
     /// The connection goes to another worker: answer by [`Command::Released`] when all of its events before this one have
     /// been dealt with, and forget it. Only to workers.
     Release { server: EndpointId, conn: ConnId },
+    /// Workers have said something. Nobody but [`crate::local::Local`] gets it.
+    #[serde(skip)]
+    Nudge,
     /// For the application's logger.
     Log { endpoint: Option<EndpointId>, record: Box<LogRecord> },
 }
@@ -290,7 +293,7 @@ pub enum Verdict {
 }
 
 /// See [`Event::Authenticate`].
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Credentials {
     pub conn: ConnId,
     pub request: Arc<RequestHead>,
@@ -650,6 +653,7 @@ pub enum Stat {
     Flag(bool),
     Text(String),
     Tree(Stats),
+    List(Vec<Self>),
     None,
 }
 

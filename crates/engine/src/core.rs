@@ -126,6 +126,13 @@ impl Core {
         }
     }
 
+    /// Numbers begin here.
+    pub fn number_from(&self, connections: u64, endpoints: u32) {
+        self.next_connection.store(connections, Ordering::Relaxed);
+        self.next_ticket.store(connections, Ordering::Relaxed);
+        self.next_endpoint.store(endpoints, Ordering::Relaxed);
+    }
+
     pub fn next_connection_id(&self) -> ConnId {
         ConnId(self.next_connection.fetch_add(1, Ordering::Relaxed))
     }

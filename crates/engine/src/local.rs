@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Runtime;
@@ -24,12 +25,14 @@ use crate::bridge::{
 };
 use crate::client::Client;
 use crate::clock;
+use crate::config::Spawn;
 use crate::core::{Core, Endpoint};
 use crate::events::{self, EventQueue};
 use crate::outlet::{Ending, Item, Outlet};
 use crate::seat::Seat;
 use crate::server::Server;
 use crate::shard::Shard;
+use crate::workers::gateway::{self, Gateway};
 
 /// Bytes of messages that one [`Bridge::receive`] hands over at most: they are the application's from
 /// then on, so a batch must not be what breaks its memory.
@@ -71,6 +74,9 @@ pub struct Local {
     driver: Option<Driver>,
     /// Dropped by each thread when it ends: the receiver then knows that all have.
     ended: crossbeam_channel::Receiver<()>,
+    /// Where a server's callbacks run in workers.
+    gateway: Mutex<Option<Gateway>>,
+    has_gateway: AtomicBool,
 }
 
 impl Local {
@@ -135,12 +141,14 @@ impl Local {
                 drop(running);
             })?);
         }
-        Ok(Arc::new(Self { core, threads: Mutex::new(threads), driver, ended }))
+        let (gateway, has_gateway) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Arc::new(Self { core, threads: Mutex::new(threads), driver, ended, gateway, has_gateway }))
     }
 
     /// Stops all I/O threads, dropping every socket, and waits for them up to `deadline`; true when
     /// all have ended. Stop servers and close clients first.
     pub fn shutdown(&self, deadline: Duration) -> bool {
+        drop(self.gateway.lock().take());
         if let Some(driver) = &self.driver {
             driver.end();
             self.core.events.forget_driver();
@@ -242,6 +250,59 @@ impl Local {
 }
 
 impl Local {
+    pub(crate) fn event_queue(&self) -> Arc<EventQueue> {
+        self.core.events.clone()
+    }
+
+    /// Connections, endpoints and questions get numbers from these on.
+    pub(crate) fn number_from(&self, connections: u64, endpoints: u32) {
+        self.core.number_from(connections, endpoints);
+    }
+
+    /// Returns when all workers of the server have called `run()`.
+    fn start_workers(&self, server: &Arc<Server>, spawn: Spawn) -> Result<(), CommandError> {
+        if self.gateway.lock().is_some() {
+            return Err(CommandError::Start(
+                "a process has one server with workers, and this one has it already".into(),
+            ));
+        }
+        // The I/O threads do all the work meanwhile.
+        self.rest();
+        let handle = self.core.shards[0].handle.clone();
+        let gateway = Gateway::start(self, server.clone(), spawn, gateway::settings(server), handle);
+        *self.gateway.lock() = Some(gateway);
+        self.has_gateway.store(true, Ordering::Relaxed);
+        let mut events = Vec::new();
+        let result = loop {
+            self.receive(&mut events, usize::MAX);
+            let readiness = self
+                .gateway
+                .lock()
+                .as_ref()
+                .map_or(Ok(true), |gateway| gateway.roster.readiness().map_err(ToOwned::to_owned));
+            match readiness {
+                Ok(true) => break Ok(()),
+                Ok(false) => {}
+                Err(why) => break Err(CommandError::Start(why)),
+            }
+            if self.prepare_sleep() {
+                let limit = Timespec { tv_sec: 1, tv_nsec: 0 };
+                // A signal only makes it look once more.
+                let _ = rustix::event::poll(&mut [PollFd::new(&self.descriptor(), PollFlags::IN)], Some(&limit));
+            }
+        };
+        // For the application, when it is ready to take them.
+        for event in events {
+            self.core.events.push(event);
+        }
+        if result.is_err() {
+            self.has_gateway.store(false, Ordering::Relaxed);
+            drop(self.gateway.lock().take());
+            server.discard();
+        }
+        result
+    }
+
     fn carry_out(&self, command: Command) -> Result<Reply, CommandError> {
         Ok(match command {
             Command::StartServer(config) => Reply::Endpoint(Server::start(&self.core, *config)?),
@@ -363,7 +424,15 @@ impl Local {
             Command::Connections { server } => Reply::Conns(self.server(server)?.connection_ids()),
             Command::CountConnections { server } => Reply::Count(self.server(server)?.count()),
             Command::EndpointStats { endpoint } => Reply::Stats(match self.core.endpoint(endpoint) {
-                Some(Endpoint::Server(server)) => server.stats(),
+                Some(Endpoint::Server(server)) => {
+                    // Who asks from within a turn of the gateway knows better.
+                    if let Some(Some(gateway)) = self.gateway.try_lock().as_deref()
+                        && gateway.endpoint() == endpoint
+                    {
+                        server.set_workers(gateway.stats());
+                    }
+                    server.stats()
+                }
                 Some(Endpoint::Client(client)) => client.stats(),
                 None => Stats::default(),
             }),
@@ -509,14 +578,20 @@ impl Local {
                 Reply::Done
             }
             Command::Opened { .. } | Command::Ended { .. } | Command::Released { .. } => Reply::Done,
-            // Nobody else serves any.
-            Command::Describe { .. } => Reply::Described(Vec::new()),
+            Command::Describe { conns } => match &*self.gateway.lock() {
+                Some(gateway) => gateway.roster.describe(conns),
+                // Nobody else serves any.
+                None => Reply::Described(Vec::new()),
+            },
             Command::StartWorkers { server, spawn } => {
-                self.start_workers(self.server(server)?, *spawn)?;
+                self.start_workers(&self.server(server)?, *spawn)?;
                 Reply::Done
             }
             Command::Reload { server } => {
-                self.reload_workers(self.server(server)?)?;
+                match &mut *self.gateway.lock() {
+                    Some(gateway) if gateway.endpoint() == server => gateway.reload(self)?,
+                    _ => return Err(CommandError::Invalid("the server has no workers (option 'workers')".into())),
+                }
                 Reply::Done
             }
             Command::Forget { endpoint } => {
@@ -689,7 +764,7 @@ fn report_panic(core: &Weak<Core>, thread: usize, panic: &(dyn Any + Send)) {
 
 /// The answer of an endpoint that has ended, where that is no error: the application hears of the end
 /// after the events before it, and what it does on those must not fail.
-fn of_nothing(command: &Command) -> Option<Reply> {
+pub(crate) fn of_nothing(command: &Command) -> Option<Reply> {
     Some(match command {
         Command::StopServer { .. }
         | Command::Bind { .. }
@@ -780,6 +855,12 @@ impl Bridge for Local {
                 }
                 _ => {}
             }
+        }
+        if self.has_gateway.load(Ordering::Relaxed)
+            && let Some(gateway) = &mut *self.gateway.lock()
+        {
+            gateway.turn(self, into, from);
+            return into.len() - from;
         }
         count
     }

@@ -238,8 +238,8 @@ impl Outlet {
         self
     }
 
-    pub fn request(&self) -> Option<&RequestHead> {
-        self.request.as_deref()
+    pub fn request(&self) -> Option<&Arc<RequestHead>> {
+        self.request.as_ref()
     }
 
     /// What it costs in `limits.memory` by itself, and by what it alone has to send.

@@ -45,6 +45,7 @@ use crate::status::{self, About, ConnectionInfo, History};
 use crate::stream::Stream;
 use crate::tls::{Refreshed, ServerTlsAcceptor};
 use crate::upgrade::{self, Accept, Decision, Verdict};
+use crate::workers::Questions;
 
 /// Descriptors that are not for connections: listeners, files, PHP's own.
 const RESERVED_DESCRIPTORS: u64 = 64;
@@ -143,6 +144,8 @@ pub struct Server {
     /// The same by the calendar, in seconds since 1970.
     started_at: f64,
     history: History,
+    /// Where callbacks run in workers.
+    workers: Mutex<Option<Stats>>,
 }
 
 impl Server {
@@ -222,6 +225,7 @@ impl Server {
             started: clock::now(),
             started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             history: History::default(),
+            workers: Mutex::default(),
             config,
         });
         core.add_endpoint(id, Endpoint::Server(server.clone()));
@@ -431,7 +435,7 @@ impl Server {
             self.sessions.subscribe(outlet, channel);
         }
         let new = joined.is_some();
-        if let (Some(channel), true) = (joined, self.config.announce_members) {
+        if let (Some(channel), true) = (joined, self.sessions.questions.announce_members.load(Ordering::Relaxed)) {
             self.context.events.push(Event::Join { server: self.id, channel, conn: outlet.id });
         }
         Ok(new)
@@ -443,7 +447,7 @@ impl Server {
             self.sessions.unsubscribe(outlet, channel);
         }
         let was = left.is_some();
-        if let (Some(channel), true) = (left, self.config.announce_members) {
+        if let (Some(channel), true) = (left, self.sessions.questions.announce_members.load(Ordering::Relaxed)) {
             self.context.events.push(Event::Leave { server: self.id, channel, conn: outlet.id });
         }
         was
@@ -527,6 +531,24 @@ impl Server {
         }
     }
 
+    pub fn id(&self) -> EndpointId {
+        self.id
+    }
+
+    pub fn config(&self) -> &ServerConfig {
+        &self.config
+    }
+
+    /// What the application wants to be asked from now on.
+    pub fn set_questions(&self, questions: Questions) {
+        self.sessions.set_questions(questions);
+    }
+
+    /// What is to be shown of its workers.
+    pub fn set_workers(&self, stats: Stats) {
+        *self.workers.lock() = Some(stats);
+    }
+
     /// Its `limits.memory`.
     pub fn memory_limit(&self) -> usize {
         self.context.limits.memory
@@ -568,7 +590,7 @@ impl Server {
         // Messages that are coming in, files, and other servers and clients of the process.
         let other = used.saturating_sub(own + sending + shared + inbound + kept);
         sum.deflate.absorb(&counters.deflate);
-        Stats(vec![
+        let mut stats = Stats(vec![
             ("uptime".into(), Stat::Float((clock::now() - self.started).as_secs_f64())),
             ("admin".into(), self.admin.clone().map_or(Stat::None, Stat::Text)),
             (
@@ -639,7 +661,11 @@ impl Server {
                     ("eventsWaiting".into(), int(self.context.events.len() as u64)),
                 ])),
             ),
-        ])
+        ]);
+        if let Some(workers) = &*self.workers.lock() {
+            stats.0.push(("workers".into(), Stat::Tree(workers.clone())));
+        }
+        stats
     }
 
     fn encode(&self, data: &Bytes, binary: bool) -> Arc<SharedFrame> {
@@ -893,7 +919,7 @@ impl Server {
             Verdict::Answer(response) => return Judgement::refuse(response),
             Verdict::File(missing) => return Judgement::File(missing),
         };
-        if self.config.ask_handshake {
+        if self.sessions.questions.ask_handshake.load(Ordering::Relaxed) {
             Judgement::Ask(accept)
         } else if *self.stopping.borrow() {
             unavailable(SHUTTING_DOWN)
@@ -1095,8 +1121,8 @@ fn connection_info(outlet: &Outlet, now: Time) -> ConnectionInfo {
     let request = outlet.request();
     ConnectionInfo {
         id: outlet.id,
-        remote: request.map(RequestHead::remote).unwrap_or_default().to_owned(),
-        path: request.map(RequestHead::path).unwrap_or_default().to_owned(),
+        remote: request.map(|request| request.remote()).unwrap_or_default().to_owned(),
+        path: request.map(|request| request.path()).unwrap_or_default().to_owned(),
         user,
         lifeline: outlet.is_lifeline(),
         age: now - outlet.opened,
@@ -1134,7 +1160,7 @@ impl Owner for Server {
             self.sessions.lost(outlet, end);
         }
         for channel in self.sessions.directory.remove(outlet) {
-            if self.config.announce_members {
+            if self.sessions.questions.announce_members.load(Ordering::Relaxed) {
                 self.context.events.push(Event::Leave { server: self.id, channel, conn: outlet.id });
             }
         }

@@ -49,6 +49,7 @@ use crate::http::RequestHead;
 use crate::keeper::Tend;
 use crate::memory::Memory;
 use crate::outlet::{Ending, Item, Outlet};
+use crate::workers::Questions;
 
 /// Questions that may wait for the application at a time.
 const QUESTIONS: usize = 4096;
@@ -70,6 +71,8 @@ pub struct Sessions {
     events: Arc<EventQueue>,
     memory: Arc<Memory>,
     pub directory: Arc<Directory>,
+    /// What the application wants to be asked.
+    pub questions: Asks,
     config: ServerConfig,
     /// When connections with a session beat.
     beats: Arc<HeartbeatConfig>,
@@ -175,6 +178,22 @@ struct Parting {
     reason: Box<str>,
 }
 
+/// What the application wants to be asked and told now; where it runs in workers, new code may want something else.
+#[derive(Debug, Default)]
+pub struct Asks {
+    pub ask_handshake: AtomicBool,
+    pub authenticate: AtomicBool,
+    pub announce_members: AtomicBool,
+}
+
+impl Asks {
+    fn set(&self, questions: Questions) {
+        self.ask_handshake.store(questions.ask_handshake, Ordering::Relaxed);
+        self.authenticate.store(questions.authenticate, Ordering::Relaxed);
+        self.announce_members.store(questions.announce_members, Ordering::Relaxed);
+    }
+}
+
 /// What the application knows of a session.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Profile {
@@ -225,6 +244,13 @@ impl Sessions {
         };
         let Restored { stored, profiles, damages, remarks } = restored;
         let sessions = Arc::new(Self::new(id, core, config, book, stored, profiles));
+        sessions.questions.set(Questions {
+            ask_handshake: config.ask_handshake,
+            authenticate: config.authenticate,
+            authorise: config.authorise,
+            snapshots: config.snapshots,
+            announce_members: config.announce_members,
+        });
         let _ = sessions.myself.set(Arc::downgrade(&sessions));
         for damage in damages {
             sessions.fail_storage(damage);
@@ -320,6 +346,7 @@ impl Sessions {
             events: core.events.clone(),
             memory: core.memory.clone(),
             directory: Arc::default(),
+            questions: Asks::default(),
             config: config.clone(),
             beats: Arc::new(beats),
             inner: Mutex::new(inner),
@@ -353,12 +380,19 @@ impl Sessions {
         let mut inner = self.inner.lock();
         inner.machine.set_spread(spread);
         self.begin_time();
-        let request = info.request.clone().filter(|_| self.config.authenticate);
+        let request = info.request.clone().filter(|_| self.questions.authenticate.load(Ordering::Relaxed));
         let asking = Asking { request, info: Some(Box::new(info)), ..Asking::default() };
         let link = Link { outlet: outlet.clone(), session: None, asking: Some(Box::new(asking)) };
         inner.links.insert(outlet.id, link);
         inner.machine.handle_connected(now, LinkId(outlet.id.0));
         self.carry_out(inner, now, By::Task(outlet.id));
+    }
+
+    /// What the application wants to be asked from now on.
+    pub fn set_questions(&self, questions: Questions) {
+        self.questions.set(questions);
+        let Questions { authenticate, authorise, snapshots, .. } = questions;
+        self.inner.lock().machine.set_questions(authenticate, authorise, snapshots);
     }
 
     /// From now on there may be sessions.
@@ -1112,7 +1146,8 @@ impl Sessions {
         let Some(core) = self.core.upgrade() else { return };
         let Some(link) = inner.links.get_mut(&conn) else { return };
         let asking = link.asking.get_or_insert_default();
-        let Some(request) = asking.request.clone() else { return };
+        // One from before anybody asked has left it with the connection.
+        let Some(request) = asking.request.clone().or_else(|| link.outlet.request().cloned()) else { return };
         if asking.asked {
             // Of those that come meanwhile, only the last are worth a look.
             asking.fresh = Some((token, session));
@@ -1218,7 +1253,7 @@ impl Sessions {
     /// The connection is in the channel.
     fn join(&self, outlet: &Arc<Outlet>, channel: &str) -> Result<(), CommandError> {
         let joined = self.directory.subscribe(outlet, channel, &self.config.server_limits)?;
-        if let (Some(channel), true) = (joined, self.config.announce_members) {
+        if let (Some(channel), true) = (joined, self.questions.announce_members.load(Ordering::Relaxed)) {
             self.events.push(Event::Join { server: self.id, channel, conn: outlet.id });
         }
         Ok(())
@@ -1245,7 +1280,7 @@ impl Sessions {
     }
 
     fn tell_leave(&self, outlet: &Outlet, channel: Arc<str>) {
-        if self.config.announce_members {
+        if self.questions.announce_members.load(Ordering::Relaxed) {
             self.events.push(Event::Leave { server: self.id, channel, conn: outlet.id });
         }
     }

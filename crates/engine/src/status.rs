@@ -189,15 +189,19 @@ pub fn round_trips(mut micros: Vec<u32>) -> Stats {
     ])
 }
 
-fn tree(stats: &Stats) -> Value {
-    let value = |stat: &Stat| match stat {
+fn value(stat: &Stat) -> Value {
+    match stat {
         Stat::Int(value) => json!(value),
         Stat::Float(value) => json!(value),
         Stat::Flag(value) => json!(value),
         Stat::Text(value) => json!(value),
         Stat::Tree(stats) => tree(stats),
+        Stat::List(list) => list.iter().map(value).collect(),
         Stat::None => Value::Null,
-    };
+    }
+}
+
+fn tree(stats: &Stats) -> Value {
     Value::Object(stats.0.iter().map(|(key, stat)| (key.to_string(), value(stat))).collect::<Map<_, _>>())
 }
 

@@ -141,7 +141,7 @@ fn opened(app: &mut App) -> (ConnId, Box<OpenInfo>) {
                 request: info.request.clone(),
                 session: info.session.clone(),
                 resumed: info.resumed,
-            user: None,
+                user: None,
             }),
         )),
         _ => None,

@@ -327,7 +327,14 @@ impl Client {
             core.add_connection(&outlet);
         }
         let resumed = welcomed.resumed;
-        outlet.announce(OpenInfo { remote, protocol: Arc::from(PROTOCOL), request: None, session: None, resumed, user: None });
+        outlet.announce(OpenInfo {
+            remote,
+            protocol: Arc::from(PROTOCOL),
+            request: None,
+            session: None,
+            resumed,
+            user: None,
+        });
         for gap in std::mem::take(&mut inner.session.early) {
             self.report_gap(&outlet, gap);
         }

@@ -611,6 +611,13 @@ impl<R: RngCore> Server<R> {
 
     /// The application's answer to [`Output::Authenticate`]: the owner, if it names one, or a close code.
     /// A session is only resumed by its owner.
+    /// From now on the application wants to be asked about credentials, channels and snapshots, or not.
+    pub fn set_questions(&mut self, authenticate: bool, authorise: bool, snapshots: bool) {
+        self.config.authenticate = authenticate;
+        self.config.authorise = authorise;
+        self.config.snapshots = snapshots;
+    }
+
     pub fn handle_authenticated(&mut self, now: Time, link: LinkId, answer: Result<Option<Arc<str>>, u16>) {
         match (self.links.get_mut(&link), answer) {
             (None | Some(Link::Greeting { .. }), _) => {}
