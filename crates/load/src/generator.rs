@@ -15,6 +15,7 @@ use crate::args::Args;
 use crate::broadcast::Broadcast;
 use crate::crew::{Crew, Scene};
 use crate::losses::{Blocked, Reconnect};
+use crate::numbers::{Numbers, Order};
 use crate::pool::Plan;
 use crate::process::Tree;
 use crate::profile::Profile;
@@ -55,6 +56,12 @@ lifeline-load reconnect --conns N [--retry S] [--concurrency N] [--timeout S]
 lifeline-load blocked --conns N --order TEXT [--at S] [--secs S] [--every S] [--silent N]
     A peer sends the order that makes the application block at --at; the others ping each --every
     seconds (0: only answer), the first --silent answer nothing.
+lifeline-load numbers --conns N [--window N] [--size BYTES] [--every S] [--patience S]
+    Each sends a numbered message each --every seconds (0.1), up to --window (8) unanswered, and expects it back; one
+    more when there was no answer for --patience seconds (2). Prints 'ready' when all are open, and for the line
+    'count' on stdin what was counted so far. At the end of stdin each sends one more, and ends when that is answered or
+    --timeout over: counts what was lost (not answered, but a later one was), reordered, repeated, changed, closed.
+    Exit code 1: anything but losses.
 lifeline-load run PROFILE.toml|PROFILE.json
     url, size, text, window, threads, sources; [[stages]] of seconds, conns and rate at their end;
     [thresholds] such as p99_ms = \"< 50\", failed = \"== 0\". Exit code 1: one was missed.
@@ -316,6 +323,48 @@ pub fn reconnect(mut args: Args) -> Result<ExitCode> {
     let report = reconnect.run(|| crate::say("ready"), || restarted.load(Ordering::Relaxed))?;
     common.only_json(&report);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Peers that number their messages.
+///
+/// # Errors
+/// Arguments, or not all connections opened.
+pub fn numbers(mut args: Args) -> Result<ExitCode> {
+    let common = Common::take(&mut args)?;
+    let conns = args.required("conns")?;
+    let numbers = Numbers {
+        plan: common.plan(sources_for(conns))?,
+        conns,
+        window: args.or("window", 8)?,
+        size: args.or("size", 32)?,
+        every: seconds(&mut args, "every", 0.1)?,
+        patience: seconds(&mut args, "patience", 2.0)?,
+        timeout: common.timeout,
+    };
+    args.finish()?;
+    ensure!(conns > 0 && numbers.window > 0, "--conns and --window: from 1");
+    let (orders, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            let Ok(line) = line else { break };
+            let order = if line == "count" { Ok(Order::Count) } else { Err(line) };
+            if orders.send(order).is_err() {
+                return;
+            }
+        }
+        let _ = orders.send(Ok(Order::End));
+    });
+    let order = || match told.try_recv().ok()? {
+        Ok(order) => Some(order),
+        Err(line) => {
+            crate::say(&format!("error unknown command '{line}'"));
+            None
+        }
+    };
+    let report = numbers.run(|| crate::say("ready"), order, |report| crate::say(&report.to_string()))?;
+    common.only_json(&report);
+    let faults = ["closes", "reordered", "duplicates", "unknown", "changed", "waiting"];
+    Ok(if faults.iter().all(|name| report[*name] == 0) { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 /// Peers of a server whose application is blocked.

@@ -13,6 +13,7 @@ pub mod generator;
 pub mod hold;
 pub mod lifeline;
 pub mod losses;
+pub mod numbers;
 pub mod pool;
 pub mod process;
 pub mod profile;

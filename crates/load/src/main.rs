@@ -84,6 +84,7 @@ fn run() -> Result<ExitCode> {
         "echo" if args.has("secs") => return generator::echo(args),
         "handshake" => return generator::handshake(args),
         "idle" => return generator::idle(args),
+        "numbers" => return generator::numbers(args),
         "reconnect" => return generator::reconnect(args),
         "resume" => return generator::resume(args),
         "run" => return generator::profile(profile, args),
@@ -98,7 +99,7 @@ fn run() -> Result<ExitCode> {
         "proxy" => runtime.block_on(proxy(args)),
         _ => bail!(
             "unknown sub-command '{command}'; known are blocked, broadcast, churn, echo, handshake, hold, idle, \
-             proxy, reconnect, resume, run, serve; see 'lifeline-load help'"
+             numbers, proxy, reconnect, resume, run, serve; see 'lifeline-load help'"
         ),
     }
 }
