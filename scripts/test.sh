@@ -102,7 +102,7 @@ else
     part interop 400 tests/interop/run
     part conformance 600 tests/conformance/run
     # The kinds of test that bring their own runner.
-    for name in browser chaos abuse soak guard; do
+    for name in browser chaos workers abuse soak guard; do
         [ ! -x "tests/$name/run" ] || part "$name" 600 "tests/$name/run"
     done
     part demo 120 env DURATION=20 scripts/demo.sh
@@ -111,7 +111,7 @@ else
         part asan 7200 scripts/asan.sh
         if cargo +nightly miri --version >/dev/null 2>&1; then part miri 7200 scripts/miri.sh; fi
         part valgrind 7200 scripts/phpt.sh -m
-        for name in chaos abuse soak; do
+        for name in chaos workers abuse soak; do
             [ ! -x "tests/$name/run" ] || part "$name-full" 7200 "tests/$name/run" full
         done
         part conformance-full 7200 tests/conformance/run full

@@ -1,0 +1,101 @@
+"""On the socket between gateway and worker is said what no worker says: it is refused, and the gateway goes on.
+
+The framing is that of crates/engine/src/workers/wire.rs: a length of four bytes, little-endian, and what it counts.
+"""
+
+import base64
+import os
+import random
+import re
+
+from gateway import Gateway, all_open, pids
+from harness import ROOT, check, equal
+
+LARGEST = 1 << 30
+
+
+def frame(body, length=None):
+    return (len(body) if length is None else length).to_bytes(4, "little") + body
+
+
+def build():
+    with open(os.path.join(ROOT, "Cargo.toml")) as manifest:
+        return re.search(r'^version = "(.*?)"', manifest.read(), re.M)[1]
+
+
+def greeting(version=1, build_of=None):
+    name = (build_of or build()).encode()
+    # Hello, without any callback that asks.
+    return frame(b"lifeline-worker" + version.to_bytes(2, "little") + bytes([len(name)]) + name + bytes(6))
+
+
+# What is said, by whom, what it does then, what is logged.
+STRANGERS = {
+    "garbage": (b"\xf0" * 300, "self", "wait", r"a frame of \d+ bytes"),
+    "text": (frame(b"GET / HTTP/1.1"), "self", "wait", r"does not begin with a worker's greeting"),
+    "truncated": (frame(b"lifeline-worker", 100), "self", "end", r"19 bytes|middle of a frame|no whole frame"),
+    "oversized": (frame(b"lifeline-worker", LARGEST + 1), "self", "wait", rf"a frame of {LARGEST + 1} bytes, allowed are 1 to {LARGEST}"),
+    "empty": (frame(b""), "self", "wait", r"a frame of 0 bytes"),
+    "version": (greeting(version=99), "self", "wait", r"speaks version 99 .* restart the server"),
+    "build": (greeting(build_of="0.0.1"), "self", "wait", r"lifeline 0\.0\.1, this process has .* restart the server"),
+    "greeting": (frame(greeting()[4:-6] + b"\x63"), "self", "wait", r"cannot be read as a greeting"),
+    "message": (greeting() + frame(b"\xff" * 20), "self", "wait", r"cannot be read"),
+    "oversized_message": (greeting() + frame(b"", 0xFFFF_FFFF), "self", "wait", r"a frame of 4294967295 bytes"),
+    "truncated_message": (greeting() + frame(b"\x03", 5000), "self", "end", r"5 bytes|middle of a frame|no whole frame"),
+    "other_process": (greeting(), "child", "wait", r"process|credentials"),
+}
+
+
+def stranger(what):
+    said, by, then, pattern = STRANGERS[what]
+    config = {"bytes": base64.b64encode(said).decode(), "by": by, "then": then}
+    gateway = Gateway(2, script="rude.php", **config)
+    rude = gateway.php.wait_event("rude")[0]["pid"]
+    gateway.php.wait_event("listening", worker=2)
+    clients = gateway.clients(3)
+    for client in clients:
+        client.ask("before")
+    line = gateway.wait_logged(re.compile(f"worker 1.*({pattern})", re.S))
+    # Ended, and tried again.
+    gateway.php.wait_event("rude", count=2)
+    check(rude not in pids(gateway.workers()), f"process {rude} is taken for a worker")
+    for client in clients:
+        client.ask("after")
+    newcomer = gateway.clients(1)[0]
+    newcomer.ask("hello")
+    all_open([*clients, newcomer])
+    told = gateway.workers()
+    check(re.search(pattern, told["lastError"] or ""), f"lastError {told['lastError']!r}")
+    equal(len(gateway.php.events("listening", worker=2)), 1, "starts of the other worker")
+    gateway.php.kill()
+    return line
+
+
+def make(what):
+    def test(binary):
+        return f"'{stranger(what)}'"
+
+    return test
+
+
+for name in STRANGERS:
+    globals()[f"test_{name}"] = make(name)
+
+
+def test_from_a_worker_that_serves(binary):
+    """Its connections move, and stay."""
+    chance = random.Random(7)
+    gateway = Gateway(2)
+    gateway.wait_serving()
+    clients = gateway.clients(8)
+    for round, said in enumerate((frame(b"\xff\xff\xff"), frame(b"", LARGEST + 1), chance.randbytes(3) + b"\xff")):
+        before = clients[0].who()
+        clients[0].order(f"rude {base64.b64encode(said).decode()}")
+        told = gateway.wait_serving(crashes=round + 1)
+        check(before["pid"] not in pids(told), f"the rude worker is there: {told}")
+        for client in clients:
+            client.ask("after")
+        now = clients[0].who()
+        check(now["resumed"] and now["pid"] != before["pid"], f"{before} became {now}")
+    all_open(clients)
+    return f"{round + 1} workers ended, {len(clients)} clients stay; '{told['lastError']}'"
