@@ -4,8 +4,8 @@ import { get } from 'node:http';
 import { Php } from './peers.mjs';
 import { until } from './served.mjs';
 
-async function serve(work, clients = 6) {
-  const php = await Php.start('admin.php', String(clients));
+async function serve(work, clients = 6, script = 'admin.php') {
+  const php = await Php.start(script, String(clients));
   try {
     await work(php, php.of('ready')[0].admin);
   } finally {
@@ -74,6 +74,7 @@ export const tests = {
     serve(async (php, url) => {
       const page = await open(context, url);
       await until(async () => (await number(page, 'connections')) === '6', 'six connections');
+      assert.ok(await page.isHidden('#workers'));
       const titles = ['Connections', 'Messages a second', 'Bytes a second', 'PHP behind', 'Round trips', 'Memory of messages', 'Sessions and channels', 'Lost and cut, a second'];
       const before = await Promise.all(titles.map((title) => drawn(page, title)));
       const points = (paths) => Math.max(...paths.map((path) => path.split('L').length));
@@ -120,6 +121,61 @@ export const tests = {
       const status = await new Promise((resolve) => get(`${url}/connections.json`, { headers: { host: 'evil.example' } }, (answer) => resolve(answer.statusCode)));
       assert.equal(status, 403);
     }, 52),
+
+  'admin: workers, as they come and go, on a phone and wide': ({ browser }) =>
+    serve(
+      async (php, url) => {
+        const { address, pid } = php.of('ready')[0];
+        const sockets = [];
+        let ended = 0;
+        for (let number = 0; number < 5; number++) {
+          const headers = { upgrade: 'websocket', connection: 'Upgrade', 'sec-websocket-version': '13', 'sec-websocket-key': 'dGhlIHNhbXBsZSBub25jZQ==' };
+          const request = get(address.replace('ws:', 'http:'), { headers });
+          const socket = await new Promise((resolve, reject) => request.on('upgrade', (_, it) => resolve(it)).on('error', reject));
+          sockets.push(socket.on('close', () => ended++).resume());
+        }
+        for (const width of [360, 1280]) {
+          const context = await browser.newContext({ viewport: { width, height: 740 } });
+          const page = await open(context, url);
+          const rows = () => page.$$eval('#workers-list tr', (all) => all.map((row) => [...row.cells].map((cell) => cell.textContent)));
+          await until(async () => (await rows()).length === 2, 'two workers');
+          await until(async () => (await rows()).reduce((sum, row) => sum + Number(row[3]), 0) === 5, 'their connections');
+          const [first, second] = await rows();
+          assert.deepEqual([first[0], first[1], second[0], second[1]], ['1', 'serving', '2', 'serving']);
+          assert.notEqual(first[2], second[2]);
+          assert.match(first[6], /^[\d.]+ MiB$/);
+          assert.match(await page.textContent('#workers-said'), /^2 of 2 serve · generation \d · /);
+          if (width === 360) {
+            assert.ok(await page.isHidden('#workers-error'));
+            // A text frame, masked with zeros.
+            sockets[0].write(Buffer.from([0x81, 0x84, 0, 0, 0, 0, ...Buffer.from('exit')]));
+            await until(() => page.isVisible('#workers-error'), 'why one has ended');
+            assert.match(await page.textContent('#workers-error'), /exit status 7/);
+            assert.match(await page.textContent('#workers-said'), / · 1 crash · 0 recycled · 1 lost$/);
+          } else {
+            process.kill(pid, 'SIGUSR1');
+            await until(async () => /generation 2 · 1 reload ·/.test(await page.textContent('#workers-said')), 'a reload');
+          }
+          const { wide, spills } = await page.evaluate(() => ({
+            wide: document.documentElement.scrollWidth,
+            spills: [...document.querySelectorAll('#workers *')].filter((node) => !node.closest('thead') && node.getBoundingClientRect().right > innerWidth + 0.5).map((node) => node.outerHTML.slice(0, 80)),
+          }));
+          assert.ok(wide <= width, `${wide} of ${width}`);
+          // The table of the wide form may scroll, but has no need to.
+          assert.deepEqual(spills, []);
+          for (const colorScheme of ['light', 'dark']) {
+            await page.emulateMedia({ colorScheme });
+            assert.deepEqual(await page.evaluate(pale), [], `${width} ${colorScheme}`);
+          }
+          assert.deepEqual(page.problems, []);
+          await context.close();
+        }
+        assert.equal(ended, 0);
+        sockets.forEach((socket) => socket.destroy());
+      },
+      0,
+      'admin-workers.php',
+    ),
 
   'admin: readable on a phone and wide, in both themes, and nothing jumps': ({ browser }) =>
     serve(async (php, url) => {

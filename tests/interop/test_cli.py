@@ -12,6 +12,7 @@ from websockets.asyncio.client import connect
 
 BIN = str(ROOT / "php" / "bin" / "lifeline")
 SERVICE = str(HERE / "service.php")
+WORKERS = str(HERE / "workers.php")
 
 
 def php(*options: str) -> list[str]:
@@ -50,14 +51,15 @@ class Cli(InteropCase):
         said = await self.ok("start", "--daemon", *arguments, SERVICE, config, **more)
         pid = int(re.fullmatch(r"ready, as process (\d+)\n", said)[1])
 
-        def end():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-
-        self.addCleanup(end)
+        self.addCleanup(self.end, pid)
         return pid
+
+    @staticmethod
+    def end(pid: int) -> None:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
     async def test_a_server_from_its_start_to_its_end(self):
         self.configure()
@@ -138,6 +140,47 @@ class Cli(InteropCase):
         (self.folder / "idle.php").write_text("<?php sleep(60);")
         await self.fails(1, "no server listens after 0.2 s; see lifeline.log", "start", "--daemon", "--timeout=0.2", "idle.php")
         await self.ok("stop")
+
+    async def test_workers_are_shown_and_reloaded(self):
+        self.configure(script=WORKERS)
+        broken = self.folder / "broken"
+        config = json.dumps({"options": {"admin": self.admin(), "workers": 2, "watchdog": {"lag": 600}}, "broken": str(broken)})
+        gateway = int((await self.ok("start", "--daemon", WORKERS, config)).split()[-1])
+        self.addCleanup(self.end, gateway)
+        url = re.search(r"listens on (ws://\S+)", (self.folder / "app.log").read_text())[1]
+        async with connect(url, ping_interval=None) as peer:
+
+            async def served_by() -> int:
+                await peer.send("hello")
+                return int((await asyncio.wait_for(peer.recv(), PATIENCE)).split()[-1])
+
+            first = await served_by()
+            self.assertNotEqual(first, gateway)
+            status = await self.ok("status")
+            self.assertRegex(status, r"\nworkers +2 of 2 serve, generation 1; reloads 0, failed 0; crashes 0, recycled 0; messages lost 0\n")
+            self.assertRegex(status, rf"\nworker +process  state +connections .*\n(.*\n)* +[12] +{first}  serving +1 ")
+            self.assertRegex(await self.ok("reload"), r"^reloaded: generation 2, 2 workers, after \d+\.\d s\n$")
+            second = await served_by()
+            self.assertNotIn(second, (first, gateway))
+
+            broken.touch()
+            await self.fails(1, "not reloaded, the old workers go on: .*no database today", "reload")
+            self.assertEqual(await served_by(), second)
+            self.assertRegex(await self.ok("status"), r"generation 2; reloads 1, failed 1; .*\n +last error: .*no database today")
+            broken.unlink()
+            # The process that answers is known without the file, too.
+            (self.folder / "app.pid").rename(self.folder / "other.pid")
+            self.assertRegex(await self.ok("reload"), "^reloaded: generation 3, ")
+            (self.folder / "other.pid").write_text(f"{os.getpid()}\n")
+            await self.fails(1, f"process {gateway} answers on .*, but process {os.getpid()} is that of other.pid", "reload", "--pid-file=other.pid")
+        self.end(gateway)
+
+        await self.fails(1, "nothing answers on ", "reload")
+        self.configure()
+        pid = await self.daemon()
+        await self.fails(1, "has no workers .*needs a restart", "reload")
+        # It has not been signalled: that would have been its end.
+        self.assertEqual(json.loads(await self.ok("status", "--json"))["pid"], pid)
 
     async def test_what_is_wrong_is_named(self):
         listening = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)

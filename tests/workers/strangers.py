@@ -7,6 +7,8 @@ import base64
 import os
 import random
 import re
+import signal
+import tempfile
 
 from gateway import Gateway, all_open, pids
 from harness import ROOT, check, equal
@@ -48,14 +50,21 @@ STRANGERS = {
 
 def stranger(what):
     said, by, then, pattern = STRANGERS[what]
-    config = {"bytes": base64.b64encode(said).decode(), "by": by, "then": then}
-    gateway = Gateway(2, script="rude.php", **config)
-    rude = gateway.php.wait_event("rude")[0]["pid"]
-    gateway.php.wait_event("listening", worker=2)
-    clients = gateway.clients(3)
+    with tempfile.TemporaryDirectory() as folder:
+        return confront(said, by, then, pattern, os.path.join(folder, "when"))
+
+
+def confront(said, by, then, pattern, when):
+    gateway = Gateway(2, script="rude.php", bytes=base64.b64encode(said).decode(), by=by, then=then, when=when)
+    [first] = [worker["pid"] for worker in gateway.wait_serving()["list"] if worker["number"] == 1]
+    clients = gateway.clients(4)
     for client in clients:
         client.ask("before")
-    line = gateway.wait_logged(re.compile(f"worker 1.*({pattern})", re.S))
+    # From now on there is none that serves in its place.
+    open(when, "w").close()
+    os.kill(first, signal.SIGKILL)
+    rude = gateway.php.wait_event("rude")[0]["pid"]
+    line = gateway.wait_logged(re.compile(f"worker 1 .*({pattern})", re.S))
     # Ended, and tried again.
     gateway.php.wait_event("rude", count=2)
     check(rude not in pids(gateway.workers()), f"process {rude} is taken for a worker")

@@ -139,6 +139,23 @@
     }
   };
 
+  const plural = (number, word, end = 's') => `${count(number)} ${word}${number === 1 ? '' : end}`;
+  /** Only where callbacks run in processes of their own. */
+  const staff = (told) => {
+    by('workers').hidden = !told;
+    if (!told) return;
+    const names = ['worker', 'state', 'process', 'connections', 'messages', 'behind', 'memory', 'age'];
+    const rows = told.list.map((one) => {
+      const cells = [one.number, one.state, one.pid, count(one.connections), count(one.messages), time(one.lag), bytes(one.memory), span(one.uptime)];
+      return el('tr', { 'data-state': one.state }, ...cells.map((text, at) => el('td', { 'data-name': names[at] }, String(text))));
+    });
+    by('workers-list').replaceChildren(...rows);
+    const serving = told.list.filter((one) => one.state === 'serving').length;
+    put(by('workers-said'), `${serving} of ${told.count} serve · generation ${told.generation} · ${plural(told.reloads, 'reload')} · ${plural(told.crashes, 'crash', 'es')} · ${count(told.recycled)} recycled · ${count(told.lost)} lost`);
+    by('workers-error').hidden = told.lastError === null;
+    put(by('workers-error'), told.lastError === null ? '' : `Last error: ${told.lastError}`);
+  };
+
   const say = (state, word) => {
     by('state').dataset.state = state;
     put(by('word'), word);
@@ -167,6 +184,7 @@
       samples = [...samples, ...told.history.samples].slice(-kept);
       NUMBERS.forEach(([, of], at) => put(numbers[at], of(told.stats)));
       plots.forEach(draw);
+      staff(told.stats.workers);
       put(by('about'), `up ${span(told.stats.uptime)} · ${told.addresses.join(', ')} · process ${told.pid} · ${told.version}`);
       by('about').title = by('about').textContent;
       say(told.ready ? 'up' : 'down', told.ready ? 'Ready' : told.stopping ? 'Stopping' : 'Not ready');

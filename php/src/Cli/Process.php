@@ -101,6 +101,21 @@ final class Process
         return sprintf('ended after %.1f s', microtime(true) - $began);
     }
 
+    /** Tells process `$pid`, which has answered on `$admin`, that there is new code; or fails where that is another than the file's. */
+    public function reload(int $pid, string $admin): void
+    {
+        $running = $this->pidFile === null ? null : $this->running();
+        if ($running !== null && $running !== $pid) {
+            throw new Failure("process $pid answers on $admin, but process $running is that of $this->pidFile: which is meant?");
+        }
+        // Behind the address may be another machine or container: to any other program the signal is its end.
+        $program = basename((string) @readlink("/proc/$pid/exe"));
+        if (!str_starts_with($program, 'php') && $program !== basename((string) realpath(PHP_BINARY))) {
+            throw new Failure("the server of $admin says that it is process $pid, which is " . ($program === '' ? 'none of this user here' : "'$program' here"));
+        }
+        self::signal($pid, defined('SIGUSR1') ? SIGUSR1 : 10);
+    }
+
     private function ends(float $end): bool
     {
         while ($this->running()) {

@@ -14,6 +14,8 @@ final class Program
           lifeline top                    how it goes, until Ctrl+C; a line each time where there is no terminal
           lifeline start SCRIPT [ARG...]  runs it here; with --daemon in the background, once it is ready
           lifeline stop                   asks what 'start' has started to end (SIGTERM), and waits until it has
+          lifeline reload                 has a server with workers start new ones on the new code (SIGUSR1), and waits until they
+                                          have taken over; where they do not start it says why, and the old ones go on
           lifeline help
 
         Options of 'start' stand before the script; what stands behind it is the script's.
@@ -26,9 +28,10 @@ final class Program
           --interval=SECONDS connections --watch, top: between two looks (default 2)
           --count=N          the same: so many looks, then the end
           --daemon           start: in the background
-          --pid-file=FILE    start, stop (default with --daemon, and of stop: lifeline.pid here)
+          --pid-file=FILE    start, stop, reload (default with --daemon, of stop, and of reload where it is there:
+                             lifeline.pid here)
           --log=FILE         start --daemon: what the script writes (default lifeline.log here)
-          --timeout=SECONDS  start --daemon, stop: how long to wait (default 30)
+          --timeout=SECONDS  start --daemon, stop, reload: how long to wait (default 30)
           --force            stop: SIGKILL when the time is over
 
         TEXT;
@@ -46,6 +49,7 @@ final class Program
         'top' => ['admin', 'interval', 'count'],
         'start' => ['daemon', 'pid-file', 'log', 'timeout'],
         'stop' => ['pid-file', 'timeout', 'force'],
+        'reload' => ['admin', 'pid-file', 'timeout'],
         'help' => [],
     ];
 
@@ -74,6 +78,7 @@ final class Program
                 'top' => $this->top(),
                 'start' => $this->start(),
                 'stop' => $this->stop(),
+                'reload' => $this->reload(),
             };
         } catch (Failure $failure) {
             fwrite(STDERR, 'lifeline: ' . $failure->getMessage() . "\n");
@@ -249,6 +254,34 @@ final class Program
     {
         fwrite(STDOUT, (new Process($this->pidFile(true)))->stop($this->timeout(), isset($this->given['force'])) . "\n");
         return 0;
+    }
+
+    private function reload(): int
+    {
+        $admin = $this->admin();
+        $timeout = $this->timeout();
+        $told = $admin->get('/status.json');
+        $before = $told['stats']['workers'] ?? null;
+        if (!$before) {
+            throw new Failure("the server of $admin->address has no workers (option 'workers'): new code needs a restart");
+        }
+        $file = $this->pidFile(false) ?? (is_file('lifeline.pid') ? 'lifeline.pid' : null);
+        (new Process($file))->reload((int) $told['pid'], $admin->address);
+        $began = microtime(true);
+        do {
+            usleep(50_000);
+            $told = $admin->get('/status.json');
+            $now = $told['stats']['workers'];
+            if ($now['failedReloads'] > $before['failedReloads']) {
+                throw new Failure("not reloaded, the old workers go on: $now[lastError]");
+            }
+            // The old ones may still have connections; what is new goes to the new ones from now on.
+            if ($now['reloads'] > $before['reloads']) {
+                fwrite(STDOUT, sprintf("reloaded: generation %d, %d workers, after %.1f s\n", $now['generation'], $now['count'], microtime(true) - $began));
+                return 0;
+            }
+        } while (microtime(true) < $began + $timeout);
+        throw new Failure("the new workers have not started within $timeout s, the old ones go on; see the server's log");
     }
 
     private function admin(): Admin

@@ -26,11 +26,36 @@ final class Views
             'channels' => Text::count($s['channels']) . ', ' . Text::count($s['users']) . ' users',
             'memory' => Text::bytes($s['memory']['used']) . ' of messages, limit ' . Text::bytes($s['memory']['limit']),
         ];
+        $workers = $s['workers'] ?? null;
+        if ($workers) {
+            $lines['workers'] = self::workersLine($workers);
+        }
         $out = '';
         foreach ($lines as $name => $line) {
             $out .= str_pad($name, 13) . "$line\n";
         }
-        return $out;
+        return $workers ? $out . "\n" . self::workers($workers['list']) : $out;
+    }
+
+    /** @param array<string, mixed> $workers */
+    private static function workersLine(array $workers): string
+    {
+        $serving = count(array_filter($workers['list'], static fn (array $worker): bool => $worker['state'] === 'serving'));
+        $line = "$serving of $workers[count] serve, generation $workers[generation]";
+        foreach (['reloads' => '; reloads', 'failedReloads' => ', failed', 'crashes' => '; crashes', 'recycled' => ', recycled', 'lost' => '; messages lost'] as $key => $name) {
+            $line .= "$name " . Text::count($workers[$key]);
+        }
+        return $workers['lastError'] === null ? $line : "$line\n" . str_pad('', 13) . 'last error: ' . Text::harmless($workers['lastError']);
+    }
+
+    /** @param list<array<string, mixed>> $list */
+    private static function workers(array $list): string
+    {
+        $rows = array_map(static fn (array $w): array => [
+            (string) $w['number'], (string) $w['pid'], $w['state'], Text::count($w['connections']), Text::count($w['messages']),
+            Text::time($w['lag']), Text::bytes($w['memory']), Text::time($w['uptime']),
+        ], $list);
+        return Text::table(['>worker', '>process', 'state', '>connections', '>messages', '>behind', '>memory', '>up'], $rows);
     }
 
     /** @param array<string, mixed> $told */

@@ -1,23 +1,24 @@
 <?php
-// A server with two workers, the first of which is none: it says `bytes` (base64) on the socket to the gateway, itself or
-// (`by`: child) through a child, and then ends (`then`: end) or waits for the gateway to end it (wait).
+// A server with two workers, the first of which is none while there is the file `when`: it says `bytes` (base64) on the
+// socket to the gateway, itself or (`by`: child) through a child, and then ends (`then`: end) or waits for the gateway to
+// end it (wait).
 
 declare(strict_types=1);
 
 require __DIR__ . '/../../chaos/php/common.php';
+require __DIR__ . '/socket.php';
 
 $config = config();
 $number = getenv('LIFELINE_WORKER');
-if ($number === '1') {
+if ($number === '1' && file_exists($config['when'])) {
     say('rude', ['pid' => getmypid()]);
     $bytes = base64_decode($config['bytes']);
+    $socket = gateway_socket();
     if ($config['by'] === 'child') {
-        // Its standard input is ours.
-        $child = proc_open([PHP_BINARY, '-n', '-r', 'fwrite(fopen("php://fd/0", "r+"), base64_decode($argv[1])); usleep(60_000_000);', base64_encode($bytes)], [1 => ['file', '/dev/null', 'w']], $pipes);
+        $code = 'fwrite(fopen("php://fd/0", "r+"), base64_decode($argv[1])); sleep(600);';
+        $child = proc_open([PHP_BINARY, '-n', '-r', $code, base64_encode($bytes)], [$socket, ['file', '/dev/null', 'w']], $pipes);
     } else {
-        $socket = fopen('php://fd/0', 'r+');
         fwrite($socket, $bytes);
-        fflush($socket);
     }
     if ($config['then'] === 'wait') {
         sleep(600);
@@ -25,7 +26,7 @@ if ($number === '1') {
     exit(0);
 }
 $logger = static fn (string $level, string $message, array $context) => say('log', ['level' => $level, 'message' => $message]);
-$server = new WsServer('ws://127.0.0.1:0', ['workers' => 2, 'admin' => '127.0.0.1:0', 'logger' => $logger]);
+$server = new WsServer('ws://127.0.0.1:0', ['logger' => $logger] + $config['options']);
 $server->onMessage(static fn (WsConnection $c, string $data) => $c->send($data));
 $server->start();
 say('listening', ['address' => $server->address(), 'admin' => $server->stats()['admin'] ?? null, 'worker' => $number === false ? null : (int) $number, 'pid' => getmypid()]);

@@ -7,6 +7,7 @@
 declare(strict_types=1);
 
 require __DIR__ . '/../../chaos/php/common.php';
+require __DIR__ . '/socket.php';
 
 $config = config();
 $number = getenv('LIFELINE_WORKER') === false ? null : (int) getenv('LIFELINE_WORKER');
@@ -65,9 +66,7 @@ $server->onMessage(static function (WsConnection $c, string $data) use ($me, $wo
             break;
         case 'rude':
             // What no worker says, on the socket to the gateway.
-            $socket = fopen('php://fd/0', 'r+');
-            fwrite($socket, base64_decode($words[1]));
-            fflush($socket);
+            fwrite(gateway_socket(), base64_decode($words[1]));
             break;
         default:
             say('unknown', ['order' => $data] + $me);
