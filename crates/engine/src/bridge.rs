@@ -69,6 +69,38 @@ pub enum Event {
     Join { server: EndpointId, channel: Arc<str>, conn: ConnId },
     /// See `Join`.
     Leave { server: EndpointId, channel: Arc<str>, conn: ConnId },
+    /// The endpoint has ended; last of its events.
+    Stopped { endpoint: EndpointId },
+    /// A client shows credentials, in HELLO or on an open connection: answer by
+    /// [`Command::AnswerAuthentication`]. Only where [`ServerConfig::authenticate`].
+    Authenticate { server: EndpointId, ticket: Ticket, credentials: Box<Credentials> },
+    /// A client asks to subscribe: answer by [`Command::AnswerAuthorisation`]. Only where
+    /// [`ServerConfig::authorise`].
+    Authorise { server: EndpointId, conn: ConnId, channel: Arc<str> },
+    /// Somebody has lost its place in the channel: answer with its state by [`Command::AnswerSnapshot`]. Only
+    /// where [`ServerConfig::snapshots`].
+    SnapshotWanted { server: EndpointId, ticket: Ticket, channel: Arc<str> },
+    /// A client edits a document of which the application decides ([`Command::OpenDocument`]): begin it
+    /// ([`Command::Begin`]), then [`Command::AnswerEdit`], or [`Command::Settle`] where the handler has failed. Its bytes
+    /// (those of `data`) count as a message's.
+    Edit { server: EndpointId, conn: ConnId, edit: Box<EditInfo> },
+    /// Clients have changed a document that is watched: [`Command::TakeChanges`]; or there is something new of one that a
+    /// client follows: [`Command::TakeConflicts`], then [`Command::TakeReplicaChanges`]. Not told again before.
+    DocumentChanged { endpoint: EndpointId, channel: Arc<str> },
+    /// A session's time without a connection is over.
+    SessionEnded {
+        server: EndpointId,
+        session: Box<SessionInfo>,
+        /// False: another worker is told to call back, this one only forgets it.
+        told: bool,
+    },
+    /// The connection goes to another worker: answer by [`Command::Released`] when all of its events before this one have
+    /// been dealt with, and forget it. Only to workers.
+    Release { server: EndpointId, conn: ConnId },
+    /// For the application's logger.
+    Log { endpoint: Option<EndpointId>, record: Box<LogRecord> },
+
+    // What stays within a process comes last: serde counts only the others.
     /// The client changed state.
     #[serde(skip)]
     Transition { client: EndpointId, transition: Box<Transition> },
@@ -103,39 +135,9 @@ pub enum Event {
     /// After [`Reply::WouldBlock`]: the message would fit now.
     #[serde(skip)]
     Room { client: EndpointId },
-    /// The endpoint has ended; last of its events.
-    Stopped { endpoint: EndpointId },
-    /// A client shows credentials, in HELLO or on an open connection: answer by
-    /// [`Command::AnswerAuthentication`]. Only where [`ServerConfig::authenticate`].
-    Authenticate { server: EndpointId, ticket: Ticket, credentials: Box<Credentials> },
-    /// A client asks to subscribe: answer by [`Command::AnswerAuthorisation`]. Only where
-    /// [`ServerConfig::authorise`].
-    Authorise { server: EndpointId, conn: ConnId, channel: Arc<str> },
-    /// Somebody has lost its place in the channel: answer with its state by [`Command::AnswerSnapshot`]. Only
-    /// where [`ServerConfig::snapshots`].
-    SnapshotWanted { server: EndpointId, ticket: Ticket, channel: Arc<str> },
-    /// A client edits a document of which the application decides ([`Command::OpenDocument`]): begin it
-    /// ([`Command::Begin`]), then [`Command::AnswerEdit`], or [`Command::Settle`] where the handler has failed. Its bytes
-    /// (those of `data`) count as a message's.
-    Edit { server: EndpointId, conn: ConnId, edit: Box<EditInfo> },
-    /// Clients have changed a document that is watched: [`Command::TakeChanges`]; or there is something new of one that a
-    /// client follows: [`Command::TakeConflicts`], then [`Command::TakeReplicaChanges`]. Not told again before.
-    DocumentChanged { endpoint: EndpointId, channel: Arc<str> },
-    /// A session's time without a connection is over.
-    SessionEnded {
-        server: EndpointId,
-        session: Box<SessionInfo>,
-        /// False: another worker is told to call back, this one only forgets it.
-        told: bool,
-    },
-    /// The connection goes to another worker: answer by [`Command::Released`] when all of its events before this one have
-    /// been dealt with, and forget it. Only to workers.
-    Release { server: EndpointId, conn: ConnId },
     /// Workers have said something. Nobody but [`crate::local::Local`] gets it.
     #[serde(skip)]
     Nudge,
-    /// For the application's logger.
-    Log { endpoint: Option<EndpointId>, record: Box<LogRecord> },
 }
 
 /// What is known when a connection opens.
@@ -273,6 +275,8 @@ pub struct DocumentConflict {
 pub enum Delivery {
     /// An item of a client's outbox, at a server.
     Item { outbox: Key, id: DeliveryId },
+
+    // What stays within a process comes last: serde counts only the others.
     /// A message of the session's stream, at a client.
     #[serde(skip)]
     Stream(Delivered),
@@ -395,9 +399,6 @@ pub enum LogLevel {
 /// What the application asks of the engine. Each is answered at once by a [`Reply`]; none blocks.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Command {
-    /// Binds and starts a server: `Reply::Endpoint`, or an error that names the address.
-    #[serde(skip)]
-    StartServer(Box<ServerConfig>),
     /// No new connections; close codes spread over `drain`; then abort; then `Event::Stopped`.
     StopServer { server: EndpointId, drain: Duration },
     /// The bound addresses as URLs, in the order of `listen`: `Reply::Names`.
@@ -505,13 +506,21 @@ pub enum Command {
     /// What a worker has to know of open connections that other workers serve; those that have ended are left out:
     /// `Reply::Described`.
     Describe { conns: Vec<ConnId> },
+    /// Starts new workers, which take over from those that there are: `Reply::Done`. Errors: a server without workers.
+    Reload { server: EndpointId },
+    /// The application has seen `Event::Stopped`; until then its sessions can be read: `Reply::Done`.
+    Forget { endpoint: EndpointId },
+    /// Drops all of an endpoint now, without a word on the wire: `Reply::Done`.
+    Discard { endpoint: EndpointId },
+
+    // What stays within a process comes last: serde counts only the others.
+    /// Binds and starts a server: `Reply::Endpoint`, or an error that names the address.
+    #[serde(skip)]
+    StartServer(Box<ServerConfig>),
     /// Starts [`crate::config::ServerConfig::workers`] of a server, which has just been started: `Reply::Done`. From now on
     /// they get its events.
     #[serde(skip)]
     StartWorkers { server: EndpointId, spawn: Box<Spawn> },
-    /// Starts new workers, which take over from those that there are: `Reply::Done`. Errors: a server without workers.
-    Reload { server: EndpointId },
-
     /// Creates a client in state `Disconnected` (its outbox takes messages at once): `Reply::Endpoint`.
     #[serde(skip)]
     CreateClient(Box<ClientConfig>),
@@ -571,10 +580,6 @@ pub enum Command {
     /// Closes for good: `Event::Overflow` for each unsent, `Event::Stopped` at last: `Reply::Done`.
     #[serde(skip)]
     CloseClient { client: EndpointId, code: u16, reason: String },
-    /// The application has seen `Event::Stopped`; until then its sessions can be read: `Reply::Done`.
-    Forget { endpoint: EndpointId },
-    /// Drops all of an endpoint now, without a word on the wire: `Reply::Done`.
-    Discard { endpoint: EndpointId },
 }
 
 /// The application's decision on a handshake.
@@ -612,8 +617,6 @@ pub enum Reply {
     DispatchFirst,
     Sent(Sent),
     Time(Option<Duration>),
-    #[serde(skip)]
-    State(lifeline_proto::client::State),
     Names(Vec<Arc<str>>),
     Conns(Vec<ConnId>),
     Stats(Stats),
@@ -625,6 +628,10 @@ pub enum Reply {
     /// None: there is none.
     Document(Option<Box<DocumentInfo>>),
     Changes(Vec<DocumentChange>),
+
+    // What stays within a process comes last: serde counts only the others.
+    #[serde(skip)]
+    State(lifeline_proto::client::State),
     /// In their order.
     #[serde(skip)]
     Conflicts(Vec<DocumentConflict>),

@@ -530,7 +530,8 @@ fn workers_take_what_they_document_and_nothing_else() {
     ] {
         assert_eq!(of("by", text(given)).unwrap().workers.by, key);
     }
-    for given in ["", "users", "User", "header", "header:", "header:a b", "query:", "query:a\n", "cookie:id", "user:x"] {
+    for given in ["", "users", "User", "header", "header:", "header:a b", "query:", "query:a\n", "cookie:id", "user:x"]
+    {
         assert_eq!(
             of("by", text(given)).unwrap_err(),
             OptionError::Value(format!(
