@@ -696,6 +696,7 @@ impl Endpoint for Core {
             | Event::SnapshotWanted { .. }
             | Event::Edit { .. }
             | Event::Items { .. }
+            | Event::Release { .. }
             | Event::SessionEnded { .. } => Ok(0),
         }
     }
@@ -710,8 +711,8 @@ impl Endpoint for Core {
         &self.timers
     }
 
-    fn farewell(&self, id: EndpointId) -> Command {
-        Command::CloseClient { client: id, code: close::GOING_AWAY, reason: String::new() }
+    fn farewell(&self, id: EndpointId) -> Option<Command> {
+        Some(Command::CloseClient { client: id, code: close::GOING_AWAY, reason: String::new() })
     }
 
     fn forgotten(&self) {

@@ -64,7 +64,10 @@ impl Conn {
             text(&info.protocol),
             boolean(info.resumed),
             object_of_session,
-            info.session.as_ref().and_then(|session| session.user.as_deref()).map_or_else(null, text),
+            info.user
+                .as_deref()
+                .or_else(|| info.session.as_ref().and_then(|session| session.user.as_deref()))
+                .map_or_else(null, text),
         ];
         for (index, value) in values.into_iter().enumerate() {
             classes::init_property(&mut object.std, index, value);

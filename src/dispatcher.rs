@@ -21,6 +21,7 @@ use lifeline_engine::bridge::{Bridge, Command, ConnId, Delivery, DeliveryId, End
 use crate::exceptions::{Pending, exception, pending};
 use crate::lifecycle::{self, with_bridge};
 use crate::shim;
+use crate::signals;
 use crate::stream::Wakeup;
 use crate::timers::{Schedule, Timers};
 
@@ -45,8 +46,8 @@ pub(crate) trait Endpoint {
     /// `after()`, `every()`.
     fn timers(&self) -> &Timers;
 
-    /// The command that ends it at once, politely.
-    fn farewell(&self, id: EndpointId) -> Command;
+    /// The command that ends it at once, politely; none: it is another process's.
+    fn farewell(&self, id: EndpointId) -> Option<Command>;
 
     /// The engine that knew it is gone: it counts as ended.
     fn forgotten(&self);
@@ -133,6 +134,7 @@ impl Dispatcher {
 
     /// One batch: timers that are due, then what the engine has.
     fn batch(&self) -> Result<usize, Pending> {
+        self.serve_signals();
         let mut ran = self.fire()?;
         self.receive();
         while let Some(event) = self.pop() {
@@ -153,6 +155,24 @@ impl Dispatcher {
             }
         }
         Ok(ran)
+    }
+
+    /// Signals to a server with workers.
+    fn serve_signals(&self) -> bool {
+        if !signals::serve() {
+            return false;
+        }
+        self.submitted();
+        // What made the stream readable is over.
+        if let Some(wakeup) = &*self.wakeup.borrow() {
+            wakeup.arm(Some(Instant::now()));
+        }
+        true
+    }
+
+    /// A signal to a server with workers makes the stream readable, if there is one.
+    pub(crate) fn wake_by_signals(&self) {
+        signals::wake(self.wakeup.borrow().as_ref().map(Wakeup::timer));
     }
 
     fn pop(&self) -> Option<Event> {
@@ -260,7 +280,10 @@ impl Dispatcher {
         if signals {
             limit = Some(limit.map_or(SIGNAL_CHECK, |limit| limit.min(SIGNAL_CHECK)));
         }
-        // The handlers above may have sent something.
+        // The handlers above may have sent something, and may have eaten what says that a signal has come.
+        if self.serve_signals() {
+            return Ok(());
+        }
         self.flush();
         if drive(limit) {
             return self.check();
@@ -376,6 +399,12 @@ impl Dispatcher {
         if !self.dirty.replace(false) {
             return;
         }
+        self.credit();
+        with_bridge(|bridge| bridge.flush());
+    }
+
+    /// Tells the engine what was consumed.
+    pub(crate) fn credit(&self) {
         self.settle_done();
         let mut consumed = self.consumed.borrow_mut();
         with_bridge(|bridge| {
@@ -383,9 +412,16 @@ impl Dispatcher {
                 // Cannot fail: a connection that the engine has forgotten needs no credit.
                 let _ = bridge.submit(Command::Consumed { conn, messages, bytes });
             }
-            bridge.flush();
         });
         consumed.clear();
+    }
+
+    /// At the end of the request, which may have come in the middle of a batch.
+    pub(crate) fn flush_at_end(&self) {
+        if !self.is_inherited() && with_bridge(|bridge| bridge.is_worker()) == Some(true) {
+            self.dirty.set(true);
+            self.flush();
+        }
     }
 
     /// The stream for outer loops; see [`Wakeup`].
@@ -396,6 +432,7 @@ impl Dispatcher {
                 .transpose()
                 .map_err(|error| exception(format!("cannot make a stream: {error}")))?;
             *self.wakeup.borrow_mut() = Some(wakeup);
+            self.wake_by_signals();
         }
         self.arm();
         match &*self.wakeup.borrow() {
@@ -451,9 +488,12 @@ impl Dispatcher {
                 continue;
             }
             // An object that is gone has said farewell itself; its end is still to be waited for.
-            if endpoint.is_none_or(|endpoint| bridge.submit(endpoint.farewell(id)).is_ok()) {
-                alive += 1;
-            }
+            let waits = match endpoint.map(|endpoint| endpoint.farewell(id)) {
+                None => !bridge.is_worker(),
+                Some(None) => false,
+                Some(Some(farewell)) => bridge.submit(farewell).is_ok(),
+            };
+            alive += usize::from(waits);
         }
         alive
     }
@@ -475,6 +515,7 @@ impl Dispatcher {
         self.done.set(None);
         self.dirty.set(false);
         // Closing our copies does not change the parent's epoll set.
+        signals::wake(None);
         *self.wakeup.borrow_mut() = None;
         self.generation.set(lifecycle::generation());
     }
@@ -492,6 +533,7 @@ impl Dispatcher {
         self.dirty.set(false);
         self.consumed.borrow_mut().clear();
         self.done.set(None);
+        signals::wake(None);
         *self.wakeup.borrow_mut() = None;
         self.generation.set(lifecycle::generation());
     }
@@ -568,6 +610,7 @@ fn endpoint_of(event: &Event) -> Option<EndpointId> {
         | Event::Edit { server: id, .. }
         | Event::DocumentChanged { endpoint: id, .. }
         | Event::SessionEnded { server: id, .. }
+        | Event::Release { server: id, .. }
         | Event::Transition { client: id, .. }
         | Event::HeadersWanted { client: id, .. }
         | Event::TokenWanted { client: id, .. }

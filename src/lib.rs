@@ -23,6 +23,7 @@ mod request;
 mod server;
 mod session;
 mod shim;
+mod signals;
 mod stream;
 mod supervision;
 mod timers;
@@ -61,6 +62,7 @@ extern "C" fn module_startup(_type: c_int, module_number: c_int) -> c_int {
     let started = catch_unwind(|| {
         IniEntryDef::register(INI.as_slice(), module_number);
         lifecycle::module_startup();
+        supervision::module_startup();
         dispatcher::observe_fibers();
         register_classes().is_ok()
     });

@@ -2,7 +2,7 @@
 //! that only loads the module; forgotten in a forked child; stopped at the end of the request.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::mem;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -13,13 +13,18 @@ use std::time::{Duration, Instant};
 use ext_php_rs::exception::{PhpException, PhpResult};
 use lifeline_engine::bridge::{Bridge, Command, ConnId, Event, Reply};
 use lifeline_engine::local::{Local, RuntimeConfig};
+use lifeline_engine::workers::remote::Remote;
 
 use crate::dispatcher::dispatcher;
 use crate::exceptions::{error, exception, from_command};
 use crate::shim;
+use crate::supervision;
 
 /// How many forks lie between this process and the one that loaded the module.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// Bytes of what a worker says of its end.
+const LONGEST_WHY: usize = 4096;
 
 /// Time for close codes to leave and threads to end when a request ends with endpoints alive.
 const FAREWELL: Duration = Duration::from_millis(600);
@@ -29,10 +34,14 @@ thread_local! {
     static ENGINE: RefCell<Option<Engine>> = const { RefCell::new(None) };
     /// Set from the end of the request on: objects freed later must not start anything.
     static OVER: Cell<bool> = const { Cell::new(false) };
+    /// A worker's server has been started.
+    static ATTACHED: Cell<bool> = const { Cell::new(false) };
 }
 
 struct Engine {
     bridge: Arc<dyn Bridge>,
+    /// The same, of a worker.
+    remote: Option<Arc<Remote>>,
     shutdown: Box<dyn Fn(Duration) -> bool>,
     generation: u32,
 }
@@ -63,7 +72,13 @@ pub(crate) fn module_startup() {
 /// RINIT.
 pub(crate) fn request_startup() {
     OVER.set(false);
+    supervision::request_startup();
     dispatcher().reset();
+}
+
+/// A worker's server has been started: from now on the gateway knows of its end what it has to.
+pub(crate) fn attached() {
+    ATTACHED.set(true);
 }
 
 /// Runs `action` with the engine of this process, if it has one.
@@ -111,10 +126,22 @@ pub(crate) fn forget_inherited() {
     }
 }
 
-fn start_engine(io_threads: usize) -> PhpResult<Engine> {
+fn runtime(io_threads: usize) -> RuntimeConfig {
     // SAFETY: changes the signal mask of a thread of ours that runs no PHP.
     let on_thread_start = Arc::new(|| unsafe { shim::lifeline_block_signals() });
-    let config = RuntimeConfig { io_threads, on_thread_start };
+    RuntimeConfig { io_threads, on_thread_start }
+}
+
+fn start_engine(io_threads: usize) -> PhpResult<Engine> {
+    let config = runtime(io_threads);
+    if let Some(socket) = supervision::take_socket() {
+        let remote = Remote::start(socket, config)
+            .map_err(|error| exception(format!("cannot talk to the process that has started this worker: {error}")))?;
+        let bridge: Arc<dyn Bridge> = Arc::clone(&remote) as _;
+        let ended = Arc::clone(&remote);
+        let shutdown = Box::new(move |deadline| ended.shutdown(deadline));
+        return Ok(Engine { bridge, remote: Some(remote), shutdown, generation: generation() });
+    }
     // SAFETY: makes a descriptor.
     let interrupt = unsafe { shim::lifeline_signal_descriptor() };
     if interrupt < 0 {
@@ -128,7 +155,7 @@ fn start_engine(io_threads: usize) -> PhpResult<Engine> {
         .map_err(|error| exception(format!("cannot start {io_threads} I/O threads: {error}")))?;
     let bridge: Arc<dyn Bridge> = Arc::clone(&local) as _;
     let shutdown = Box::new(move |deadline| local.shutdown(deadline));
-    Ok(Engine { bridge, shutdown, generation: generation() })
+    Ok(Engine { bridge, remote: None, shutdown, generation: generation() })
 }
 
 fn with_signals_blocked<R>(make: impl FnOnce() -> R) -> Option<R> {
@@ -192,6 +219,11 @@ pub(crate) fn inherited(class: &str) -> PhpException {
 pub(crate) fn request_shutdown() {
     OVER.set(true);
     forget_inherited();
+    if supervision::is_worker() && !ATTACHED.get() {
+        explain();
+    }
+    // What a worker is through with is not lost, whatever has ended it.
+    dispatcher().flush_at_end();
     let Some(engine) = ENGINE.take() else {
         dispatcher().reset();
         return;
@@ -215,6 +247,44 @@ pub(crate) fn request_shutdown() {
     }
     (engine.shutdown)(JOIN);
     dispatcher().reset();
+}
+
+/// Tells the gateway why there is no server in this worker.
+fn explain() {
+    let remote = ENGINE.with_borrow(|engine| engine.as_ref().and_then(|engine| engine.remote.clone()));
+    // Nothing has needed it yet: the script may not even have been compiled.
+    let remote = remote.or_else(|| Remote::start(supervision::take_socket()?, runtime(1)).ok());
+    let Some(remote) = remote else { return };
+    let mut why = fatal_error().unwrap_or_else(|| {
+        // SAFETY: reads one field of the executor's globals.
+        let status = unsafe { shim::lifeline_exit_status() };
+        format!("the script has ended (exit status {status}) and has not started a WsServer with the option 'workers'")
+    });
+    let mut end = why.len().min(LONGEST_WHY);
+    while !why.is_char_boundary(end) {
+        end -= 1;
+    }
+    why.truncate(end);
+    remote.explain(&why);
+}
+
+/// The error that has ended the script.
+fn fatal_error() -> Option<String> {
+    let (mut length, mut file, mut line) = (0, std::ptr::null(), 0);
+    // SAFETY: the pointers are valid for the call; what it returns lives until the request has ended.
+    let (message, file) = unsafe {
+        let message = shim::lifeline_fatal_error(&raw mut length, &raw mut file, &raw mut line);
+        if message.is_null() {
+            return None;
+        }
+        (std::slice::from_raw_parts(message.cast::<u8>(), length), CStr::from_ptr(file))
+    };
+    let message = String::from_utf8_lossy(message);
+    // An exception's says where it was thrown.
+    if message.starts_with("Uncaught ") {
+        return Some(message.into_owned());
+    }
+    Some(format!("{message} in {}:{line}", file.to_string_lossy()))
 }
 
 fn wait_readable(bridge: &dyn Bridge, limit: Duration) {

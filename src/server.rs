@@ -18,7 +18,7 @@ use lifeline_engine::bridge::{
     Key, MessageInfo, OutboxItem, Reply, SessionInfo, Verdict,
 };
 use lifeline_engine::close;
-use lifeline_engine::config::ServerConfig;
+use lifeline_engine::config::{ServerConfig, Spawn};
 use lifeline_engine::http::RequestHead;
 use lifeline_engine::recycle;
 
@@ -43,6 +43,7 @@ use crate::message::{self, Turn};
 use crate::request;
 use crate::session;
 use crate::shim;
+use crate::signals;
 use crate::supervision;
 use crate::timers::Timers;
 
@@ -132,6 +133,25 @@ enum Life {
     Stopped,
 }
 
+/// What a process is to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// All there is: sockets and callbacks.
+    Alone,
+    /// It has the sockets; its workers run the callbacks (option `workers`).
+    Gateway,
+    /// It runs callbacks for a gateway.
+    Worker,
+}
+
+/// Connections that are asked for at once.
+const DESCRIBED: usize = 1000;
+
+thread_local! {
+    /// The one server with workers that a process may have.
+    static WITH_WORKERS: RefCell<Option<(Weak<Core>, u32)>> = const { RefCell::new(None) };
+}
+
 /// What is known of a session, and PHP's object for it.
 type SeenSession = (Rc<session::Shared>, Zval);
 
@@ -143,6 +163,7 @@ pub(crate) struct Core {
     callbacks: Callbacks<12>,
     timers: Timers,
     life: Cell<Life>,
+    role: Cell<Role>,
     id: Cell<Option<EndpointId>>,
     /// The process that started it.
     generation: Cell<u32>,
@@ -186,6 +207,7 @@ impl Core {
         if self.life.get() == Life::Running {
             return Ok(());
         }
+        let (role, spawn) = self.cast()?;
         let mut config = self.config.clone();
         config.ask_handshake = self.callbacks.is_set(On::Handshake as usize);
         config.authenticate = self.callbacks.is_set(On::Auth as usize);
@@ -201,12 +223,66 @@ impl Core {
         if let Reply::Names(names) = query(Command::Addresses { server: id })? {
             self.addresses.replace(names);
         }
+        if let Some(spawn) = spawn
+            && let Err(wrong) = query(Command::StartWorkers { server: id, spawn: Box::new(spawn) })
+        {
+            let _ = submit(Command::Discard { endpoint: id });
+            return Err(wrong);
+        }
         self.id.set(Some(id));
         self.generation.set(generation());
         self.life.set(Life::Running);
+        self.role.set(role);
         let this: Weak<dyn Endpoint> = self.this.clone();
         dispatcher().register(id, this);
+        if role != Role::Alone {
+            WITH_WORKERS.replace(Some((self.this.clone(), generation())));
+        }
+        match role {
+            Role::Alone => {}
+            Role::Worker => lifecycle::attached(),
+            Role::Gateway => {
+                // They are the workers'.
+                self.timers.clear();
+                signals::watch(id);
+                dispatcher().wake_by_signals();
+            }
+        }
         Ok(())
+    }
+
+    /// What this process will be to the server, and how it starts workers, if it does.
+    fn cast(&self) -> PhpResult<(Role, Option<Spawn>)> {
+        if let Some(why) = supervision::no_worker() {
+            return Err(exception(format!("this process can have no WsServer: {why}")));
+        }
+        let with_workers = self.config.workers.count > 0;
+        let known = WITH_WORKERS.with_borrow(|known| known.clone()).filter(|(_, started)| *started == generation());
+        let another = known.is_some_and(|(known, _)| !Weak::ptr_eq(&known, &self.this));
+        if supervision::is_worker() {
+            if !with_workers {
+                return Err(exception(
+                    "a worker process serves the server with the option 'workers' alone: do not start others where \
+                     getenv('LIFELINE_WORKER') is set",
+                ));
+            }
+            if another {
+                return Err(exception("a worker process serves one WsServer, and this would be its second"));
+            }
+            return Ok((Role::Worker, None));
+        }
+        if !with_workers {
+            return Ok((Role::Alone, None));
+        }
+        if another {
+            return Err(exception(
+                "a process can have one WsServer with the option 'workers', and this would be its second: its workers \
+                 run the same script, and would not know which is theirs",
+            ));
+        }
+        let spawn = supervision::command()
+            .map_err(|why| exception(format!("option 'workers': they cannot be started: {why}")))?;
+        Ok((Role::Gateway, Some(spawn)))
     }
 
     /// What waits behind handlers that have not finished: each opened connection gets its onClose.
@@ -218,6 +294,9 @@ impl Core {
 
     /// It has ended: whatever comes now finds nothing.
     fn stopped(&self) {
+        if self.role.replace(Role::Alone) == Role::Gateway {
+            signals::restore();
+        }
         self.life.set(Life::Stopped);
         self.id.set(None);
         self.timers.clear();
@@ -242,8 +321,13 @@ impl Core {
             && self.generation.get() == generation()
             && let Some(server) = self.id.get()
         {
+            // The server goes on without this worker.
+            let command = match self.role.get() {
+                Role::Worker => Command::Discard { endpoint: server },
+                Role::Alone | Role::Gateway => Command::StopServer { server, drain: Duration::ZERO },
+            };
             // At the end of a request the engine may be gone before the object.
-            let _ = submit(Command::StopServer { server, drain: Duration::ZERO });
+            let _ = submit(command);
         }
         self.stopped();
         self.callbacks.clear();
@@ -262,15 +346,58 @@ impl Core {
         Some((shared, object))
     }
 
+    /// The server, where other processes serve connections of it.
+    fn elsewhere(&self) -> Option<EndpointId> {
+        self.id.get().filter(|_| self.role.get() != Role::Alone)
+    }
+
     /// A connection and its object.
     fn connection(&self, id: ConnId) -> Option<(Rc<Conn>, Zval)> {
         self.connections.borrow().get(&id).map(|(conn, object)| (Rc::clone(conn), object.shallow_clone()))
     }
 
+    /// As [`Core::connection`], its object alone; of one that another worker serves an object that only names it.
+    fn named(&self, id: ConnId) -> PhpResult<Option<Zval>> {
+        if let Some((_, object)) = self.connection(id) {
+            return Ok(Some(object));
+        }
+        Ok(self.describe(vec![id])?.remove(&id))
+    }
+
+    /// Objects of connections that this process does not serve. They name them and know no callback.
+    fn describe(&self, conns: Vec<ConnId>) -> PhpResult<IdMap<ConnId, Zval>> {
+        let mut objects = IdMap::default();
+        if self.role.get() == Role::Alone || conns.is_empty() {
+            return Ok(objects);
+        }
+        for part in conns.chunks(DESCRIBED) {
+            let Reply::Described(described) = query(Command::Describe { conns: part.to_vec() })? else { break };
+            for (id, info) in described {
+                let session = info.session.as_ref().and_then(|session| self.session(session));
+                objects.insert(id, Conn::new(id, &info, session).1);
+            }
+        }
+        Ok(objects)
+    }
+
     /// Objects of the connections in a reply.
-    fn objects(&self, reply: &Reply) -> Zval {
-        let Reply::Conns(ids) = reply else { return list([]) };
-        list(ids.iter().filter_map(|id| self.connection(*id)).map(|(_, object)| object))
+    fn objects(&self, reply: Reply) -> PhpResult<Zval> {
+        let Reply::Conns(ids) = reply else { return Ok(list([])) };
+        let known = self.connections.borrow();
+        let unknown = ids.iter().copied().filter(|id| !known.contains_key(id)).collect();
+        drop(known);
+        let mut named = self.describe(unknown)?;
+        let object = |id| self.connection(id).map(|(_, object)| object).or_else(|| named.remove(&id));
+        Ok(list(ids.into_iter().filter_map(object).collect::<Vec<_>>()))
+    }
+
+    /// A worker tells the gateway what it is through with, after what it has consumed before.
+    fn tell_gateway(&self, command: Command) {
+        if self.role.get() == Role::Worker {
+            dispatcher().credit();
+            // A gateway that has gone does not mind.
+            let _ = submit(command);
+        }
     }
 
     /// Calls `on` with as many of `arguments` as it wants; Ok(None): it is not set.
@@ -353,7 +480,15 @@ impl Core {
                 // Kept until the callback has returned, then released if nobody else holds it.
                 let _entry = self.connections.borrow_mut().remove(&id);
                 let (code, reason, clean) = (int(code.into()), text(&reason), boolean(clean));
-                self.run(On::Close, id, object, &mut [object.shallow_clone(), code, reason, clean])
+                let result = self.run(On::Close, id, object, &mut [object.shallow_clone(), code, reason, clean])?;
+                self.tell_gateway(Command::Ended { conn: id });
+                Ok(result)
+            }
+            Event::Release { .. } => {
+                // Its object, if somebody holds it, goes on as a name of the connection.
+                let _entry = self.connections.borrow_mut().remove(&id);
+                self.tell_gateway(Command::Released { conn: id });
+                Ok(0)
             }
             Event::Failure { failure, .. } => {
                 if !self.callbacks.is_set(On::Error as usize) {
@@ -565,7 +700,7 @@ impl Core {
         let mut ran = 0;
         for change in document.take_changes() {
             let Some(callback) = document.change_callback() else { break };
-            let by = change.by.and_then(|conn| self.connection(conn)).map_or_else(null, |(_, object)| object);
+            let by = change.by.and_then(|conn| self.named(conn).ok().flatten()).unwrap_or_else(null);
             let mut arguments = document::change_arguments(&change, by);
             let wanted = callback.wanted().min(arguments.len());
             ran += 1;
@@ -621,6 +756,16 @@ impl Core {
         self.report("onSnapshot", None).map(|()| (1, None))
     }
 
+    /// `after()`, `every()`.
+    fn timer(self: &Rc<Self>, seconds: f64, repeat: bool, callback: Callback) -> PhpResult<i64> {
+        let timer = Timers::add(self, seconds, repeat, callback.0)?;
+        // Workers run it.
+        if self.role.get() == Role::Gateway {
+            self.timers.cancel(timer);
+        }
+        Ok(timer)
+    }
+
     /// The object of a session, unless it has ended.
     fn living_session(&self, session: &str) -> Option<Zval> {
         let server = self.id.get()?;
@@ -644,7 +789,10 @@ impl Endpoint for Core {
                 let session = info.session.as_ref().and_then(|session| self.session(session));
                 let (conn, object) = Conn::new(id, &info, session);
                 self.connections.borrow_mut().insert(id, (Rc::clone(&conn), object.shallow_clone()));
-                let Some(callback) = self.callbacks.get(On::Open as usize) else { return Ok(0) };
+                let Some(callback) = self.callbacks.get(On::Open as usize) else {
+                    self.tell_gateway(Command::Opened { conn: id });
+                    return Ok(0);
+                };
                 conn.serial.enter();
                 let wanted = callback.wanted().min(2);
                 let mut arguments = [object.shallow_clone(), Zval::new()];
@@ -658,6 +806,7 @@ impl Endpoint for Core {
                 if result.is_err() {
                     self.report("onOpen", Some((id, &object)))?;
                 }
+                self.tell_gateway(Command::Opened { conn: id });
                 Ok(1)
             }
             Event::Message { conn: id, .. }
@@ -668,9 +817,12 @@ impl Endpoint for Core {
             | Event::Leave { conn: id, .. }
             | Event::Authorise { conn: id, .. }
             | Event::Edit { conn: id, .. }
+            | Event::Release { conn: id, .. }
             | Event::Failure { conn: Some(id), .. } => {
                 let Some((conn, object)) = self.connection(id) else {
                     match &event {
+                        // Nothing of it is left to deal with.
+                        Event::Release { .. } => self.tell_gateway(Command::Released { conn: id }),
                         Event::Message { data, .. } => dispatcher().consume(id, data.len()),
                         Event::Items { items, .. } => {
                             for item in items {
@@ -695,6 +847,9 @@ impl Endpoint for Core {
             }
             Event::Failure { conn: None, failure, .. } => {
                 let Some(caught) = failure::object(from_failure(&failure)) else { return Ok(0) };
+                if self.role.get() == Role::Gateway {
+                    return caught.warn("WsServer").map(|()| 0);
+                }
                 match self.call(On::Error, &mut [caught.zval(), null()]) {
                     None => caught.warn("WsServer").map(|()| 0),
                     Some(Ok(_)) => Ok(1),
@@ -740,8 +895,15 @@ impl Endpoint for Core {
                 Ok(ran)
             }
             Event::DocumentChanged { channel, .. } => self.document_changed(&channel),
-            Event::SessionEnded { session, .. } => {
+            Event::SessionEnded { session, told, .. } => {
                 let known = self.sessions.borrow_mut().remove(&session.id);
+                if !told {
+                    if let Some((shared, mut object)) = known {
+                        session::refresh(&mut object, &session);
+                        shared.end(session.data);
+                    }
+                    return Ok(0);
+                }
                 if known.is_none() && !self.callbacks.is_set(On::SessionEnd as usize) {
                     return Ok(0);
                 }
@@ -777,8 +939,8 @@ impl Endpoint for Core {
         &self.timers
     }
 
-    fn farewell(&self, id: EndpointId) -> Command {
-        Command::StopServer { server: id, drain: Duration::ZERO }
+    fn farewell(&self, id: EndpointId) -> Option<Command> {
+        (self.role.get() != Role::Worker).then_some(Command::StopServer { server: id, drain: Duration::ZERO })
     }
 
     fn forgotten(&self) {
@@ -1016,6 +1178,7 @@ impl WsServer {
             callbacks: Callbacks::default(),
             timers: Timers::default(),
             life: Cell::new(Life::New),
+            role: Cell::new(Role::Alone),
             id: Cell::new(None),
             generation: Cell::new(generation()),
             addresses: RefCell::default(),
@@ -1162,6 +1325,17 @@ impl WsServer {
         Ok(())
     }
 
+    /// Starts new workers, with the code as it is now, which take over from those that there are.
+    pub fn reload(&self) -> PhpResult<()> {
+        if self.core.config.workers.count == 0 {
+            return Err(exception("WsServer::reload() needs the option 'workers': this server has none"));
+        }
+        if let Some(server) = self.core.running("reload")? {
+            submit(Command::Reload { server })?;
+        }
+        Ok(())
+    }
+
     /// The bound address as a URL (the first, where there are several listeners); port 0 is resolved.
     pub fn address(&self) -> PhpResult<String> {
         self.core.running("address")?;
@@ -1212,7 +1386,7 @@ impl WsServer {
     pub fn connections_of(&self, user: PhpBytes) -> PhpResult<ArrayZval> {
         let Some(server) = self.core.running("connectionsOf")? else { return Ok(ArrayZval(list([]))) };
         let user = utf8(1, user)?.into();
-        Ok(ArrayZval(self.core.objects(&query(Command::ConnectionsOf { server, user })?)))
+        Ok(ArrayZval(self.core.objects(query(Command::ConnectionsOf { server, user })?)?))
     }
 
     /// Whether a connection is bound to the user.
@@ -1226,7 +1400,7 @@ impl WsServer {
     pub fn members(&self, channel: PhpBytes) -> PhpResult<ArrayZval> {
         let Some(server) = self.core.running("members")? else { return Ok(ArrayZval(list([]))) };
         let channel = channel_name(1, channel)?.into();
-        Ok(ArrayZval(self.core.objects(&query(Command::Members { server, channel })?)))
+        Ok(ArrayZval(self.core.objects(query(Command::Members { server, channel })?)?))
     }
 
     /// The channels that have members.
@@ -1238,9 +1412,12 @@ impl WsServer {
         }
     }
 
-    /// All connections that onOpen was called for.
+    /// All connections that onOpen was called for, in this process or another worker.
     pub fn connections(&self) -> PhpResult<IterableZval> {
         self.core.own()?;
+        if let Some(server) = self.core.elsewhere() {
+            return Ok(IterableZval(self.core.objects(query(Command::Connections { server })?)?));
+        }
         let mut ids: Vec<_> = self.core.connections.borrow().keys().copied().collect();
         ids.sort_unstable();
         Ok(IterableZval(list(ids.into_iter().filter_map(|id| self.core.connection(id)).map(|(_, object)| object))))
@@ -1249,8 +1426,8 @@ impl WsServer {
     /// The connection of that id; null when it has ended.
     pub fn connection(&self, id: PhpInt) -> PhpResult<ConnectionZval> {
         self.core.own()?;
-        let connection = self.core.connection(ConnId(id.0.cast_unsigned()));
-        Ok(ConnectionZval(connection.map_or_else(null, |(_, object)| object)))
+        let connection = self.core.named(ConnId(id.0.cast_unsigned()))?;
+        Ok(ConnectionZval(connection.unwrap_or_else(null)))
     }
 
     /// The document of that channel: opened where there is none. $options: write (bool, or callable that decides on
@@ -1289,19 +1466,23 @@ impl WsServer {
     /// Number of connections.
     pub fn count(&self) -> PhpResult<i64> {
         self.core.own()?;
+        if let Some(server) = self.core.elsewhere() {
+            let Reply::Count(count) = query(Command::CountConnections { server })? else { return Ok(0) };
+            return Ok(i64::try_from(count).unwrap_or(i64::MAX));
+        }
         Ok(i64::try_from(self.core.connections.borrow().len()).unwrap_or(i64::MAX))
     }
 
     /// Calls $f once after $s seconds; returns the timer's number.
     pub fn after(&self, s: PhpFloat, f: Callback) -> PhpResult<i64> {
         self.core.own()?;
-        Timers::add(&self.core, s.0, false, f.0)
+        self.core.timer(s.0, false, f)
     }
 
     /// Calls $f every $s seconds; returns the timer's number.
     pub fn every(&self, s: PhpFloat, f: Callback) -> PhpResult<i64> {
         self.core.own()?;
-        Timers::add(&self.core, s.0, true, f.0)
+        self.core.timer(s.0, true, f)
     }
 
     /// Ends a timer.

@@ -83,9 +83,11 @@ void lifeline_log(const char *message)
 #if PHP_VERSION_ID >= 80200
 # define LIFELINE_LOAD(flag) zend_atomic_bool_load_ex(&(flag))
 # define LIFELINE_CLEAR(flag) zend_atomic_bool_store_ex(&(flag), false)
+# define LIFELINE_SET(flag) zend_atomic_bool_store_ex(&(flag), true)
 #else
 # define LIFELINE_LOAD(flag) (flag)
 # define LIFELINE_CLEAR(flag) ((flag) = 0)
+# define LIFELINE_SET(flag) ((flag) = 1)
 #endif
 
 bool lifeline_interrupted(void)
@@ -334,6 +336,50 @@ const char *lifeline_sapi_name(void)
 	return sapi_module.name ? sapi_module.name : "";
 }
 
+/* The script comes from the standard input (or is typed there), not from a file or from -r. */
+bool lifeline_script_is_stdin(void)
+{
+	static const char *const names[] = { "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "php://stdin" };
+	const char *script = SG(request_info).path_translated;
+	if (!script) {
+		return false;
+	}
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+		if (strcmp(script, names[i]) == 0) {
+			return true;
+		}
+	}
+	if (strcmp(script, "Standard input code") != 0) {
+		return false;
+	}
+	/* -r has that name, too: its code has another. */
+	const char *first = "";
+	for (zend_execute_data *frame = EG(current_execute_data); frame; frame = frame->prev_execute_data) {
+		if (frame->func && ZEND_USER_CODE(frame->func->type)) {
+			first = ZSTR_VAL(frame->func->op_array.filename);
+		}
+	}
+	return strcmp(first, "Command line code") != 0;
+}
+
+/* The error that has ended the script: its message, and where; NULL: there was none. */
+const char *lifeline_fatal_error(size_t *length, const char **file, uint32_t *line)
+{
+	const int fatal = E_ERROR | E_CORE_ERROR | E_COMPILE_ERROR | E_PARSE | E_USER_ERROR | E_RECOVERABLE_ERROR;
+	if (!PG(last_error_message) || !(PG(last_error_type) & fatal)) {
+		return NULL;
+	}
+	*length = ZSTR_LEN(PG(last_error_message));
+	*file = PG(last_error_file) ? ZSTR_VAL(PG(last_error_file)) : "";
+	*line = (uint32_t) PG(last_error_lineno);
+	return ZSTR_VAL(PG(last_error_message));
+}
+
+int lifeline_exit_status(void)
+{
+	return EG(exit_status);
+}
+
 void lifeline_observe_fibers(void (*switched)(zend_fiber_context *from, zend_fiber_context *to))
 {
 	zend_observer_fiber_switch_register(switched);
@@ -466,6 +512,7 @@ void lifeline_release_callable(zend_fcall_info_cache *resolved)
 #include <pthread.h>
 #include <signal.h>
 #include <sys/signalfd.h>
+#include <sys/timerfd.h>
 #include <time.h>
 
 int lifeline_at_fork(void (*before)(void), void (*child)(void))
@@ -553,6 +600,100 @@ int lifeline_wait(int fd, int64_t nanoseconds, bool busy)
 	}
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return result;
+}
+
+/* Signals of a server with workers: what a gateway does by itself, and what its workers leave to it. Only where their
+ * disposition is the default one, and until `lifeline_restore_signals`. */
+static const int lifeline_signals[] = { SIGUSR1, SIGTERM, SIGINT };
+#define LIFELINE_SIGNALS (sizeof(lifeline_signals) / sizeof(*lifeline_signals))
+static struct sigaction lifeline_before[LIFELINE_SIGNALS];
+static bool lifeline_taken[LIFELINE_SIGNALS];
+static volatile sig_atomic_t lifeline_reload, lifeline_stops;
+/* A timer that is made to expire, for loops that sleep elsewhere; -1: none. */
+static volatile sig_atomic_t lifeline_waker = -1;
+
+/* vm_interrupt: whoever is about to sleep looks at it, see `lifeline_wait`. */
+static void lifeline_on_signal(int number)
+{
+	int error = errno;
+	if (number == SIGUSR1) {
+		lifeline_reload = 1;
+	} else if (lifeline_stops < 2) {
+		lifeline_stops++;
+	}
+	LIFELINE_SET(EG(vm_interrupt));
+	if (lifeline_waker >= 0) {
+		struct itimerspec now = { .it_value = { .tv_nsec = 1 } };
+		timerfd_settime(lifeline_waker, 0, &now, NULL);
+	}
+	errno = error;
+}
+
+/* In place of SIG_IGN, which programs that the worker starts would inherit. */
+static void lifeline_leave_signal(int number)
+{
+	(void) number;
+}
+
+/* `gateway`: remember them, for `lifeline_take_signals`; else they do nothing. */
+void lifeline_watch_signals(bool gateway)
+{
+	lifeline_reload = 0;
+	lifeline_stops = 0;
+	for (size_t i = 0; i < LIFELINE_SIGNALS; i++) {
+		struct sigaction ours;
+		memset(&ours, 0, sizeof(ours));
+		ours.sa_handler = gateway ? lifeline_on_signal : lifeline_leave_signal;
+		/* A worker's system calls go on where they can; a gateway's sleep is to end. */
+		ours.sa_flags = gateway ? 0 : SA_RESTART;
+		sigemptyset(&ours.sa_mask);
+		if (lifeline_taken[i]) {
+			continue;
+		}
+		/* Cannot fail for these numbers; PHP's own, which knows of handlers that PHP puts off, returns nothing. */
+		zend_sigaction(lifeline_signals[i], NULL, &lifeline_before[i]);
+		if (!(lifeline_before[i].sa_flags & SA_SIGINFO) && lifeline_before[i].sa_handler == SIG_DFL) {
+			zend_sigaction(lifeline_signals[i], &ours, NULL);
+			lifeline_taken[i] = true;
+		}
+	}
+}
+
+void lifeline_restore_signals(void)
+{
+	for (size_t i = 0; i < LIFELINE_SIGNALS; i++) {
+		struct sigaction now;
+		if (!lifeline_taken[i]) {
+			continue;
+		}
+		lifeline_taken[i] = false;
+		zend_sigaction(lifeline_signals[i], NULL, &now);
+		if (now.sa_handler == lifeline_on_signal || now.sa_handler == lifeline_leave_signal) {
+			zend_sigaction(lifeline_signals[i], &lifeline_before[i], NULL);
+		}
+	}
+}
+
+void lifeline_wake_by_signal(int timer)
+{
+	lifeline_waker = timer;
+}
+
+/* What has come since the last call. False: nothing. */
+bool lifeline_take_signals(int *stops, bool *reload)
+{
+	sigset_t all, before;
+	if (!lifeline_reload && !lifeline_stops) {
+		return false;
+	}
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	*stops = lifeline_stops;
+	*reload = lifeline_reload;
+	lifeline_stops = 0;
+	lifeline_reload = 0;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return true;
 }
 
 /* A query string as parse_str() reads it. */

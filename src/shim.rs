@@ -38,6 +38,9 @@ unsafe extern "C" {
     pub(crate) fn lifeline_hide_in_trace(exception: *mut ZendObject, secret: *mut ZendStr);
     pub(crate) fn lifeline_sapi_serves_requests() -> bool;
     pub(crate) fn lifeline_sapi_name() -> *const c_char;
+    pub(crate) fn lifeline_script_is_stdin() -> bool;
+    pub(crate) fn lifeline_fatal_error(length: *mut usize, file: *mut *const c_char, line: *mut u32) -> *const c_char;
+    pub(crate) fn lifeline_exit_status() -> c_int;
     pub(crate) fn lifeline_observe_fibers(switched: unsafe extern "C" fn(*mut c_void, *mut c_void));
     pub(crate) fn lifeline_module_loaded(name: *const c_char) -> bool;
     pub(crate) fn lifeline_runtime_exception() -> *mut ClassEntry;
@@ -54,6 +57,10 @@ unsafe extern "C" {
     pub(crate) fn lifeline_hold_signals() -> bool;
     pub(crate) fn lifeline_release_signals();
     pub(crate) fn lifeline_wait(fd: c_int, nanoseconds: i64, busy: bool) -> c_int;
+    pub(crate) fn lifeline_watch_signals(gateway: bool);
+    pub(crate) fn lifeline_restore_signals();
+    pub(crate) fn lifeline_wake_by_signal(timer: c_int);
+    pub(crate) fn lifeline_take_signals(stops: *mut c_int, reload: *mut bool) -> bool;
     pub(crate) fn lifeline_parse_query(query: *const c_char, length: usize, result: *mut Zval);
     pub(crate) fn lifeline_set_default(ce: *mut ClassEntry, method: *const c_char, argument: u32, text: *const c_char);
 }

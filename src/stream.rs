@@ -4,7 +4,7 @@
 //! themselves: a script that reads from its stream would eat the engine's wake-up.
 
 use std::cell::Cell;
-use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use ext_php_rs::exception::PhpResult;
@@ -54,6 +54,11 @@ impl Wakeup {
         let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
         // Fails only for arguments out of range, which these are not.
         let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval, it_value });
+    }
+
+    /// The descriptor that makes it readable when its time is over.
+    pub(crate) fn timer(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
     }
 
     /// A PHP stream on it. Closing the stream does not close this.
