@@ -697,6 +697,7 @@ impl Endpoint for Core {
             | Event::Edit { .. }
             | Event::Items { .. }
             | Event::Release { .. }
+            | Event::Nudge
             | Event::SessionEnded { .. } => Ok(0),
         }
     }

@@ -85,7 +85,7 @@ fn stat(stat: &Stat) -> Zval {
         Stat::Flag(value) => boolean(*value),
         Stat::Text(value) => text(value),
         Stat::Tree(tree) => stats(tree),
-        Stat::List(entries) => list(entries.iter().map(stat)),
+        Stat::List(entries) => list(entries.iter().map(self::stat)),
         Stat::None => null(),
     }
 }

@@ -623,6 +623,7 @@ fn endpoint_of(event: &Event) -> Option<EndpointId> {
         | Event::Room { client: id }
         | Event::Stopped { endpoint: id } => *id,
         Event::Log { endpoint, .. } => return *endpoint,
+        Event::Nudge => return None,
     })
 }
 

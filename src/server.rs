@@ -926,6 +926,7 @@ impl Endpoint for Core {
             | Event::Overflow { .. }
             | Event::GaveUp { .. }
             | Event::Room { .. }
+            | Event::Nudge
             | Event::Flushed { .. } => Ok(0),
         }
     }
