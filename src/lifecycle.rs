@@ -215,6 +215,12 @@ pub(crate) fn inherited(class: &str) -> PhpException {
     ))
 }
 
+/// A worker whose script is over. What it has begun is not settled: another worker gets it, or it is counted as lost.
+pub(crate) fn worker_is_ending() -> bool {
+    // SAFETY: reads two fields of the executor's globals.
+    supervision::is_worker() && unsafe { shim::lifeline_is_ending() }
+}
+
 /// RSHUTDOWN: peers are told, threads are joined, both within about a second.
 pub(crate) fn request_shutdown() {
     OVER.set(true);

@@ -17,6 +17,7 @@ use crate::convert::{StringZval, boolean, int, null, text};
 use crate::dispatcher::{Serial, dispatcher};
 use crate::exceptions::{argument_value_error, error};
 use crate::failure::REASON;
+use crate::lifecycle::worker_is_ending;
 
 /// One handling of one message: when it ends, its bytes are credited to the peer and the
 /// connection's next event comes.
@@ -69,12 +70,20 @@ impl Turn {
         if self.over.get() {
             return;
         }
+        if worker_is_ending() {
+            return self.forget();
+        }
         let Some((endpoint, Delivery::Item { outbox, id })) = &self.delivery else { return self.end() };
         let message = format!("message {outbox}:{} was dropped without ack() or reject()", id.sequence);
         let failure = Box::new(Failure { kind: FailureKind::Application, message, code: 0 });
         let event = Event::Failure { endpoint: *endpoint, conn: Some(self.conn), failure };
         self.end_with(Verdict::Failed);
         dispatcher().requeue([event].into());
+    }
+
+    /// Nobody is told how it ends.
+    pub(crate) fn forget(&self) {
+        self.over.set(true);
     }
 
     /// Nothing that is said of it matters any more.

@@ -37,7 +37,7 @@ use crate::exceptions::{
 };
 use crate::failure::{self, Caught};
 use crate::gc;
-use crate::lifecycle::{self, generation, inherited, query, submit};
+use crate::lifecycle::{self, generation, inherited, query, submit, worker_is_ending};
 use crate::logger::{self, Logger};
 use crate::message::{self, Turn};
 use crate::request;
@@ -560,6 +560,12 @@ impl Core {
             arguments[3] = message::build(&arguments[1], binary, info.as_ref(), Some(Rc::clone(turn)));
         }
         let result = callback.call(&mut arguments[..wanted.min(4)]);
+        if result.is_err() && worker_is_ending() {
+            if let Some(turn) = turn {
+                turn.forget();
+            }
+            return Err(Pending);
+        }
         let is_open_item = item.is_some() && turn.as_ref().is_none_or(|turn| !turn.is_over());
         let rejection = if result.is_err() { failure::take_rejection() } else { None };
         let refused = rejection.is_some();
@@ -625,6 +631,9 @@ impl Core {
     /// `onSubscribe`.
     fn authorise(&self, conn: ConnId, object: &Zval, channel: Arc<str>) -> Result<usize, Pending> {
         let result = self.call(On::Subscribe, &mut [object.shallow_clone(), text(&channel)]);
+        if matches!(result, Some(Err(_))) && worker_is_ending() {
+            return Err(Pending);
+        }
         let allowed = match &result {
             Some(Ok(decision)) => decision.dereference().bool(),
             None | Some(Err(_)) => Some(false),
@@ -661,6 +670,9 @@ impl Core {
                 callback.call(&mut arguments[..wanted])
             }))
         });
+        if matches!(asked, Some(Err(_))) && worker_is_ending() {
+            return Err(Pending);
+        }
         let delivery = edit.delivery.clone();
         let answer =
             |allowed| Command::AnswerEdit { server, delivery: delivery.clone(), data: edit.data.clone(), allowed };

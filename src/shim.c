@@ -24,6 +24,12 @@ bool lifeline_exception_is_exit(void)
 	return EG(exception) && (zend_is_unwind_exit(EG(exception)) || zend_is_graceful_exit(EG(exception)));
 }
 
+/* The script is over: exit() unwinds it, or the end of the request has begun. */
+bool lifeline_is_ending(void)
+{
+	return (EG(flags) & EG_FLAGS_IN_SHUTDOWN) || (EG(exception) && zend_is_unwind_exit(EG(exception)));
+}
+
 /* Moves the pending exception to `into`. */
 bool lifeline_take_exception(zval *into)
 {

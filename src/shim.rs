@@ -8,6 +8,7 @@ use ext_php_rs::zend::ClassEntry;
 unsafe extern "C" {
     pub(crate) fn lifeline_has_exception() -> bool;
     pub(crate) fn lifeline_exception_is_exit() -> bool;
+    pub(crate) fn lifeline_is_ending() -> bool;
     pub(crate) fn lifeline_take_exception(into: *mut Zval) -> bool;
     pub(crate) fn lifeline_throw(exception: *mut ZendObject);
     pub(crate) fn lifeline_warn(context: *const c_char, exception: *mut ZendObject);

@@ -69,11 +69,15 @@ fn own_command() -> Result<Spawn, String> {
 /// Why they cannot be.
 pub(crate) fn command() -> Result<Spawn, String> {
     if generation() > 0 {
-        return Err("this process was forked by another one, and its workers would run the script from the beginning".into());
+        return Err(
+            "this process was forked by another one, and its workers would run the script from the beginning".into()
+        );
     }
     // SAFETY: a look at what the script is.
     if unsafe { shim::lifeline_script_is_stdin() } {
-        return Err("the script was read from the standard input, where workers cannot read it again; give PHP its file".into());
+        return Err(
+            "the script was read from the standard input, where workers cannot read it again; give PHP its file".into(),
+        );
     }
     COMMAND.get().cloned().unwrap_or_else(|| Err("this is not the command line PHP".into()))
 }
@@ -87,9 +91,9 @@ pub(crate) fn is_worker() -> bool {
 pub(crate) fn no_worker() -> Option<String> {
     match SEAT.get() {
         Some(Seat::Broken(why)) => Some(why.clone()),
-        Some(Seat::Worker(_)) if generation() > 0 => {
-            Some("the process that has forked this one is a worker, and stays the only one that its gateway knows".into())
-        }
+        Some(Seat::Worker(_)) if generation() > 0 => Some(
+            "the process that has forked this one is a worker, and stays the only one that its gateway knows".into(),
+        ),
         _ => None,
     }
 }
@@ -97,9 +101,7 @@ pub(crate) fn no_worker() -> Option<String> {
 /// The worker's socket; once.
 pub(crate) fn take_socket() -> Option<OwnedFd> {
     match SEAT.get() {
-        Some(Seat::Worker(socket)) if generation() == 0 => {
-            socket.lock().unwrap_or_else(PoisonError::into_inner).take()
-        }
+        Some(Seat::Worker(socket)) if generation() == 0 => socket.lock().unwrap_or_else(PoisonError::into_inner).take(),
         _ => None,
     }
 }
@@ -139,7 +141,8 @@ fn take_standard_input() -> Result<OwnedFd, String> {
     }
     let failed = |error: rustix::io::Errno| format!("the standard input cannot be taken over ({error})");
     let socket = rustix::io::fcntl_dupfd_cloexec(input, 3).map_err(failed)?;
-    let nothing = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).map_err(failed)?;
+    let nothing =
+        rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).map_err(failed)?;
     rustix::stdio::dup2_stdin(&nothing).map_err(failed)?;
     Ok(socket)
 }
