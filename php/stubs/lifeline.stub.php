@@ -44,7 +44,8 @@ interface WsServerInterface
     public function onHandshake(callable $callback): static;
 
     /**
-     * Where lifeline.v1 is spoken: when the session is there, new or again ({@see WsConnection::$resumed}).
+     * Where lifeline.v1 is spoken: when the session is there, new or again ({@see WsConnection::$resumed}). With workers
+     * also when the connection comes from another one.
      *
      * @param callable(WsConnection $connection, WsRequest $request): mixed $callback
      */
@@ -142,7 +143,15 @@ interface WsServerInterface
     /**
      * Starts, and dispatches until this server has stopped. Serves every server and client of the process.
      *
+     * With the option `workers` this process runs no callbacks and no timers of the server: it starts so many processes
+     * with its own command line, and run() in each of them runs the callbacks for its part of the connections, until the
+     * server has stopped or other workers have taken over. getenv('LIFELINE_WORKER') is the worker's number, 1 and up,
+     * and false in the process that has the workers. That one, unless it has handlers of its own, reloads at SIGUSR1 and
+     * stops at SIGTERM and SIGINT, at the second at once; workers leave these to it.
+     *
      * @throws WsConnectException|WsStorageException as start()
+     * @throws WsException option `workers`: the script was read from standard input, the process has such a server
+     *         already, or is a worker of another
      */
     public function run(): void;
 
@@ -170,8 +179,19 @@ interface WsServerInterface
     /**
      * Takes no new connections, closes all with 1001 within $drain seconds, drops the rest. Clients of
      * lifeline.v1 are asked to leave at a time of their own within it, and closed with 4000 at its end.
+     * From a worker: the whole server stops.
      */
     public function stop(float $drain = 5.0): void;
+
+    /**
+     * Starts new workers with the code as it is now; they take over the connections of those that there are, each when
+     * its handler is idle. No connection is closed, no message lost. Code that does not get as far as run() or start()
+     * changes nothing: the log says why, and the old workers stay. Returns at once. As SIGUSR1 to the process that has
+     * the workers.
+     *
+     * @throws WsException a server without the option `workers`, or before start()
+     */
+    public function reload(): void;
 
     /**
      * The bound address as a URL (the first, where there are several); port 0 is resolved.
@@ -215,7 +235,12 @@ interface WsServerInterface
      */
     public function disconnectUser(string $user, int $code = 4503, string $reason = ''): int;
 
-    /** @return list<WsConnection> */
+    /**
+     * With workers, here and in members(), connections() and connection(): those of all of them. For one that another
+     * worker serves the object is a name: its methods work, its $data is null and shared with nobody.
+     *
+     * @return list<WsConnection>
+     */
     public function connectionsOf(string $user): array;
 
     /** A connection is bound to the user. */
@@ -250,11 +275,11 @@ interface WsServerInterface
      */
     public function document(string $channel, array $options = []): WsDocument;
 
-    /** Number of open connections. */
+    /** Number of open connections, of all workers. */
     public function count(): int;
 
     /**
-     * Calls $f once, after $s seconds.
+     * Calls $f once, after $s seconds. With workers: in each of them.
      *
      * @param callable(): mixed $f
      * @return int for cancel()
@@ -263,7 +288,8 @@ interface WsServerInterface
     public function after(float $s, callable $f): int;
 
     /**
-     * Calls $f every $s seconds. A run that is late is not made up for.
+     * Calls $f every $s seconds. A run that is late is not made up for. With workers: in each of them; for one alone,
+     * look at getenv('LIFELINE_WORKER').
      *
      * @param callable(): mixed $f
      * @return int for cancel()
@@ -642,9 +668,13 @@ interface WsClientInterface
  *     cert?: string|null, key?: string|null, clientCa?: string|null,
  *     sni?: array<string, array{cert: string, key?: string}>|null,
  *   }|null,
- *   watchdog?: array{lag?: int|float, action?: 'log'|'unready'|'drain'},
+ *   watchdog?: array{lag?: int|float, action?: 'log'|'unready'|'drain'|'replace'},
  *   admin?: string|null, logger?: Logger|null, logLevel?: LogLevel,
  *   ioThreads?: int<1, 64>|null, reusePort?: bool, backlog?: int<1, 65535>,
+ *   workers?: int<0, 256>|array{
+ *     count: int<0, 256>, by?: 'connection'|'user'|non-empty-string, maxRequests?: positive-int|null,
+ *     maxMemory?: int<16777216, max>|null, grace?: int|float,
+ *   },
  * }
  * @phpstan-import-type Heartbeat from WsServerInterface
  * @phpstan-import-type Compression from WsServerInterface
@@ -701,6 +731,8 @@ final class WsServer implements WsServerInterface, \Countable
 
     public function stop(float $drain = 5.0): void {}
 
+    public function reload(): void {}
+
     public function address(): string {}
 
     public function broadcast(string $data, bool $binary = false, array $except = []): int {}
@@ -751,7 +783,11 @@ final class WsConnection implements WsConnectionInterface
     /** The subprotocol agreed on (RFC 6455 section 1.9); empty when none. */
     public readonly string $protocol;
 
-    /** The session of an earlier connection goes on, its stream without a hole. False on plain WebSocket. */
+    /**
+     * The session of an earlier connection goes on, its stream without a hole; or this connection, of any protocol, was
+     * open before and comes from another worker (reload(), or the end of that worker): $data begins anew, what belongs to
+     * the connection ($user, $session, channels) is as it was.
+     */
     public readonly bool $resumed;
 
     /** Null on plain WebSocket. */
