@@ -261,11 +261,8 @@ fn explain() {
     // Nothing has needed it yet: the script may not even have been compiled.
     let remote = remote.or_else(|| Remote::start(supervision::take_socket()?, runtime(1)).ok());
     let Some(remote) = remote else { return };
-    let mut why = fatal_error().unwrap_or_else(|| {
-        // SAFETY: reads one field of the executor's globals.
-        let status = unsafe { shim::lifeline_exit_status() };
-        format!("the script has ended (exit status {status}) and has not started a WsServer with the option 'workers'")
-    });
+    let ended = || "the script has ended and has not started a WsServer with the option 'workers'".to_owned();
+    let mut why = fatal_error().unwrap_or_else(ended);
     let mut end = why.len().min(LONGEST_WHY);
     while !why.is_char_boundary(end) {
         end -= 1;

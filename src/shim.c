@@ -381,11 +381,6 @@ const char *lifeline_fatal_error(size_t *length, const char **file, uint32_t *li
 	return ZSTR_VAL(PG(last_error_message));
 }
 
-int lifeline_exit_status(void)
-{
-	return EG(exit_status);
-}
-
 void lifeline_observe_fibers(void (*switched)(zend_fiber_context *from, zend_fiber_context *to))
 {
 	zend_observer_fiber_switch_register(switched);

@@ -41,7 +41,6 @@ unsafe extern "C" {
     pub(crate) fn lifeline_sapi_name() -> *const c_char;
     pub(crate) fn lifeline_script_is_stdin() -> bool;
     pub(crate) fn lifeline_fatal_error(length: *mut usize, file: *mut *const c_char, line: *mut u32) -> *const c_char;
-    pub(crate) fn lifeline_exit_status() -> c_int;
     pub(crate) fn lifeline_observe_fibers(switched: unsafe extern "C" fn(*mut c_void, *mut c_void));
     pub(crate) fn lifeline_module_loaded(name: *const c_char) -> bool;
     pub(crate) fn lifeline_runtime_exception() -> *mut ClassEntry;
