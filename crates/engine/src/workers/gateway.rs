@@ -178,6 +178,8 @@ pub struct Gateway {
     inbox: Arc<Inbox>,
     server: Arc<Server>,
     next_tick: Time,
+    /// The application knows that the server has stopped.
+    is_over: bool,
     ticker: JoinHandle<()>,
     /// Reused.
     events: Vec<Event>,
@@ -417,7 +419,7 @@ impl Gateway {
         };
         let now = clock::now();
         let roster = Roster::new(settings, now, &mut Reach { shell: &mut shell, local });
-        Self { roster, shell, inbox, server, next_tick: now, ticker, events: Vec::new() }
+        Self { roster, shell, inbox, server, next_tick: now, is_over: false, ticker, events: Vec::new() }
     }
 
     /// Takes what the engine and the workers have said, and says what is to be said. Of `events` remain those that are for
@@ -431,29 +433,20 @@ impl Gateway {
         for (worker, arrival) in inbox.take() {
             handle(now, roster, &mut reach, worker, arrival);
         }
-        for event in own.drain(..) {
-            let stopped = match event {
-                Event::Nudge => continue,
-                Event::Stopped { endpoint } => (endpoint == self.server.id()).then_some(endpoint),
-                _ => None,
-            };
+        for event in own.drain(..).filter(|event| !matches!(event, Event::Nudge)) {
             if let Some(event) = roster.handle_event(now, event, &mut reach) {
                 events.push(event);
-            }
-            if stopped.is_some() && roster.is_finished() {
-                events.push(Event::Stopped { endpoint: self.server.id() });
             }
         }
         self.events = own;
         if now >= self.next_tick {
             self.next_tick = now + TICK;
-            let unfinished = !roster.is_finished();
             reap(now, roster, &mut reach);
             roster.tick(now, &mut reach);
-            if unfinished && roster.is_finished() {
-                events.push(Event::Stopped { endpoint: self.server.id() });
-            }
             self.server.set_workers(self.roster.stats(now));
+        }
+        if self.roster.is_finished() && !std::mem::replace(&mut self.is_over, true) {
+            events.push(Event::Stopped { endpoint: self.server.id() });
         }
         for (level, message) in std::mem::take(&mut self.shell.log) {
             let record = LogRecord { level, message, context: Vec::new() };
