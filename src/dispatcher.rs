@@ -23,6 +23,7 @@ use crate::lifecycle::{self, with_bridge};
 use crate::shim;
 use crate::signals;
 use crate::stream::Wakeup;
+use crate::supervision;
 use crate::timers::{Schedule, Timers};
 
 /// Events taken from the engine at once.
@@ -332,6 +333,14 @@ impl Dispatcher {
         self.dirty.set(true);
         if self.depth.get() == 0 || self.eager.get() {
             self.flush();
+        }
+    }
+
+    /// The engine has answered. A worker's answer may have brought events along, of which its descriptor tells no more.
+    #[inline]
+    pub(crate) fn answered(&self) {
+        if self.depth.get() == 0 && self.wakeup.borrow().is_some() && supervision::is_worker() {
+            self.arm();
         }
     }
 

@@ -185,6 +185,7 @@ pub(crate) fn submit(command: Command) -> PhpResult<Reply> {
     dispatcher().settle_done();
     let reply = with_bridge(|bridge| bridge.submit(command)).ok_or_else(not_running)?;
     dispatcher().submitted();
+    dispatcher().answered();
     reply.map_err(from_command)
 }
 
@@ -201,7 +202,9 @@ pub(crate) fn send_now(conn: ConnId, data: &[u8], binary: bool) -> bool {
 /// As [`submit`], for commands that put nothing on the wire.
 pub(crate) fn query(command: Command) -> PhpResult<Reply> {
     dispatcher().settle_done();
-    with_bridge(|bridge| bridge.submit(command)).ok_or_else(not_running)?.map_err(from_command)
+    let reply = with_bridge(|bridge| bridge.submit(command)).ok_or_else(not_running)?;
+    dispatcher().answered();
+    reply.map_err(from_command)
 }
 
 fn not_running() -> PhpException {

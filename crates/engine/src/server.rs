@@ -131,6 +131,8 @@ pub struct Server {
     counters: Counters,
     /// True: listeners close.
     stopping: watch::Sender<bool>,
+    /// When who has not left is cut, from the stop on.
+    drained_at: watch::Sender<Option<tokio::time::Instant>>,
     /// Set under the lock of `connections`: nothing opens any more.
     cutting: AtomicBool,
     /// `Event::Handshake`s that the application has not taken.
@@ -217,6 +219,7 @@ impl Server {
             admin_task: Mutex::default(),
             counters: Counters::default(),
             stopping: watch::Sender::new(false),
+            drained_at: watch::Sender::new(None),
             cutting: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
@@ -266,9 +269,22 @@ impl Server {
     /// No new connections; each open one gets its close frame at a time of its own within the window;
     /// what is still there after `drain` is cut.
     pub fn stop(self: &Arc<Self>, drain: Duration) {
+        let end = tokio::time::Instant::now() + drain.max(STOP_GRACE);
         if self.stopping.send_replace(true) {
+            // Who asks again may want it sooner.
+            let sooner = self.drained_at.send_if_modified(|known| {
+                let sooner = known.is_some_and(|known| end < known);
+                if sooner {
+                    *known = Some(end);
+                }
+                sooner
+            });
+            if sooner {
+                self.sessions.drain(drain.mul_f64(0.9));
+            }
             return;
         }
+        self.drained_at.send_replace(Some(end));
         // Who waits for the application's decision is refused; nobody is asked about after this.
         self.waiting.lock().clear();
         let Some(core) = self.core.upgrade() else { return };
@@ -300,10 +316,15 @@ impl Server {
         let window = spread(outlets.len()).min(drain / 2);
         let begin = tokio::time::Instant::now();
         let total = outlets.len().max(1);
+        let mut end = self.drained_at.subscribe();
+        let mut hurries = false;
         for (index, outlet) in outlets.into_iter().enumerate() {
             let at = begin + window.mul_f64(index as f64 / total as f64);
-            if at > tokio::time::Instant::now() + Duration::from_millis(2) {
-                tokio::time::sleep_until(at).await;
+            if !hurries && at > tokio::time::Instant::now() + Duration::from_millis(2) {
+                tokio::select! {
+                    () = tokio::time::sleep_until(at) => {}
+                    _ = end.changed() => hurries = true,
+                }
             }
             outlet.set_closing();
             outlet.end(Ending::Close {
@@ -313,8 +334,8 @@ impl Server {
             });
             Core::wake(&outlet);
         }
-        let deadline = begin + drain.max(STOP_GRACE);
-        while self.unreported.load(Ordering::Acquire) > 0 && tokio::time::Instant::now() < deadline {
+        let is_over = || self.drained_at.borrow().is_none_or(|end| end <= tokio::time::Instant::now());
+        while self.unreported.load(Ordering::Acquire) > 0 && !is_over() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.cut_all();
