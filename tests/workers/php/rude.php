@@ -1,6 +1,6 @@
 <?php
 // A server with two workers, the first of which is none while there is the file `when`: it says `bytes` (base64) on the
-// socket to the gateway, itself or (`by`: child) through a child, and then ends (`then`: end) or waits for the gateway to
+// socket to the gateway, itself or (`by`: child) through a child, and then dies (`then`: end) or waits for the gateway to
 // end it (wait).
 
 declare(strict_types=1);
@@ -23,7 +23,8 @@ if ($number === '1' && file_exists($config['when'])) {
     if ($config['then'] === 'wait') {
         sleep(600);
     }
-    exit(0);
+    // Without another word: the extension would say why the script has ended.
+    posix_kill(getmypid(), SIGKILL);
 }
 $logger = static fn (string $level, string $message, array $context) => say('log', ['level' => $level, 'message' => $message]);
 $server = new WsServer('ws://127.0.0.1:0', ['logger' => $logger] + $config['options']);
