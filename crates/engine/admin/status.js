@@ -145,7 +145,9 @@
     by('workers').hidden = !told;
     if (!told) return;
     const names = ['worker', 'state', 'process', 'connections', 'messages', 'behind', 'memory', 'age'];
-    const rows = told.list.map((one) => {
+    // The one that leaves before the one that follows it.
+    const list = [...told.list].sort((a, b) => a.number - b.number || b.uptime - a.uptime);
+    const rows = list.map((one) => {
       const cells = [one.number, one.state, one.pid, count(one.connections), count(one.messages), time(one.lag), bytes(one.memory), span(one.uptime)];
       return el('tr', { 'data-state': one.state }, ...cells.map((text, at) => el('td', { 'data-name': names[at] }, String(text))));
     });

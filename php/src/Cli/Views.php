@@ -51,6 +51,8 @@ final class Views
     /** @param list<array<string, mixed>> $list */
     private static function workers(array $list): string
     {
+        // The one that leaves before the one that follows it.
+        usort($list, static fn (array $a, array $b): int => [$a['number'], $b['uptime']] <=> [$b['number'], $a['uptime']]);
         $rows = array_map(static fn (array $w): array => [
             (string) $w['number'], (string) $w['pid'], $w['state'], Text::count($w['connections']), Text::count($w['messages']),
             Text::time($w['lag']), Text::bytes($w['memory']), Text::time($w['uptime']),

@@ -24,7 +24,7 @@ if ($number === '1' && file_exists($config['when'])) {
         sleep(600);
     }
     // Without another word: the extension would say why the script has ended.
-    posix_kill(getmypid(), SIGKILL);
+    exec('kill -9 ' . getmypid());
 }
 $logger = static fn (string $level, string $message, array $context) => say('log', ['level' => $level, 'message' => $message]);
 $server = new WsServer('ws://127.0.0.1:0', ['logger' => $logger] + $config['options']);
