@@ -697,6 +697,15 @@ pub trait Bridge: fmt::Debug + Send + Sync {
     /// endpoint that has ended is no error, but for those that start or send: it has nothing.
     fn submit(&self, command: Command) -> Result<Reply, CommandError>;
 
+    /// As [`Bridge::submit`], for a caller who does not look at the reply: where the sockets are in another process, it is
+    /// not waited for, and what is wrong with the command is not told.
+    ///
+    /// # Errors
+    /// See [`Bridge::submit`].
+    fn order(&self, command: Command) -> Result<(), CommandError> {
+        self.submit(command).map(drop)
+    }
+
     /// Sends a message without a copy of it where nothing waits before it: for long ones. False: it was
     /// not sent, submit it as a [`Command::Send`].
     fn send_now(&self, conn: ConnId, data: &[u8], binary: bool) -> bool;

@@ -295,7 +295,9 @@ impl Local {
         for event in events {
             self.core.events.push(event);
         }
-        if result.is_err() {
+        if result.is_ok() {
+            server.announce(&self.core);
+        } else {
             self.has_gateway.store(false, Ordering::Relaxed);
             drop(self.gateway.lock().take());
             server.discard();
@@ -429,7 +431,7 @@ impl Local {
                     if let Some(Some(gateway)) = self.gateway.try_lock().as_deref()
                         && gateway.endpoint() == endpoint
                     {
-                        server.set_workers(gateway.stats());
+                        server.set_workers(gateway.stats(), gateway.roster.is_served());
                     }
                     server.stats()
                 }

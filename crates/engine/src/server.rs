@@ -148,6 +148,8 @@ pub struct Server {
     history: History,
     /// Where callbacks run in workers.
     workers: Mutex<Option<Stats>>,
+    /// It has workers, and none of them serves.
+    is_deserted: AtomicBool,
 }
 
 impl Server {
@@ -229,6 +231,7 @@ impl Server {
             started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             history: History::default(),
             workers: Mutex::default(),
+            is_deserted: AtomicBool::new(config.workers.count > 0),
             config,
         });
         core.add_endpoint(id, Endpoint::Server(server.clone()));
@@ -236,13 +239,9 @@ impl Server {
         for acceptor in acceptors {
             core.shards[0].handle.spawn(server.clone().accept_all(acceptor));
         }
-        match &server.config.manager {
-            Ok(Some(manager)) => core.service.handle_start(core, manager),
-            Ok(None) => {}
-            Err(problem) => {
-                let message = format!("the service manager cannot be told: {problem}");
-                server.context.log(LogLevel::Warning, message, Vec::new());
-            }
+        // With workers it is ready when they are.
+        if server.config.workers.count == 0 {
+            server.announce(core);
         }
         if let Some(admin) = admin {
             let source = server.clone();
@@ -250,6 +249,18 @@ impl Server {
             *server.admin_task.lock() = Some(task);
         }
         Ok(id)
+    }
+
+    /// The service manager hears that it serves.
+    pub fn announce(&self, core: &Arc<Core>) {
+        match &self.config.manager {
+            Ok(Some(manager)) => core.service.handle_start(core, manager),
+            Ok(None) => {}
+            Err(problem) => {
+                let message = format!("the service manager cannot be told: {problem}");
+                self.context.log(LogLevel::Warning, message, Vec::new());
+            }
+        }
     }
 
     pub fn addresses(&self) -> Vec<Arc<str>> {
@@ -565,9 +576,10 @@ impl Server {
         self.sessions.set_questions(questions);
     }
 
-    /// What is to be shown of its workers.
-    pub fn set_workers(&self, stats: Stats) {
+    /// What is to be shown of its workers, and whether any of them serves.
+    pub fn set_workers(&self, stats: Stats, any: bool) {
         *self.workers.lock() = Some(stats);
+        self.is_deserted.store(!any, Ordering::Release);
     }
 
     /// Its `limits.memory`.
@@ -1221,7 +1233,7 @@ impl AdminSource for Server {
     }
 
     fn ready(&self) -> bool {
-        !self.is_unready()
+        !self.is_unready() && !self.is_deserted.load(Ordering::Acquire)
     }
 
     fn about(&self) -> About {

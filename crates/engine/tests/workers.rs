@@ -3,6 +3,8 @@
 mod common;
 
 use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -12,6 +14,7 @@ use bytes::Bytes;
 use lifeline_engine::bridge::{Bridge, Command, CommandError, ConnId, EndpointId, Event, LogLevel, Reply, Stat, Stats};
 use lifeline_engine::config::{ServerConfig, Spawn, WatchdogAction};
 use lifeline_engine::local::RuntimeConfig;
+use lifeline_engine::service::Manager;
 use lifeline_engine::workers::remote::Remote;
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 
@@ -361,4 +364,21 @@ fn workers_that_do_not_start_are_an_error_that_says_why() {
         };
         assert!(text.contains("has not started") && text.contains(why), "{manner}: {text}");
     }
+}
+
+#[test]
+fn the_service_manager_hears_of_a_server_when_its_workers_have_started() {
+    let name = format!("lifeline-workers-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).expect("a name");
+    let manager = UnixDatagram::bind_addr(&address).expect("bind");
+    manager.set_nonblocking(true).expect("set");
+    let told = |config: &mut ServerConfig| {
+        config.manager = Ok(Some(Manager { address: address.clone(), watchdog: None }));
+    };
+    let mut text = [0; 500];
+    assert!(Gateway::start_with("late", told).is_err());
+    assert!(manager.recv(&mut text).is_err(), "{}", String::from_utf8_lossy(&text));
+    let _gateway = Gateway::start(told);
+    let count = manager.recv(&mut text).expect("a word");
+    assert!(text[..count].starts_with(b"READY=1\n"), "{}", String::from_utf8_lossy(&text[..count]));
 }

@@ -443,7 +443,7 @@ impl Gateway {
             self.next_tick = now + TICK;
             reap(now, roster, &mut reach);
             roster.tick(now, &mut reach);
-            self.server.set_workers(self.roster.stats(now));
+            self.server.set_workers(self.roster.stats(now), self.roster.is_served());
         }
         if self.roster.is_finished() && !std::mem::replace(&mut self.is_over, true) {
             events.push(Event::Stopped { endpoint: self.server.id() });

@@ -403,6 +403,13 @@ impl Bridge for Remote {
         }
     }
 
+    fn order(&self, command: Command) -> Result<(), CommandError> {
+        match place(&command) {
+            Place::Gateway => self.tell(&mut self.state.lock(), &ToGateway::Command(command)).map(drop),
+            Place::Own => self.submit(command).map(drop),
+        }
+    }
+
     fn send_now(&self, _: ConnId, _: &[u8], _: bool) -> bool {
         false
     }

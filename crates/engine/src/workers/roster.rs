@@ -327,6 +327,11 @@ impl Roster {
         }
     }
 
+    /// Some worker serves.
+    pub fn is_served(&self) -> bool {
+        self.first_serving().is_some()
+    }
+
     /// The server has stopped and no worker is left.
     pub fn is_finished(&self) -> bool {
         self.stopping && self.workers.is_empty()
