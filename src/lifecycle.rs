@@ -189,6 +189,14 @@ pub(crate) fn submit(command: Command) -> PhpResult<Reply> {
     reply.map_err(from_command)
 }
 
+/// As [`submit`], for a reply that nobody looks at: a worker does not wait for it.
+pub(crate) fn order(command: Command) -> PhpResult<()> {
+    dispatcher().settle_done();
+    let result = with_bridge(|bridge| bridge.order(command)).ok_or_else(not_running)?;
+    dispatcher().submitted();
+    result.map_err(from_command)
+}
+
 /// Sends a message from where it lies; false: it was not sent, submit it.
 pub(crate) fn send_now(conn: ConnId, data: &[u8], binary: bool) -> bool {
     dispatcher().settle_done();

@@ -1141,6 +1141,11 @@ impl WsServer {
 
     fn count_of(&self, method: &str, command: impl FnOnce(EndpointId) -> PhpResult<Command>) -> PhpResult<i64> {
         let Some(id) = self.core.running(method)? else { return Ok(0) };
+        // SAFETY: a look at the frame of the running method and of its caller.
+        if supervision::is_worker() && unsafe { shim::lifeline_result_is_unused() } {
+            lifecycle::order(command(id)?)?;
+            return Ok(0);
+        }
         match submit(command(id)?)? {
             Reply::Count(count) => Ok(i64::try_from(count).unwrap_or(i64::MAX)),
             _ => Ok(0),

@@ -502,6 +502,23 @@ zend_object *lifeline_this(void)
 	return frame && Z_TYPE(frame->This) == IS_OBJECT ? Z_OBJ(frame->This) : NULL;
 }
 
+/* Whether the script throws away what the running method of ours returns. */
+bool lifeline_result_is_unused(void)
+{
+	zend_execute_data *frame = EG(current_execute_data), *caller = frame ? frame->prev_execute_data : NULL;
+	if (!caller || !caller->func || !ZEND_USER_CODE(caller->func->type) || !caller->opline) {
+		return false;
+	}
+	switch (caller->opline->opcode) {
+		case ZEND_DO_FCALL:
+		case ZEND_DO_ICALL:
+		case ZEND_DO_FCALL_BY_NAME:
+			return caller->opline->result_type == IS_UNUSED;
+		default:
+			return false;
+	}
+}
+
 /* Frees the function that was made for one call of __call or __callStatic. */
 void lifeline_release_callable(zend_fcall_info_cache *resolved)
 {

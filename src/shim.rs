@@ -48,6 +48,7 @@ unsafe extern "C" {
     pub(crate) fn lifeline_take_reject(reason: *mut Zval, code: *mut i64, permanent: *mut bool) -> bool;
     pub(crate) fn lifeline_json_encode(value: *mut Zval, into: *mut Zval) -> bool;
     pub(crate) fn lifeline_json_decode(text: *const c_char, length: usize, into: *mut Zval) -> bool;
+    pub(crate) fn lifeline_result_is_unused() -> bool;
     pub(crate) fn lifeline_this() -> *mut ZendObject;
     pub(crate) fn lifeline_release_callable(resolved: *mut ext_php_rs::ffi::_zend_fcall_info_cache);
     pub(crate) fn lifeline_at_fork(before: extern "C" fn(), child: extern "C" fn()) -> c_int;

@@ -49,7 +49,13 @@ final class Site
     public function __destruct()
     {
         if ($this->running()) {
+            // Workers outlive their gateway for a moment, and may write then.
+            $workers = explode(' ', trim((string) @file_get_contents("/proc/$this->pid/task/$this->pid/children")));
             proc_terminate($this->process, 9);
+            foreach (array_filter($workers) as $worker) {
+                posix_kill((int) $worker, 9);
+                meanwhile(fn () => !is_dir("/proc/$worker") || str_contains((string) @file_get_contents("/proc/$worker/stat"), ') Z '), 'the end of a worker');
+            }
         }
         array_map(unlink(...), glob("$this->directory/*"));
         rmdir($this->directory);
