@@ -53,7 +53,7 @@ final class Site
             $workers = explode(' ', trim((string) @file_get_contents("/proc/$this->pid/task/$this->pid/children")));
             proc_terminate($this->process, 9);
             foreach (array_filter($workers) as $worker) {
-                posix_kill((int) $worker, 9);
+                exec("kill -9 " . (int) $worker . " 2>/dev/null");
                 meanwhile(fn () => !is_dir("/proc/$worker") || str_contains((string) @file_get_contents("/proc/$worker/stat"), ') Z '), 'the end of a worker');
             }
         }
