@@ -53,7 +53,8 @@ soak: ## half an hour of mixed load with faults: flat memory, descriptors and la
 	@scripts/build.sh
 	@tests/soak/run full mixed
 
-fuzz: ## fuzz what reads the network (FUZZ_SECONDS=n for each target)
+fuzz: ## fuzz what reads the network, and arrays of options (FUZZ_SECONDS=n for each target)
+	@scripts/build.sh
 	@scripts/fuzz.sh
 
 audit: ## licences, sources, doubled crates and known vulnerabilities of what is used

@@ -2,9 +2,9 @@
 # Checks what of others is in the extension, by deny.toml: licences, banned and doubled crates, where they come from,
 # and known vulnerabilities. cargo-deny is built once, in .cache/cargo-deny, which takes some minutes.
 #
-# The advisories are a git repository. Where it cannot be reached, and no copy of it is there (in $CARGO_HOME, or
-# ADVISORIES=folder), they are not checked, which is said and counted as skipped; all the rest needs no network once
-# the crates are there.
+# The advisories are a git repository. Where it cannot be reached, and no clone of it is given (ADVISORIES=folder), they
+# are not checked, which is said and counted as skipped; all the rest needs no network once the crates are there. That a
+# crate with an advisory is found is tried with a database of one, made up.
 set -uo pipefail
 . "$(dirname "$0")/common.sh"
 use_cargo
@@ -39,23 +39,46 @@ for what in licenses bans sources; do
     fi
 done
 
-database=${ADVISORIES:-}
-options=()
-if [ -n "$database" ]; then
-    # cargo-deny looks for a clone of this name in a folder of such.
-    options=(--disable-fetch)
-    config=$(mktemp)
-    trap 'rm -f "$config"' EXIT
-    sed "s#^\[advisories\]#[advisories]\ndb-path = \"$database\"#" deny.toml >"$config"
-    options+=(--config "$config")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# advisories CLONE: by this database alone, without network.
+advisories() {
+    # cargo-deny looks in a folder for a clone of this name, which has a hash of the database's address.
+    rm -rf "$work/databases"
+    mkdir "$work/databases"
+    ln -s "$(realpath "$1")" "$work/databases/advisory-db-3157b0e258782691"
+    sed "s#^\[advisories\]#[advisories]\ndb-path = \"$work/databases\"#" deny.toml >"$work/deny.toml"
+    cargo-deny --offline --config "$work/deny.toml" check advisories >"$log" 2>&1
+}
+
+# made_up PATCHED: a database that knows of one advisory, for `bytes`, which is used, and says which versions are good.
+made_up() {
+    rm -rf "$work/made-up"
+    mkdir -p "$work/made-up/crates/bytes"
+    printf '%s\n' '```toml' '[advisory]' 'id = "RUSTSEC-2026-9999"' 'package = "bytes"' 'date = "2026-01-01"' '[versions]' \
+        "patched = [\"$1\"]" '```' '' '# Made up' '' 'To try the search.' >"$work/made-up/crates/bytes/RUSTSEC-2026-9999.md"
+    git -C "$work/made-up" init --quiet && git -C "$work/made-up" add . &&
+        git -C "$work/made-up" -c user.name=audit -c user.email=audit@localhost commit --quiet --message 'One advisory'
+}
+if made_up '>= 999.0.0' && ! advisories "$work/made-up" && grep -q RUSTSEC-2026-9999 "$log" &&
+    made_up '>= 0.0.1' && advisories "$work/made-up"; then
+    passed=$((passed + 1))
+    say "ok    an advisory is found, and one that does not apply is not"
+else
+    failed=$((failed + 1))
+    say "FAIL  an advisory that was made up is not told from one that does not apply"
+    cat "$log"
 fi
-if cargo-deny check "${options[@]}" advisories >"$log" 2>&1; then
+
+if [ -n "${ADVISORIES:-}" ]; then advisories "$ADVISORIES"; else cargo-deny check advisories >"$log" 2>&1; fi
+status=$?
+if [ "$status" = 0 ]; then
     passed=$((passed + 1))
     say "ok    advisories"
-elif grep -q 'failed to fetch advisory database\|failed to load advisory database\|failed to open advisory database' "$log"; then
+elif [ -z "${ADVISORIES:-}" ] && grep -q 'failed to fetch advisory database\|failed to load advisory database\|failed to open advisory database' "$log"; then
     skipped=$((skipped + 1))
-    say "skip  advisories: https://github.com/RustSec/advisory-db is not reachable from here, and there is no copy of it"
-    say "      (git clone it elsewhere and set ADVISORIES to the folder that has it): NOT checked for known vulnerabilities"
+    say "skip  advisories: https://github.com/RustSec/advisory-db cannot be reached"
+    say "      (git clone it elsewhere and set ADVISORIES to the clone): NOT checked for known vulnerabilities"
 else
     failed=$((failed + 1))
     say "FAIL  advisories"

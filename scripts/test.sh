@@ -44,17 +44,13 @@ print(passed, failed, skipped)
 PY
 }
 
-# part NAME SECONDS COMMAND...: runs one part and adds its counts.
-part() {
-    local name=$1 limit=$2 status passed failed skipped begin=$SECONDS
-    shift 2
-    [ -z "${PARTS:-}" ] || case " $PARTS " in *" $name "*) ;; *) return 0 ;; esac
-    say ""
-    say "== $name"
-    timeout --kill-after=20 "$limit" "$@" 2>&1 | tee "$logs/$name.log"
-    status=${PIPESTATUS[0]}
+wanted() { [ -z "${PARTS:-}" ] || case " $PARTS " in *" $1 "*) ;; *) return 1 ;; esac; }
+
+# tally NAME STATUS SECONDS LIMIT: adds the counts of a part that has ended.
+tally() {
+    local name=$1 status=$2 seconds=$3 passed failed skipped
     read -r passed failed skipped <<<"$(count "$logs/$name.log")"
-    [ "$status" != 124 ] && [ "$status" != 137 ] || say "$name: not done after $limit s"
+    [ "$status" != 124 ] && [ "$status" != 137 ] || say "$name: not done after $4 s"
     if [ "$status" != 0 ] && [ "$failed" = 0 ]; then failed=1; fi
     if [ "$status" = 0 ] && [ $((passed + failed)) = 0 ]; then
         say "$name: ran no test"
@@ -63,9 +59,41 @@ part() {
     total_passed=$((total_passed + passed))
     total_failed=$((total_failed + failed))
     total_skipped=$((total_skipped + skipped))
-    report+=("$(printf '%-12s %4d s  %5d passed  %3d failed  %3d skipped' \
-        "$name" $((SECONDS - begin)) "$passed" "$failed" "$skipped")")
+    report+=("$(printf '%-12s %4d s  %5d passed  %3d failed  %3d skipped' "$name" "$seconds" "$passed" "$failed" "$skipped")")
 }
+
+# part NAME SECONDS COMMAND...: runs one part and adds its counts.
+part() {
+    local name=$1 limit=$2 begin=$SECONDS
+    shift 2
+    wanted "$name" || return 0
+    say ""
+    say "== $name"
+    timeout --kill-after=20 "$limit" "$@" 2>&1 | tee "$logs/$name.log"
+    tally "$name" "${PIPESTATUS[0]}" $((SECONDS - begin)) "$limit"
+}
+
+# beside NAME SECONDS COMMAND...: the same, beside what follows; `await` waits for it. One at a time.
+beside=
+beside() {
+    wanted "$1" || return 0
+    beside_name=$1 beside_limit=$2 beside_begin=$SECONDS
+    shift 2
+    timeout --kill-after=20 "$beside_limit" "$@" >"$logs/$beside_name.log" 2>&1 &
+    beside=$!
+}
+await() {
+    [ -n "$beside" ] || return 0
+    local status
+    wait "$beside"
+    status=$?
+    beside=
+    say ""
+    say "== $beside_name"
+    cat "$logs/$beside_name.log"
+    tally "$beside_name" "$status" $((SECONDS - beside_begin)) "$beside_limit"
+}
+trap '[ -z "$beside" ] || kill "$beside" 2>/dev/null' EXIT
 
 # A step without tests of its own: done or not.
 step() {
@@ -100,9 +128,13 @@ else
     [ "$mode" = full ] || part valgrind 300 scripts/phpt.sh -m tests/phpt/classes.phpt tests/phpt/client/echo.phpt
     part packaging 600 tests/packaging/run
     part interop 400 tests/interop/run
+    # Two minutes that are mostly spent waiting, beside what computes.
+    beside soak 600 tests/soak/run mixed
     part conformance 600 tests/conformance/run
+    await
+    part leaks 600 tests/soak/run memory leaks
     # The kinds of test that bring their own runner.
-    for name in browser chaos workers abuse soak guard; do
+    for name in browser chaos workers abuse guard; do
         [ ! -x "tests/$name/run" ] || part "$name" 600 "tests/$name/run"
     done
     part demo 120 env DURATION=20 scripts/demo.sh

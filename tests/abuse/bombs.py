@@ -41,7 +41,7 @@ def test_bombs(_binary):
     bomb = deflated(BOMB)
     said = []
     for name, (parameters, takeover) in MODES.items():
-        victim = Victim({"compression": {"contextTakeover": takeover}}, growth=96 * MIB, cpu=120)
+        victim = Victim({"compression": {"contextTakeover": takeover}}, growth=48 * MIB + count * 5 * MIB // 4, cpu=120)
         # A first message for a context to be there.
         peers = [agreed(victim, parameters) for _ in range(count)]
         for peer in peers:

@@ -271,28 +271,24 @@ impl Writer {
         let opcode = if binary { Opcode::Binary } else { Opcode::Text };
         let compression = outlet.compression().filter(|compression| compression.wants(data.len()));
         let compressed = compression.and_then(|compression| {
-            compression.compress(&[data], |payload| {
-                let must = compression.deflates_with_context();
-                self.send_payload_now(outlet, (opcode, true), payload, data.len(), must)
-            })
+            compression.compress(&[data], |payload| self.send_payload_now(outlet, (opcode, true), payload, data.len()))
         });
-        compressed.unwrap_or_else(|| self.send_payload_now(outlet, (opcode, false), data, data.len(), false))
+        compressed.unwrap_or_else(|| self.send_payload_now(outlet, (opcode, false), data, data.len()))
     }
 
-    /// `must`: it is kept for the task if the socket takes nothing.
+    /// What is compressed is kept for the task if the socket takes nothing: it is not to be made, or counted, again.
     fn send_payload_now(
         &mut self,
         outlet: &Outlet,
         (opcode, compressed): (Opcode, bool),
         payload: &[u8],
         size: usize,
-        must: bool,
     ) -> bool {
         SCRATCH.with_borrow_mut(|scratch| {
             put_header(scratch, true, compressed, opcode, payload.len(), None);
             let parts = [IoSlice::new(scratch), IoSlice::new(payload)];
             let whole = || Bytes::from([&scratch[..], payload].concat());
-            let rest = self.write_parts(outlet, &parts).or_else(|| must.then(whole));
+            let rest = self.write_parts(outlet, &parts).or_else(|| compressed.then(whole));
             scratch.clear();
             let Some(rest) = rest else { return false };
             outlet.trace(|| format!("sending {opcode:?} of {size} bytes").to_lowercase());
@@ -324,24 +320,28 @@ impl Writer {
     }
 
     /// Writes the one item that there is, without the book-keeping of a batch. None: nothing of it was
-    /// written; `Some(false)`: a part.
+    /// written, and it is still to be queued; `Some(false)`: the rest is kept for the task.
     fn write_single(&mut self, outlet: &Outlet, item: &Item) -> Option<bool> {
         let size = item.size();
         let (rest, frame) = match item {
             Item::Shared(frame) => {
                 outlet.trace(|| format!("sending a shared frame of {size} bytes"));
                 let wire = frame.wire_for(outlet.compression());
-                let count = self.direct.as_ref()?.try_write_vectored(&[IoSlice::new(wire)]).ok()?;
+                let taken = self.direct.as_ref()?.try_write_vectored(&[IoSlice::new(wire)]).ok();
+                // Compressed, it is not to be counted again.
+                let count = taken.or_else(|| (!std::ptr::eq(wire, &raw const frame.wire)).then_some(0))?;
                 outlet.counters.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
                 (wire.slice(count..), Some(frame.clone()))
             }
             Item::Message { data, binary, .. } => SCRATCH.with_borrow_mut(|scratch| {
                 let opcode = if *binary { Opcode::Binary } else { Opcode::Text };
                 outlet.trace(|| format!("sending {opcode:?} of {size} bytes").to_lowercase());
-                if !put_compressed(scratch, outlet, opcode, &[data], None) {
+                let compressed = put_compressed(scratch, outlet, opcode, &[data], None);
+                if !compressed {
                     put_frame(scratch, opcode, data, None);
                 }
                 let rest = self.write_parts(outlet, &[IoSlice::new(scratch)]);
+                let rest = rest.or_else(|| compressed.then(|| Bytes::copy_from_slice(scratch)));
                 scratch.clear();
                 rest.map(|rest| (rest, None))
             })?,

@@ -4,13 +4,16 @@ mod common;
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::{App, PATIENCE, client, local};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use lifeline_engine::bridge::{Bridge, Command, ConnId, Event, HandshakeAnswer, Reply, Sent, Stat, State};
 use lifeline_engine::config::{DeflateConfig, ServerConfig, SlowConsumer};
+use rustix::net::{SendFlags, getpeername, send};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 /// A peer that compresses all that it sends.
 struct Peer {
@@ -467,6 +470,64 @@ fn with_context_takeover_nothing_that_was_compressed_is_dropped() {
             assert!(got.payload.len() >= 20_000);
             last = Some(index);
         }
+    }
+}
+
+/// The server's socket of a connection, of which this process has both ends.
+fn server_side(peer: &Peer) -> rustix::fd::OwnedFd {
+    let local = peer.stream.local_addr().expect("address");
+    let process = pidfd_open(getpid(), PidfdFlags::empty()).expect("this process");
+    let numbers = std::fs::read_dir("/proc/self/fd").expect("descriptors");
+    numbers
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|number| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok())
+        .find(|fd| getpeername(fd).ok().flatten().and_then(|name| SocketAddr::try_from(name).ok()) == Some(local))
+        .expect("the other end")
+}
+
+/// Fills it behind the server's back, to the last byte that the kernel takes; returns how many.
+fn fill(socket: &rustix::fd::OwnedFd) -> usize {
+    let mut filled = 0;
+    let mut quiet = 0;
+    // What is under way between the two ends arrives, and makes room once more.
+    while quiet < 20 {
+        let chunk = [0; 16_384];
+        let size = if quiet == 0 { chunk.len() } else { 1 };
+        match send(socket, &chunk[..size], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(count) => (filled, quiet) = (filled + count, 0),
+            Err(rustix::io::Errno::AGAIN) => {
+                quiet += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    filled
+}
+
+/// Each way that a message takes may find the socket full before its first byte.
+#[test]
+fn what_a_full_socket_does_not_take_is_compressed_once() {
+    for way in ["send at once", "queue", "broadcast"] {
+        let mut app = App::new();
+        let (server, address) = app.serve(compressing(|_| {}));
+        let mut peer = Peer::connect(&address, "permessage-deflate");
+        let conn = app.wait_open();
+        let filled = fill(&server_side(&peer));
+        let message = text(1500, 1);
+        match way {
+            "send at once" if app.local.send_now(conn, message.as_bytes(), false) => {}
+            "send at once" | "queue" => drop(app.send(conn, &message)),
+            _ => {
+                let data = Bytes::copy_from_slice(message.as_bytes());
+                app.submit(Command::Broadcast { server, data, binary: false, except: vec![] });
+            }
+        }
+        assert!(app.stat(server, &["bytes", "sendBuffered"]) >= 1500, "{way}: it was not full");
+        peer.stream.read_exact(&mut vec![0; filled]).expect("what fills it");
+        assert!(peer.receive().payload == message.as_bytes());
+        let counted = ["messages", "bytes"].map(|what| app.stat(server, &["compression", what, "out"]));
+        assert_eq!(counted, [1, 1500], "{way}");
     }
 }
 

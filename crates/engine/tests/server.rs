@@ -1251,7 +1251,7 @@ fn adaptive_beats_grow_rare_until_there_is_traffic() {
 fn a_crowd_is_told_to_leave_over_a_window() {
     use rustix::event::{PollFd, PollFlags, poll};
     const CROWD: usize = 300;
-    let drain = Duration::from_secs(10);
+    let drain = Duration::from_secs(60);
     let mut app = App::new();
     let (server, address) = app.serve(|_| {});
     let mut peers: Vec<_> = (0..CROWD).map(|_| connect_raw(&address)).collect();
@@ -1294,9 +1294,10 @@ fn a_crowd_is_told_to_leave_over_a_window() {
     assert_eq!(closed, CROWD);
     assert!(begin.elapsed() < drain, "{:?}", begin.elapsed());
     let told = told.join().expect("peers");
-    let (first, last) = (told[0], told[CROWD - 1]);
-    // A millisecond for each of them; a busy machine makes it look narrower.
-    assert!(last > first + Duration::from_millis(100), "{first:?} to {last:?}");
+    // A millisecond for each of them, of which two may go together. A busy machine brings nobody's time forward.
+    for (index, told) in told.iter().enumerate() {
+        assert!(*told + Duration::from_millis(3) >= Duration::from_millis(index as u64), "number {index}: {told:?}");
+    }
 }
 
 #[test]

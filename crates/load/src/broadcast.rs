@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::crew::histogram;
 use crate::lifeline::{Heard, PROTOCOL, Speaker, hear};
-use crate::pool::{Handler, Link, Plan, Pool};
+use crate::pool::{Deflate, Handler, Link, Plan, Pool};
 use crate::process::{Tree, machine, machine_cpu};
 use crate::run::quantiles;
 use crate::train::{inflate, parse_compressed};
@@ -204,7 +204,7 @@ impl Broadcast {
         };
         let publisher = pool.connect(PUBLISHER, Some(&self.publish))?;
         pool.speak(self.lifeline.then_some(PROTOCOL));
-        pool.compress(self.compress);
+        pool.compress(if self.compress { Deflate::Alone } else { Deflate::Off });
         while room.open <= self.conns {
             while pool.len() <= self.conns && pool.opening() < 64 {
                 pool.connect(0, Some(&self.subscribe))?;

@@ -16,7 +16,7 @@ use crate::broadcast::Broadcast;
 use crate::crew::{Crew, Scene};
 use crate::losses::{Blocked, Reconnect};
 use crate::numbers::{Numbers, Order};
-use crate::pool::Plan;
+use crate::pool::{Deflate, Plan};
 use crate::process::Tree;
 use crate::profile::Profile;
 use crate::report::html;
@@ -35,11 +35,11 @@ const PORTS: usize = 5000;
 pub const HELP: &str = "\
 lifeline-load echo --secs S ...      the load generator: messages there and back, as fast as the window lets
     [--conns N] [--window N] [--size BYTES] [--warm S] [--rate N] [--text]
-    [--lifeline] [--compress]
+    [--lifeline] [--compress [--takeover]]
     --rate: N messages a second all together, each timed from when it was due.
     --lifeline: speak lifeline.v1; messages are items and the stream, acknowledged both ways.
-    --compress: permessage-deflate without context takeover; messages are JSON.
-lifeline-load idle --conns N --hold S [--beat S] [--order TEXT] [--lifeline]
+    --compress: permessage-deflate; messages are JSON. --takeover: with context takeover.
+lifeline-load idle --conns N --hold S [--beat S] [--order TEXT] [--lifeline] [--compress [--takeover]]
     Connections that only answer pings. --beat: the server's heartbeat.interval, to tell how late its
     pings were. --order: a text message that one of them sends first.
 lifeline-load broadcast --conns N [--window N] [--size BYTES] [--secs S] [--warm S]
@@ -196,12 +196,13 @@ pub fn echo(mut args: Args) -> Result<ExitCode> {
     let text = args.flag("text");
     let lifeline = args.flag("lifeline");
     let compress = args.flag("compress");
+    let deflate = Deflate::of(compress, args.flag("takeover"))?;
     args.finish()?;
     ensure!(!(compress && lifeline), "--compress and --lifeline: one of them");
     ensure!(rate >= 0.0 && window > 0, "--rate {rate} --window {window}: a window of 1 or more, a rate of 0 or more");
     let train = Arc::new(if compress { Train::compressed(size) } else { Train::new(size, text) });
     let script = Script { train, window, beat: None, lifeline, order: None };
-    let plan = common.plan(sources_for(conns))?.speaking(lifeline).compressing(compress);
+    let plan = common.plan(sources_for(conns))?.speaking(lifeline).compressing(deflate);
     let Some((crew, threads)) = common.crew(&plan, &Scene::Talk(script), conns)? else { return Ok(ExitCode::SUCCESS) };
     let course = Course { rate, warm, length, ..common.course(conns, threads) };
     common.show(&steady(crew, &course)?, &[])
@@ -218,6 +219,7 @@ pub fn idle(mut args: Args) -> Result<ExitCode> {
     let beat = seconds(&mut args, "beat", 0.0)?;
     let order: String = args.or("order", String::new())?;
     let lifeline = args.flag("lifeline");
+    let deflate = Deflate::of(args.flag("compress"), args.flag("takeover"))?;
     args.finish()?;
     ensure!(!lifeline || order.is_empty(), "--order is for those without --lifeline");
     let first = common.child.unwrap_or(0) == 0;
@@ -228,7 +230,7 @@ pub fn idle(mut args: Args) -> Result<ExitCode> {
         lifeline,
         order: (first && !order.is_empty()).then_some(order),
     };
-    let plan = common.plan(sources_for(conns))?.speaking(lifeline);
+    let plan = common.plan(sources_for(conns))?.speaking(lifeline).compressing(deflate);
     let Some((crew, threads)) = common.crew(&plan, &Scene::Talk(script), conns)? else { return Ok(ExitCode::SUCCESS) };
     let course = Course { length, ..common.course(conns, threads) };
     common.show(&steady(crew, &course)?, &[])

@@ -15,12 +15,62 @@ use crate::ws::{Url, put_frame};
 /// The nonce of RFC 6455 section 1.3, whose answer is known.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-const EXTENSIONS: &str = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; \
-                          client_no_context_takeover\r\n";
 /// Far above what a server has to say in a 101.
 const LONGEST_HEAD: usize = 16 * 1024;
 /// What one read takes at most.
 const CHUNK: usize = 256 * 1024;
+
+/// permessage-deflate on a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Deflate {
+    /// Not offered.
+    #[default]
+    Off,
+    /// Each message stands alone.
+    Alone,
+    /// Context takeover both ways.
+    Kept,
+}
+
+impl Deflate {
+    /// From `--compress` and `--takeover`.
+    ///
+    /// # Errors
+    /// The second without the first.
+    pub fn of(compress: bool, takeover: bool) -> Result<Self> {
+        ensure!(compress || !takeover, "--takeover is for --compress");
+        Ok(if takeover {
+            Self::Kept
+        } else if compress {
+            Self::Alone
+        } else {
+            Self::Off
+        })
+    }
+
+    fn offer(self) -> &'static str {
+        match self {
+            Self::Off => "",
+            Self::Alone => {
+                "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n"
+            }
+            Self::Kept => "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+        }
+    }
+
+    /// Whether a server's answer is what was asked for.
+    fn is_met(self, answer: Option<&str>) -> bool {
+        let Some(answer) = answer else { return self == Self::Off };
+        let mut words = answer.split(';').map(str::trim);
+        words.next() == Some("permessage-deflate")
+            && match self {
+                Self::Off => false,
+                Self::Alone => words.any(|word| word == "server_no_context_takeover"),
+                // Both know the largest window only.
+                Self::Kept => words.next().is_none(),
+            }
+    }
+}
 
 /// How links of a [`Pool`] connect.
 #[derive(Clone, Debug)]
@@ -36,8 +86,8 @@ pub struct Plan {
     pub timeout: Duration,
     /// A subprotocol to ask for, and to insist on.
     pub protocol: Option<&'static str>,
-    /// Offer permessage-deflate without context takeover, and insist on it.
-    pub compressing: bool,
+    /// What to offer of permessage-deflate, and to insist on.
+    pub deflate: Deflate,
 }
 
 impl Plan {
@@ -49,7 +99,16 @@ impl Plan {
         let mut addresses = url.authority.to_socket_addrs().with_context(|| format!("name '{}'", url.authority))?;
         let address = addresses.next().with_context(|| format!("name '{}' has no address", url.authority))?;
         let (authority, resource) = (url.authority.clone(), url.resource.clone());
-        Ok(Self { address, authority, resource, sources, first_source: 0, timeout, protocol: None, compressing: false })
+        Ok(Self {
+            address,
+            authority,
+            resource,
+            sources,
+            first_source: 0,
+            timeout,
+            protocol: None,
+            deflate: Deflate::Off,
+        })
     }
 
     /// The same, with `lifeline.v1` or without a subprotocol.
@@ -61,8 +120,8 @@ impl Plan {
 
     /// The same, with permessage-deflate or without.
     #[must_use]
-    pub fn compressing(mut self, compressing: bool) -> Self {
-        self.compressing = compressing;
+    pub fn compressing(mut self, deflate: Deflate) -> Self {
+        self.deflate = deflate;
         self
     }
 
@@ -70,7 +129,7 @@ impl Plan {
         let resource = resource.unwrap_or(&self.resource);
         let protocol =
             self.protocol.map_or_else(String::new, |protocol| format!("Sec-WebSocket-Protocol: {protocol}\r\n"));
-        let extensions = if self.compressing { EXTENSIONS } else { "" };
+        let extensions = self.deflate.offer();
         format!(
             "GET {resource} HTTP/1.1\r\nHost: {}\r\n{protocol}{extensions}Upgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n",
@@ -104,7 +163,7 @@ pub struct Link {
     written: usize,
     finished: bool,
     protocol: Option<&'static str>,
-    compressing: bool,
+    deflate: Deflate,
 }
 
 impl Link {
@@ -140,6 +199,11 @@ impl Link {
     /// Ends the link when the handler returns.
     pub fn finish(&mut self) {
         self.finished = true;
+    }
+
+    /// What was agreed on, once open.
+    pub fn deflate(&self) -> Deflate {
+        self.deflate
     }
 
     /// Open, that is upgraded?
@@ -233,9 +297,9 @@ impl Pool {
         self.plan.protocol = protocol;
     }
 
-    /// Whether links made from now on offer permessage-deflate.
-    pub fn compress(&mut self, compressing: bool) {
-        self.plan.compressing = compressing;
+    /// What links made from now on offer of permessage-deflate.
+    pub fn compress(&mut self, deflate: Deflate) {
+        self.plan.deflate = deflate;
     }
 
     /// Links that are not upgraded yet.
@@ -303,7 +367,7 @@ impl Pool {
             written: 0,
             finished: false,
             protocol: self.plan.protocol,
-            compressing: self.plan.compressing,
+            deflate: self.plan.deflate,
         }));
         self.opening += 1;
         Ok(id)
@@ -411,7 +475,7 @@ fn advance(link: &mut Link, flags: epoll::EventFlags, chunk: &mut [u8], handler:
     input.extend_from_slice(&chunk[..length]);
     let mut done = 0;
     if link.stage == Stage::Upgrading
-        && let Some(head) = check_head(&input, link.protocol, link.compressing)?
+        && let Some(head) = check_head(&input, link.protocol, link.deflate)?
     {
         link.stage = Stage::Open;
         done = head;
@@ -430,7 +494,7 @@ fn advance(link: &mut Link, flags: epoll::EventFlags, chunk: &mut [u8], handler:
 }
 
 /// Length of the response's head, once whole.
-fn check_head(received: &[u8], protocol: Option<&str>, compressing: bool) -> Result<Option<usize>> {
+fn check_head(received: &[u8], protocol: Option<&str>, deflate: Deflate) -> Result<Option<usize>> {
     let Some(at) = received.windows(4).position(|four| four == b"\r\n\r\n") else {
         ensure!(received.len() < LONGEST_HEAD, "handshake: head too long");
         return Ok(None);
@@ -445,9 +509,7 @@ fn check_head(received: &[u8], protocol: Option<&str>, compressing: bool) -> Res
     ensure!(field("sec-websocket-accept") == Some(ACCEPT), "wrong Sec-WebSocket-Accept");
     ensure!(field("sec-websocket-protocol") == protocol, "wrong Sec-WebSocket-Protocol");
     let extensions = field("sec-websocket-extensions");
-    let agreed =
-        extensions.is_some_and(|it| it.starts_with("permessage-deflate;") && it.contains("server_no_context_takeover"));
-    ensure!(agreed == compressing, "wrong Sec-WebSocket-Extensions: {extensions:?}");
+    ensure!(deflate.is_met(extensions), "wrong Sec-WebSocket-Extensions: {extensions:?}");
     Ok(Some(at + 4))
 }
 
@@ -458,11 +520,28 @@ mod tests {
     #[test]
     fn heads_are_checked() {
         let good = format!("HTTP/1.1 101 Switching Protocols\r\nsec-websocket-accept: {ACCEPT}\r\n\r\nrest");
-        assert_eq!(check_head(good.as_bytes(), None, false).unwrap(), Some(good.len() - 4));
-        assert_eq!(check_head(b"HTTP/1.1 101 S", None, false).unwrap(), None);
-        assert!(check_head(b"HTTP/1.1 503 Full\r\n\r\n", None, false).unwrap_err().to_string().contains("503"));
-        assert!(check_head(b"HTTP/1.1 101 S\r\nSec-WebSocket-Accept: x\r\n\r\n", None, false).is_err());
-        assert!(check_head(good.as_bytes(), Some("chat"), false).is_err());
-        assert!(check_head(good.as_bytes(), None, true).is_err());
+        assert_eq!(check_head(good.as_bytes(), None, Deflate::Off).unwrap(), Some(good.len() - 4));
+        assert_eq!(check_head(b"HTTP/1.1 101 S", None, Deflate::Off).unwrap(), None);
+        assert!(check_head(b"HTTP/1.1 503 Full\r\n\r\n", None, Deflate::Off).unwrap_err().to_string().contains("503"));
+        assert!(check_head(b"HTTP/1.1 101 S\r\nSec-WebSocket-Accept: x\r\n\r\n", None, Deflate::Off).is_err());
+        assert!(check_head(good.as_bytes(), Some("chat"), Deflate::Off).is_err());
+        assert!(check_head(good.as_bytes(), None, Deflate::Alone).is_err());
+    }
+
+    #[test]
+    fn extensions_are_checked() {
+        use Deflate::{Alone, Kept, Off};
+        let none_kept = "permessage-deflate; client_no_context_takeover; server_no_context_takeover";
+        for (answer, met) in [
+            (None, [true, false, false]),
+            (Some("permessage-deflate"), [false, false, true]),
+            (Some(none_kept), [false, true, false]),
+            (Some("permessage-deflate; server_max_window_bits=9"), [false, false, false]),
+            (Some("x-other"), [false, false, false]),
+        ] {
+            assert_eq!([Off, Alone, Kept].map(|deflate| deflate.is_met(answer)), met, "{answer:?}");
+        }
+        assert!(Deflate::of(false, true).is_err());
+        assert_eq!(Deflate::of(true, true).unwrap(), Kept);
     }
 }

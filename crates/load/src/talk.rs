@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::crew::{Phase, Sample};
 use crate::lifeline::{Heard, Speaker, hear, item_header};
-use crate::pool::{Handler, Link, Pool};
-use crate::train::{Train, inflate, parse, parse_compressed};
+use crate::pool::{Deflate, Handler, Link, Pool};
+use crate::train::{Codec, Train, inflate, parse, parse_compressed};
 use crate::ws::opcode;
 
 /// Messages under way on one connection with a fixed rate, at most: a server that is too slow must
@@ -56,6 +56,8 @@ struct Talker {
     closing: bool,
     ordered: bool,
     speaker: Speaker,
+    /// With context takeover.
+    codec: Option<Box<Codec>>,
 }
 
 /// The connections of one thread.
@@ -74,16 +76,14 @@ pub struct Talk {
     orders: bool,
     /// Frames on their way out, and a header.
     scratch: (Vec<u8>, Vec<u8>),
-    /// Compressed replies that were inflated and found right: those that come again need not be.
+    /// Frames that were inflated and found right, by message: those that come again need not be.
     proven: Vec<Vec<u8>>,
 }
-
-/// Of more than this the oldest is forgotten.
-const PROVEN: usize = 32;
 
 impl Talk {
     /// Without connections yet; `orders`: this one sends the script's order.
     pub fn new(script: Script, orders: bool) -> Self {
+        let proven = vec![Vec::new(); script.train.variants()];
         Self {
             script,
             counted: Sample::default(),
@@ -95,7 +95,7 @@ impl Talk {
             rate: 0.0,
             orders,
             scratch: Default::default(),
-            proven: Vec::new(),
+            proven,
         }
     }
 
@@ -146,6 +146,19 @@ impl Talk {
             return self.send_items(link, count, stamp);
         }
         let talker = &mut self.talkers[link.id];
+        if let Some(codec) = &mut talker.codec {
+            let out = &mut self.scratch.0;
+            out.clear();
+            for _ in 0..count {
+                codec.put(out, &self.script.train, talker.sent);
+                talker.sent += 1;
+                talker.stamps.push_back(stamp);
+            }
+            if self.phase == Phase::Measure {
+                self.counted.bytes += out.len() as u64;
+            }
+            return link.write(out);
+        }
         while count > 0 {
             let (frames, sent) = self.script.train.run(talker.sent, count);
             talker.sent += sent as u64;
@@ -315,16 +328,18 @@ impl Talk {
 
     /// A message that came compressed.
     fn inflated(&mut self, link: &Link, frame: &[u8], payload: &[u8], now: u64) -> Result<()> {
-        let expected = self.script.train.payload(self.talkers[link.id].received);
-        // Which message it is lies with the server: the same bytes may only come for the same message.
-        let is_proven = self.proven.iter().any(|proven| proven[8..] == *frame && proven[..8] == hash(expected));
-        if !is_proven {
-            let number = self.talkers[link.id].received;
+        let talker = &mut self.talkers[link.id];
+        let number = talker.received;
+        let expected = self.script.train.payload(number);
+        if let Some(codec) = &mut talker.codec {
+            ensure!(codec.inflate(payload, expected.len())? == expected, "message {number} came back changed");
+            return self.came_back(link, now);
+        }
+        // What stands alone comes to the same each time.
+        let proven = &mut self.proven[number as usize % self.script.train.variants()];
+        if proven != frame {
             ensure!(inflate(payload, expected.len())? == expected, "message {number} came back changed");
-            if self.proven.len() == PROVEN {
-                self.proven.remove(0);
-            }
-            self.proven.push([&hash(expected)[..], frame].concat());
+            frame.clone_into(proven);
         }
         self.came_back(link, now)
     }
@@ -374,17 +389,13 @@ impl Talk {
     }
 }
 
-fn hash(bytes: &[u8]) -> [u8; 8] {
-    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-    BuildHasherDefault::<DefaultHasher>::default().hash_one(bytes).to_ne_bytes()
-}
-
 impl Handler for Talk {
     fn opened(&mut self, link: &mut Link) -> Result<()> {
         if self.talkers.len() <= link.id {
             self.talkers.resize_with(link.id + 1, Talker::default);
         }
-        self.talkers[link.id] = Talker::default();
+        let codec = (link.deflate() == Deflate::Kept && self.script.window > 0).then(Box::default);
+        self.talkers[link.id] = Talker { codec, ..Talker::default() };
         if self.script.lifeline {
             let outbox = self.script.outbox(link);
             return link.put(opcode::TEXT, &Speaker::hello(outbox.as_deref()));

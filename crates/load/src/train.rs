@@ -10,6 +10,10 @@ use crate::ws::{opcode, put_frame};
 
 /// Messages that differ; a connection sends them in turn.
 const VARIANTS: usize = 16;
+/// Together, those that are compressed are longer than a window: none is found in it again.
+const WINDOWS: usize = 4 * 32 * 1024;
+/// zlib's: the default of the server's `compression.level`.
+const LEVEL: u32 = 2;
 
 /// The first bit of a frame, permessage-deflate (RFC 7692 section 6).
 const COMPRESSED: u8 = 0x40;
@@ -18,7 +22,7 @@ const COMPRESSED: u8 = 0x40;
 #[derive(Debug)]
 pub struct Train {
     frames: Vec<u8>,
-    /// Where each of twice [`VARIANTS`] frames starts, so that every run of up to `VARIANTS` is one slice.
+    /// Where each frame starts, all of them twice, so that every run is one slice.
     starts: Vec<usize>,
     replies: Vec<Vec<u8>>,
     payloads: Vec<Vec<u8>>,
@@ -35,7 +39,8 @@ impl Train {
 
     /// Messages of JSON, of `size` bytes and each compressed by itself.
     pub fn compressed(size: usize) -> Self {
-        Self::of((0..VARIANTS as u64).map(|number| json(number, size)).collect(), opcode::TEXT, true)
+        let variants = (WINDOWS / size.max(1)).clamp(VARIANTS, 1024) as u64;
+        Self::of((0..variants).map(|number| json(number, size)).collect(), opcode::TEXT, true)
     }
 
     fn of(payloads: Vec<Vec<u8>>, kind: u8, compressed: bool) -> Self {
@@ -52,6 +57,11 @@ impl Train {
         Self { frames, starts, replies, payloads, kind, compressed }
     }
 
+    /// How many differ.
+    pub fn variants(&self) -> usize {
+        self.payloads.len()
+    }
+
     /// Its messages are compressed.
     pub fn is_compressed(&self) -> bool {
         self.compressed
@@ -59,14 +69,14 @@ impl Train {
 
     /// The next messages from number `from` on: up to `count`, as many as lie in one run.
     pub fn run(&self, from: u64, count: usize) -> (&[u8], usize) {
-        let first = from as usize % VARIANTS;
-        let count = count.min(VARIANTS);
+        let first = from as usize % self.variants();
+        let count = count.min(self.variants());
         (&self.frames[self.starts[first]..self.starts[first + count]], count)
     }
 
     /// Appends a client's frame of `header` and the bytes of message `number` behind it.
     pub fn put_behind(&self, out: &mut Vec<u8>, header: &[u8], number: u64) {
-        let number = number as usize % VARIANTS;
+        let number = number as usize % self.variants();
         let masked = &self.frames[self.starts[number + 1] - self.payloads[number].len()..self.starts[number + 1]];
         // The payload is masked already: the mask has to begin where that ends where the payload begins.
         let mut mask = mask(number);
@@ -91,12 +101,12 @@ impl Train {
 
     /// The frame that answers message `number` if the server does not cut it in fragments.
     pub fn reply(&self, number: u64) -> &[u8] {
-        &self.replies[number as usize % VARIANTS]
+        &self.replies[number as usize % self.variants()]
     }
 
     /// The bytes of message `number`.
     pub fn payload(&self, number: u64) -> &[u8] {
-        &self.payloads[number as usize % VARIANTS]
+        &self.payloads[number as usize % self.variants()]
     }
 
     /// Opcode of the messages.
@@ -136,12 +146,21 @@ fn json(number: u64, size: usize) -> Vec<u8> {
 /// RFC 7692 section 7.2.1.
 fn deflate(payload: &[u8]) -> Vec<u8> {
     let mut wire = Vec::with_capacity(payload.len() + 1024);
-    let mut deflater = Compress::new(Compression::new(6), false);
+    compress(&mut deflater(), payload, &mut wire);
+    wire
+}
+
+fn deflater() -> Compress {
+    Compress::new(Compression::new(LEVEL), false)
+}
+
+fn compress(deflater: &mut Compress, payload: &[u8], wire: &mut Vec<u8>) {
+    wire.clear();
+    wire.reserve(payload.len() + 1024);
     // There is room for all of it.
-    let outcome = deflater.compress_vec(payload, &mut wire, FlushCompress::Sync);
+    let outcome = deflater.compress_vec(payload, wire, FlushCompress::Sync);
     debug_assert!(outcome.is_ok());
     wire.truncate(wire.len() - 4);
-    wire
 }
 
 /// RFC 7692 section 7.2.2, of a message of up to `most` bytes that stands alone.
@@ -149,11 +168,45 @@ fn deflate(payload: &[u8]) -> Vec<u8> {
 /// # Errors
 /// It is not DEFLATE.
 pub fn inflate(wire: &[u8], most: usize) -> Result<Vec<u8>> {
+    inflate_with(&mut Decompress::new(false), wire, most)
+}
+
+fn inflate_with(inflater: &mut Decompress, wire: &[u8], most: usize) -> Result<Vec<u8>> {
     let whole = [wire, &[0, 0, 0xFF, 0xFF]].concat();
     let mut payload = Vec::with_capacity(most + 1);
-    let outcome = Decompress::new(false).decompress_vec(&whole, &mut payload, FlushDecompress::Sync);
+    let outcome = inflater.decompress_vec(&whole, &mut payload, FlushDecompress::Sync);
     outcome.context("compressed data is invalid")?;
     Ok(payload)
+}
+
+/// Both directions of a connection with context takeover.
+#[derive(Debug)]
+pub struct Codec {
+    deflater: Compress,
+    inflater: Decompress,
+    wire: Vec<u8>,
+}
+
+impl Default for Codec {
+    fn default() -> Self {
+        Self { deflater: deflater(), inflater: Decompress::new(false), wire: Vec::new() }
+    }
+}
+
+impl Codec {
+    /// Appends the client's frame of message `number`.
+    pub fn put(&mut self, out: &mut Vec<u8>, train: &Train, number: u64) {
+        compress(&mut self.deflater, train.payload(number), &mut self.wire);
+        put_frame(out, true, COMPRESSED | train.kind, &self.wire, mask(number as usize));
+    }
+
+    /// A message of up to `most` bytes.
+    ///
+    /// # Errors
+    /// It is not DEFLATE.
+    pub fn inflate(&mut self, wire: &[u8], most: usize) -> Result<Vec<u8>> {
+        inflate_with(&mut self.inflater, wire, most)
+    }
 }
 
 fn mask(number: usize) -> [u8; 4] {
@@ -279,6 +332,24 @@ mod tests {
         assert!(inflate(&[7], 4096).is_err());
         let reply = server_frame(COMPRESSED | opcode::TEXT, &wire);
         assert!(parse_compressed(&reply).unwrap().unwrap().compressed);
+    }
+
+    #[test]
+    fn with_context_takeover_what_came_before_helps() {
+        let train = Train::compressed(512);
+        let (mut client, mut server, mut lengths) = (Codec::default(), Codec::default(), Vec::new());
+        for number in 0..train.variants() as u64 + 2 {
+            let mut frame = Vec::new();
+            client.put(&mut frame, &train, number);
+            let head = if frame[1] & 0x7F == 126 { 8 } else { 6 };
+            let mask = frame[head - 4..head].to_vec();
+            let wire: Vec<_> = frame[head..].iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+            assert_eq!(server.inflate(&wire, 512).unwrap(), train.payload(number));
+            lengths.push(wire.len());
+        }
+        // Alike, not the same: also the second time the messages go round.
+        let average = lengths[1..].iter().sum::<usize>() / (lengths.len() - 1);
+        assert!(average < lengths[0] * 9 / 10 && lengths[train.variants()] > 100, "{average} after {}", lengths[0]);
     }
 
     #[test]

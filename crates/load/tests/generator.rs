@@ -1,6 +1,7 @@
 //! The load generator against a server that this project did not write (tokio-tungstenite).
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener as Listener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -9,11 +10,11 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use lifeline_load::broadcast::Broadcast;
 use lifeline_load::crew::{Crew, Scene};
-use lifeline_load::pool::Plan;
+use lifeline_load::pool::{Deflate, Plan};
 use lifeline_load::process::Tree;
 use lifeline_load::run::{Course, Outcome, Stage, staged, steady};
 use lifeline_load::talk::Script;
-use lifeline_load::train::Train;
+use lifeline_load::train::{Train, server_frame};
 use lifeline_load::ws::Url;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast;
@@ -185,4 +186,73 @@ fn everybody_gets_what_is_published() {
     let report = broadcast.run().unwrap();
     assert_eq!(report["failed"], 0);
     assert!(report["messages"].as_u64().unwrap() > 20, "{report}");
+}
+
+/// Agrees on `extensions` and sends the payload of each frame back as it is on the wire, changed by `change`: what one
+/// side's compressor has made is right for the other's too.
+fn mirror(extensions: &'static str, change: Change) -> Url {
+    let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap()).parse().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || -> std::io::Result<()> {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte)?;
+                    head.push(byte[0]);
+                }
+                // Of RFC 6455 section 1.3, as the generator's key.
+                let accept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+                let answer = format!(
+                    "HTTP/1.1 101 OK\r\nSec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Extensions: {extensions}\r\n\r\n"
+                );
+                stream.write_all(answer.as_bytes())?;
+                loop {
+                    let mut start = [0; 2];
+                    stream.read_exact(&mut start)?;
+                    let length = match start[1] & 0x7F {
+                        126 => {
+                            let mut long = [0; 2];
+                            stream.read_exact(&mut long)?;
+                            usize::from(u16::from_be_bytes(long))
+                        }
+                        short => usize::from(short),
+                    };
+                    let mut rest = vec![0; 4 + length];
+                    stream.read_exact(&mut rest)?;
+                    let (mask, payload) = rest.split_at(4);
+                    let payload = payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+                    let payload = if start[0] & 0x0F < 8 { change(payload) } else { payload };
+                    stream.write_all(&server_frame(start[0] & 0x7F, &payload))?;
+                }
+            });
+        }
+    });
+    url
+}
+
+#[test]
+fn compressed_messages_are_inflated_and_compared() {
+    let alone = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    let run = |extensions, change: Change, deflate| {
+        let url = mirror(extensions, change);
+        let train = Arc::new(Train::compressed(600));
+        let script = Script { train, window: 3, beat: None, lifeline: false, order: None };
+        let plan = plan(&url).compressing(deflate);
+        steady(Crew::threads(1, &plan, &Scene::Talk(script)), &course(2)).unwrap()
+    };
+    let mut bytes = Vec::new();
+    for (extensions, deflate) in [(alone, Deflate::Alone), ("permessage-deflate", Deflate::Kept)] {
+        let good = run(extensions, |wire| wire, deflate);
+        assert_eq!(good.total.failed, 0, "{:?}", good.total.errors);
+        assert!(good.total.messages > 100, "{}", good.total.messages);
+        bytes.push(good.total.bytes / good.total.messages);
+        // A message of one byte, in a stored block.
+        let bad = run(extensions, |_| [&[0, 1, 0, 0xFE, 0xFF, b'x'][..], &[0]].concat(), deflate);
+        assert_eq!(bad.total.messages, 0);
+        assert!(bad.total.errors[0].contains("came back changed"), "{:?}", bad.total.errors);
+    }
+    assert!(bytes[1] < bytes[0] * 9 / 10, "context takeover saves bytes: {bytes:?}");
 }
