@@ -18,12 +18,12 @@ $server->onMessage(function (WsConnection $c, string $data) use ($server, &$clie
     } elseif (str_starts_with($data, 'set ')) {
         $document = $server->document('paper');
         $document->set('by', substr($data, 4));
-        $c->send(json_encode($document->all()));
+        $c->send(json_encode($document->get()));
     } elseif ($data === 'get') {
-        $c->send(json_encode($server->document('paper')->all()));
+        $c->send(json_encode($server->document('paper')->get()));
     } else {
-        $client ??= (function () use (&$waiting) {
-            $client = new WsClient(getenv('FAR'), ['reconnect' => ['base' => 0.01, 'max' => 0.02]]);
+        $client ??= (function () {
+            $client = new WsClient(getenv('FAR'));
             $client->onMessage(function ($client, string $data) {
                 [$id, $text] = explode(' ', $data, 2);
                 $GLOBALS['server']->connection((int) $id)->send("far: $text");
