@@ -7,7 +7,7 @@ import re
 import signal
 from pathlib import Path
 
-from support import HERE, PATIENCE, ROOT, InteropCase, php_command
+from support import HERE, PATIENCE, ROOT, InteropCase, eventually, php_command
 from websockets.asyncio.client import connect
 
 BIN = str(ROOT / "php" / "bin" / "lifeline")
@@ -156,6 +156,12 @@ class Cli(InteropCase):
 
             first = await served_by()
             self.assertNotEqual(first, gateway)
+
+            async def counted() -> bool:
+                return re.search(rf"\n +[12] +{first} .* 1 +1 ", await self.ok("status")) is not None
+
+            # The figures of workers are a quarter of a second old at most.
+            await eventually(counted)
             status = await self.ok("status")
             self.assertRegex(status, r"\nworkers +2 of 2 serve, generation 1; reloads 0, failed 0; crashes 0, recycled 0; messages lost 0\n")
             self.assertRegex(status, rf"\nworker +process  state +connections .*\n(.*\n)* +[12] +{first}  serving +1 ")

@@ -8,10 +8,11 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import sys
 
-from support import HERE, PATIENCE, InteropCase, Peer, php_command
+from support import HERE, PATIENCE, InteropCase, Peer, eventually, free_port, php_command
 from websockets.asyncio.client import connect, unix_connect
 
 EXPECTED = {"ping_interval": None, "open_timeout": PATIENCE}
@@ -141,6 +142,12 @@ class Manager:
             await asyncio.sleep(0.01)
 
 
+async def end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
 class Notify(InteropCase):
     async def served(self, environment: dict, **options) -> tuple[Peer, str]:
         config = json.dumps({"listen": "ws://127.0.0.1:0", "options": options})
@@ -166,6 +173,53 @@ class Notify(InteropCase):
             manager.listen()
             self.assertEqual(manager.beats(), 0, "asked of another process")
             self.assertEqual([message for message in manager.heard if "MAINPID" in message], [])
+
+    async def test_with_workers_it_is_ready_when_they_are(self):
+        path, gate = str(self.folder / "notify"), self.folder / "gate"
+        manager = Manager(self, path)
+        port = await free_port()
+        config = json.dumps({"options": {"workers": 2, "admin": f"127.0.0.1:{port}"}, "gate": str(gate)})
+        gateway = await asyncio.create_subprocess_exec(
+            *php_command("workers.php"), config, env={**os.environ, "NOTIFY_SOCKET": path}, stdout=asyncio.subprocess.PIPE
+        )
+        self.addAsyncCleanup(end, gateway)
+
+        async def ready() -> int | None:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                return None
+            writer.write(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            answer = await asyncio.wait_for(reader.read(), PATIENCE)
+            writer.close()
+            return int(answer.split()[1])
+
+        self.assertEqual(await eventually(ready), 503)
+        manager.listen()
+        self.assertEqual(manager.heard, [])
+        gate.touch()
+        url = (await asyncio.wait_for(gateway.stdout.readline(), PATIENCE)).decode().split()[2]
+        await manager.hears(rf"^READY=1\nSTATUS=0 connections on {url}$")
+        self.assertEqual(await ready(), 200)
+        async with connect(url, **EXPECTED) as peer:
+            await peer.send("hello")
+            worker = int((await asyncio.wait_for(peer.recv(), PATIENCE)).split()[-1])
+            # As ExecReload= does.
+            gateway.send_signal(signal.SIGUSR1)
+
+            async def moved() -> bool:
+                await peer.send("hello")
+                return int((await asyncio.wait_for(peer.recv(), PATIENCE)).split()[-1]) != worker
+
+            await eventually(moved)
+            gateway.terminate()
+            await manager.hears(r"^STOPPING=1\nEXTEND_TIMEOUT_USEC=\d+\nSTATUS=1 connection, stopping$")
+            await asyncio.wait_for(peer.wait_closed(), PATIENCE)
+            self.assertEqual(peer.close_code, 1001)
+        self.assertEqual(await asyncio.wait_for(gateway.wait(), PATIENCE), 0)
+        manager.listen()
+        # Only the gateway speaks.
+        self.assertEqual(sum("READY=1" in message for message in manager.heard), 1)
 
     async def test_beats_while_php_dispatches(self):
         path = str(self.folder / "notify")
