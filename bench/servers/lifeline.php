@@ -1,7 +1,8 @@
 <?php
-// WsServer with one PHP thread. The path decides:
+// WsServer with one PHP thread, or with those that OPTIONS say. The path decides:
 //   /subscribe   gets what is published
 //   /publish     what it sends goes to all subscribers
+//   /hash        gets its messages back after some 50 us of PHP
 //   any other    gets its messages back
 // LISTEN: ws://127.0.0.1:PORT, OPTIONS: JSON of the constructor's options (heartbeats are on by default).
 declare(strict_types=1);
@@ -16,13 +17,20 @@ $server->onOpen(static function (WsConnection $c) use (&$opened): void {
     if ($c->path === '/subscribe') {
         $c->subscribe('news');
     } elseif ($c->path === '/publish') {
-        $c->data = true;
+        $c->data = 'publish';
+    } elseif ($c->path === '/hash') {
+        $c->data = 'hash';
     }
 });
 $server->onMessage(static function (WsConnection $c, string $data, bool $binary) use ($server): void {
-    if ($c->data) {
+    if ($c->data === 'publish') {
         $server->publish('news', $data, $binary);
         return;
+    }
+    if ($c->data === 'hash') {
+        for ($hash = $data, $n = 0; $n < 100; ++$n) {
+            $hash = hash('sha256', $hash);
+        }
     }
     if (!$binary && $data[0] === '!') {
         // Orders of the bench: sleep, fill, queue

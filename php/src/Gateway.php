@@ -11,7 +11,7 @@ use WsServer;
  * `use GatewayWorker\Lib\Gateway` by `use Lifeline\Gateway`, and call {@see Gateway::attach()} once.
  *
  * What is not as there:
- * - One process: there is no register address, and nothing to configure. A call outside of that process throws.
+ * - One server: there is no register address, and nothing to configure. A call outside of its process, or its workers, throws.
  * - A client id is the connection's number as a string; there it is 20 hexadecimal digits. It is not used again
  *   while the process lives, and says nothing to the next one: do not keep it in a database.
  * - A uid is a lifeline user ({@see WsConnection::bind()}), a group a channel ({@see WsConnection::subscribe()}): what
@@ -19,7 +19,8 @@ use WsServer;
  * - Clients that speak lifeline.v1 get what was sent to their uid or group while their link was broken when they are
  *   back; isOnline(), isUidOnline() and counts are of connections.
  * - send methods return after the message is queued; false or 0: there was nobody to send it to.
- * - The session of a client is of its connection and lives in this process; `$_SESSION` is not filled.
+ * - The session of a client is of its connection and lives in the process that runs its callbacks; `$_SESSION` is not filled.
+ *   With the option `workers` it is gone after a reload, and other workers do not see it: what has to stay belongs elsewhere.
  * - One client is in at most `limits.maxSubscriptions` groups (128): beyond that joinGroup() throws a WsException.
  */
 final class Gateway
@@ -49,6 +50,9 @@ final class Gateway
         [$connect, $upgrade, $message, $close] = array_map($has, ['onConnect', 'onWebSocketConnect', 'onMessage', 'onClose']);
         if ($connect || $upgrade) {
             $server->onOpen(static function (WsConnection $c, \WsRequest $r) use ($connect, $upgrade): void {
+                if ($c->resumed && $c->session === null) {
+                    return; // It comes from another worker, under the id that it had.
+                }
                 $connect && $connect((string) $c->id);
                 $upgrade && $upgrade((string) $c->id, ['get' => $r->query, 'server' => self::variables($r), 'cookie' => $r->cookies]);
             });

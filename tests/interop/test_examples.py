@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import tempfile
 
 from support import PATIENCE, ROOT, InteropCase, php_command
@@ -47,6 +48,27 @@ class Examples(InteropCase):
         async with connect(url) as peer:
             await peer.send("hello")
             self.assertEqual(await asyncio.wait_for(peer.recv(), PATIENCE), "hello")
+
+    async def test_workers(self):
+        process, url = await self.served("workers.php")
+        async with connect(f"{url}/?name=ann") as ann, connect(f"{url}/?name=ben") as ben:
+
+            async def hears(peer) -> str:
+                return await asyncio.wait_for(peer.recv(), PATIENCE)
+
+            self.assertEqual([await hears(ann), await hears(ben)], ["welcome, ann", "welcome, ben"])
+            await ann.send("hi")
+            first = re.fullmatch(r"ann \(worker ([1-4])\): hi", await hears(ben))[1]
+            await ben.send("hello")
+            self.assertEqual(await hears(ann), f"ann (worker {first}): hi")
+            second = re.fullmatch(r"ben \(worker ([1-4])\): hello", await hears(ann))[1]
+            self.assertNotEqual(first, second)
+            # Its first line and this one; then others, which know both.
+            await hears(ben)
+            os.kill(process.pid, signal.SIGUSR1)
+            for number in range(50):
+                await ann.send(str(number))
+                self.assertRegex(await hears(ben), rf"^ann \(worker [1-4]\): {number}$")
 
     async def test_chat(self):
         process, url = await self.served("chat.php")
