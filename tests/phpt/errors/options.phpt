@@ -16,7 +16,14 @@ foreach ([
     ['limits' => ['maxMessage' => 10, 'maxFrame' => 20]],
     ['maxConnections' => 5],
     ['reconnect' => ['base' => 1]],
-    ['workers' => 4],
+    ['workers' => -1],
+    ['workers' => '4'],
+    ['workers' => [4]],
+    ['workers' => ['by' => 'user']],
+    ['workers' => ['count' => 2, 'by' => 'cookie:id']],
+    ['workers' => ['count' => 2, 'maxMemory' => 1024]],
+    ['workers' => ['count' => 2, 'maxRequest' => 10]],
+    ['watchdog' => ['action' => 'replace']],
     ['compression' => 'yes'],
     ['compression' => ['level' => 10]],
     ['compression' => ['windowBits' => 8]],
@@ -69,9 +76,16 @@ ValueError: WsServer: unknown option 'limits.maxMesage' (5 given); did you mean 
 TypeError: WsServer: option 'limits.maxMessage' must be of type int, float given
 ValueError: WsServer: option 'limits.maxMessage' must be between 1 and 1125899906842624, 0 given
 ValueError: WsServer: option 'limits.maxFrame' must not exceed 'limits.maxMessage' (10), 20 given
-ValueError: WsServer: unknown option 'maxConnections' (5 given); did you mean 'limits.maxConnections'? Allowed options: heartbeat, idle, limits, send, compression, ack, redelivery, resume, dedupe, store, origins, protocols, path, healthPath, static, trustedProxies, proxyProtocol, tls, watchdog, admin, logger, logLevel, ioThreads, reusePort, backlog
+ValueError: WsServer: unknown option 'maxConnections' (5 given); did you mean 'limits.maxConnections'? Allowed options: heartbeat, idle, limits, send, compression, ack, redelivery, resume, dedupe, store, origins, protocols, path, healthPath, static, trustedProxies, proxyProtocol, tls, watchdog, admin, logger, logLevel, ioThreads, reusePort, backlog, workers
 ValueError: WsServer: 'reconnect' is an option of WsClient, not of WsServer
-ValueError: WsServer: unknown option 'workers' (4 given). Allowed options: %s
+ValueError: WsServer: option 'workers' must be between 0 and 256, -1 given
+TypeError: WsServer: option 'workers' must be of type int or array (count, by, maxRequests, maxMemory, grace), string given
+ValueError: WsServer: option 'workers' must be an int or an array of names to values (count, by, maxRequests, maxMemory, grace), a list was given
+ValueError: WsServer: option 'workers' needs 'count', how many there are to be (0 to 256)
+ValueError: WsServer: option 'workers.by' must be 'connection', 'user', 'header:NAME' or 'query:NAME', 'cookie:id' given
+ValueError: WsServer: option 'workers.maxMemory' must be between 16777216 and 1125899906842624, 1024 given
+ValueError: WsServer: unknown option 'workers.maxRequest' (10 given); did you mean 'workers.maxRequests'? Allowed options of 'workers': count, by, maxRequests, maxMemory, grace
+ValueError: WsServer: option 'watchdog.action' can be 'replace' only with 'workers': there is no worker to replace; allowed without are 'log', 'unready', 'drain'
 TypeError: WsServer: option 'compression' must be of type bool or array (level, contextTakeover, windowBits, threshold), string given
 ValueError: WsServer: option 'compression.level' must be between 1 and 9, 10 given
 ValueError: WsServer: option 'compression.windowBits' must be between 9 and 15, 8 given

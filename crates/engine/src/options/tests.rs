@@ -486,11 +486,11 @@ fn workers_take_what_they_document_and_nothing_else() {
         for value in [low, high] {
             let workers = of(name, Int(value)).unwrap().workers;
             let got = match name {
-                "count" => workers.count as i64,
-                "maxRequests" => workers.max_requests.unwrap() as i64,
-                _ => workers.max_memory.unwrap() as i64,
+                "count" => workers.count as u64,
+                "maxRequests" => workers.max_requests.unwrap(),
+                _ => workers.max_memory.unwrap() as u64,
             };
-            assert_eq!(got, value);
+            assert_eq!(got, value.cast_unsigned());
         }
         for value in [low - 1, high + 1] {
             assert_eq!(
