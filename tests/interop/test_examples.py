@@ -68,7 +68,8 @@ class Examples(InteropCase):
             os.kill(process.pid, signal.SIGUSR1)
             for number in range(50):
                 await ann.send(str(number))
-                self.assertRegex(await hears(ben), rf"^ann \(worker [1-4]\): {number}$")
+                for peer in (ann, ben):
+                    self.assertRegex(await hears(peer), rf"^ann \(worker [1-4]\): {number}$")
 
     async def test_chat(self):
         process, url = await self.served("chat.php")

@@ -128,6 +128,7 @@ class Client:
                     opcode, payload, data = data[0] & 0x0F, data[head : head + length], data[head + length :]
                     if opcode == 8:
                         self.ended = f"close {payload!r}"
+                        self.put(8, payload)
                     elif opcode == 9:
                         self.pings += 1
                         self.put(0xA, payload)

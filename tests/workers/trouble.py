@@ -97,7 +97,7 @@ def test_one_dies_again_and_again(binary):
         return gateway.php.events("listening", worker=1)
 
     # At once, then after 0.1 s, 0.2 s and so on.
-    wanted = 10 if harness.FULL else 8
+    wanted = 10 if harness.FULL else 7
     clients = []
     deadline = time.monotonic() + 2 * LIMIT
     while len(starts()) < wanted:

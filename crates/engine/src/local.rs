@@ -296,6 +296,10 @@ impl Local {
             self.core.events.push(event);
         }
         if result.is_ok() {
+            // Who is told that it is ready may ask at once.
+            if let Some(gateway) = &*self.gateway.lock() {
+                server.set_workers(gateway.stats(), gateway.roster.is_served());
+            }
             server.announce(&self.core);
         } else {
             self.has_gateway.store(false, Ordering::Relaxed);
