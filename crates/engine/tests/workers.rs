@@ -329,12 +329,25 @@ fn a_stuck_worker_is_replaced() {
         config.watchdog.lag = Duration::from_millis(300);
         config.watchdog.action = WatchdogAction::Replace;
     });
-    let mut peer = gateway.connect();
-    assert_eq!(next(&mut peer), "open 0");
-    peer.send(Message::text("loop")).expect("send");
-    assert_eq!(next(&mut peer), "open 1");
-    assert_eq!(talk(&mut peer, "again"), "again");
-    assert_eq!((gateway.stat("stuck"), gateway.stat("lost")), (1, 1));
+    let mut peers: Vec<_> = (0..3).map(|_| gateway.connect()).collect();
+    for peer in &mut peers {
+        assert_eq!(next(peer), "open 0");
+    }
+    peers[0].send(Message::text("loop")).expect("send");
+    // More than its socket takes: what is left has nobody to go to when it has ended.
+    for number in 0..400 {
+        peers[2].send(Message::text(format!("{number:01024}"))).expect("send");
+    }
+    assert_eq!(next(&mut peers[0]), "open 1");
+    assert_eq!(talk(&mut peers[0], "again"), "again");
+    assert_eq!(next(&mut peers[2]), "open 1");
+    let lost = gateway.stat("lost");
+    // Those that had not been handed out.
+    for number in lost - 1..400 {
+        assert_eq!(next(&mut peers[2]), format!("{number:01024}"));
+    }
+    assert_eq!(gateway.stat("stuck"), 1);
+    assert!((2..400).contains(&lost), "{lost}");
 }
 
 #[test]

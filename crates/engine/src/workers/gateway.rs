@@ -95,18 +95,19 @@ struct Link {
 }
 
 impl Link {
-    /// Sends what the socket takes; true: all.
-    fn send(&self, mut bytes: &[u8]) -> usize {
-        let whole = bytes.len();
-        while !bytes.is_empty() {
-            match rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(count) => bytes = &bytes[count..],
+    /// Sends what the socket takes; returns how much of it need not be sent again. A socket that has ended takes all:
+    /// its reader tells of that.
+    fn send(&self, bytes: &[u8]) -> usize {
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match rustix::net::send(&self.socket, &bytes[sent..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(count) => sent += count,
                 Err(rustix::io::Errno::INTR) => {}
-                // Full; or it has ended, which its reader tells.
-                Err(_) => break,
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(_) => return bytes.len(),
             }
         }
-        whole - bytes.len()
+        sent
     }
 
     fn put(&self, writer: &mut Writer) {
