@@ -21,12 +21,22 @@ $said = function (Site $site): string {
 };
 foreach (['TERM', 'INT'] as $name) {
     $site = new Site($code());
-    $peer = $site->peer();
+    $plain = $site->peer();
+    // lifeline.v1: told when to leave, within a part of what stop() was given.
+    $peer = $site->peer('/', ['Sec-WebSocket-Protocol: lifeline.v1']);
+    $peer->text('H {"v":1,"outbox":{"id":"box","gen":1,"first":1,"next":1}}');
+    $window = function () use ($peer): float {
+        while (!str_starts_with($frame = $peer->next(), 'text X ')) {
+            if (!str_starts_with($frame, 'text ')) {
+                throw new RuntimeException("$frame in the place of GOAWAY");
+            }
+        }
+        return json_decode(substr($frame, 7))->window;
+    };
     $site->signal($name);
-    // All close codes have left; this one's answer is waited for until the second signal.
-    echo $peer->next(), "\n";
+    echo $plain->next(), ', ', $window() > 1 ? 'in a while' : 'at once', "\n";
     $site->signal($name);
-    echo $peer->next(), ' ', $site->status(), ' ', $said($site), "\n";
+    echo $window() > 1 ? 'in a while' : 'at once', ', ', $peer->next(), ', ', $plain->next(), ', ', $site->status(), ': ', $said($site), "\n";
 }
 // A worker does not mind them: its gateway decides.
 $site = new Site($code());
@@ -83,10 +93,10 @@ $site->signal('TERM');
 echo 'stream: ', $site->status(), ' ', $said($site), "\n";
 ?>
 --EXPECT--
-close 1001 server shutdown
-end 0 gateway goes on, worker goes on, worker goes on
-close 1001 server shutdown
-end 0 gateway goes on, worker goes on, worker goes on
+close 1001 server shutdown, in a while
+at once, close 4000 server shutdown, end, 0: gateway goes on, worker goes on, worker goes on
+close 1001 server shutdown, in a while
+at once, close 4000 server shutdown, end, 0: gateway goes on, worker goes on, worker goes on
 the same
 own handlers: 0 gateway goes on, gateway signal 10, worker goes on, worker goes on
 afterwards: ended
