@@ -116,7 +116,9 @@ def main():
             continue
         lines, status, seconds, full = got
         tail = [line for line in lines if line.strip()][-25:]
-        print(f"{seconds} s, {form(full)}{'' if status == 0 else f', exit status {status}'}:\n")
+        # How long each target took is in its line.
+        size = "" if name == "fuzz" else f", {form(full)}"
+        print(f"{seconds} s{size}{'' if status == 0 else f', exit status {status}'}:\n")
         print("```text\n" + "\n".join(tail) + "\n```\n")
 
 

@@ -352,7 +352,9 @@ def main(folder, tests):
         finally:
             Process.kill_all()
     print(f"{folder}: {passed} passed, {failed} failed, {skipped} skipped")
-    sys.exit(1 if failed else 0)
+    if passed + failed + skipped == 0:
+        print(f"no test has {' or '.join(words)} in its name; there are {', '.join(name for name, _ in tests)}", file=sys.stderr)
+    sys.exit(1 if failed or passed + skipped == 0 else 0)
 
 
 def tests_of(*modules):

@@ -1063,6 +1063,7 @@ fn read_admin(fields: &Fields<'_>) -> Result<Option<ListenAddress>, OptionError>
             .map_err(|problem| fields.refuse("admin", &format!("{allowed}: {problem}")));
     }
     match url::authority(&text) {
+        Err(_) if text.contains('@') => Err(fields.refuse("admin", &format!("{allowed}, {shown} given"))),
         Ok((host, Some(port))) if !host.is_empty() => Ok(Some(ListenAddress::Tcp { host, port, tls: false })),
         Ok(_) => Err(fields.refuse("admin", &format!("{allowed}, {shown} given"))),
         Err(problem) => Err(fields.refuse("admin", &format!("{allowed}, {shown}: {problem}"))),

@@ -508,9 +508,14 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// Quoted, escaped and cut.
+/// Quoted, escaped and cut, without what may be a password in a URL.
 pub(super) fn shown_text(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
+    let start = text.find("://").map_or(0, |at| at + 3);
+    let text = match text[start..].rfind('@').map(|at| start + at) {
+        Some(at) if text[..at].contains(':') => format!("{}…{}", &text[..start], &text[at..]).into(),
+        _ => text,
+    };
     let mut shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
     if text.chars().count() > 80 {
         shown.push('…');

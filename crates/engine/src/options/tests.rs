@@ -889,6 +889,34 @@ fn proxies() {
     assert!(!error.contains("hunter2") && error.contains("'ftp'"), "{error}");
 }
 
+/// A URL may come to be where another value belongs.
+#[test]
+fn no_refusal_repeats_a_password() {
+    for given in ["http://me:hunter2@host:1/a", "me:hunter2@host:1", "unix://me:hunter2@/run/a"] {
+        for key in KEYS {
+            let forms = [
+                text(given),
+                texts(&[given]),
+                map(&[(given, Int(1))]),
+                map(&[("x", text(given))]),
+                map(&[("min", text(given)), (given, text(given))]),
+            ];
+            for value in forms {
+                for (role, options) in [Role::Server, Role::Client].map(|role| (role, nested(key.path, value.clone())))
+                {
+                    let Err(error) = read(role, &options) else { continue };
+                    assert!(!error.to_string().contains("hunter2"), "{error}");
+                }
+            }
+        }
+        for options in [map(&[(given, Int(1))]), map(&[("limits", map(&[(given, Int(1))]))])] {
+            let error = server_error(&options);
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+    assert!(server_error(&nested("send.policy", text("a@b"))).contains("'a@b'"), "an address has no password");
+}
+
 /// An option as `docs/options.md` has it.
 struct Documented {
     path: String,
