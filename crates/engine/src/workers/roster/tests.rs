@@ -772,7 +772,7 @@ proptest! {
             bench.attach_all();
             bench.settle();
         }
-        prop_assert_eq!(bench.count("lost"), bench.world.lost as i64);
+        prop_assert_eq!(bench.count("lost"), i64::try_from(bench.world.lost).unwrap());
         let mut missing = 0;
         for (conn, sent) in sent.iter().enumerate() {
             let numbers = bench.numbers(conn as u64);
