@@ -581,8 +581,9 @@ def staff(settings, _):
                 title, str(count), figure(pick((at, count), lambda report: report["messages_per_second"])),
                 figure(pick((at, count), cost)), figure(hop), figure(pick((at, count), lambda report: report["delay_ms"]["p50"])),
                 figure(pick((at, count), lambda report: report["delay_ms"]["p99"])),
+                figure(pick((at, count), lambda report: report.get("other_cores", 0.0)), 2),
             ])
-    head = ["work", "workers", "messages/s", "CPU us each", "more than without", "p50 ms", "p99 ms"]
+    head = ["work", "workers", "messages/s", "CPU us each", "more than without", "p50 ms", "p99 ms", "other cores"]
     price = median(cost(one) - cost(none) for one, none in zip(seen[0, 1], seen[0, 0]))
     rate = lambda count: pick((2, count), lambda report: report["messages_per_second"])
     text = table(head, lines)

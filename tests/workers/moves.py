@@ -32,7 +32,8 @@ def test_reload_and_kill(binary):
     for number in range(form["kills"]):
         # One that has served for a while is followed at once; this is no test of crash loops.
         told = gateway.wait(lambda told: not harness.FULL or all(one["uptime"] > 6 for one in told["list"]), "seasoned workers")
-        victims = [chance.choice(serving(told))]
+        # One that was started after a death has none until new clients come.
+        victims = [chance.choice([one["pid"] for one in told["list"] if one["state"] == "serving" and one["connections"]])]
         if number == form["kills"] - 1:
             # All that there are.
             victims = serving(gateway.workers())

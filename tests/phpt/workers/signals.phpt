@@ -25,6 +25,8 @@ foreach (['TERM', 'INT'] as $name) {
     // lifeline.v1: told when to leave, within a part of what stop() was given.
     $peer = $site->peer('/', ['Sec-WebSocket-Protocol: lifeline.v1']);
     $peer->text('H {"v":1,"outbox":{"id":"box","gen":1,"first":1,"next":1}}');
+    while ($peer->next() !== 'text R 0') {
+    }
     $window = function () use ($peer): float {
         while (!str_starts_with($frame = $peer->next(), 'text X ')) {
             if (!str_starts_with($frame, 'text ')) {
