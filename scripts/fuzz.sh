@@ -57,7 +57,7 @@ ended() {
     case $? in 0) passed=$((passed + 1)) ;; 2) skipped=$((skipped + 1)) ;; *) failed=$((failed + 1)) ;; esac
 }
 jobs=${JOBS:-$(nproc)} running=0
-for name in ${TARGETS:-frames decoder deflate extensions request answer proxy server client log kept options}; do
+for name in ${TARGETS:-frames decoder deflate extensions request answer proxy server client log kept worker options}; do
     if [ "$running" -ge "$jobs" ]; then
         ended
         running=$((running - 1))

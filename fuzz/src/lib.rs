@@ -25,6 +25,13 @@ pub use disk::{kept, log};
 pub use http::{answer, proxy, request};
 use naive::Read;
 
+/// What a process says on a worker's socket: it is refused or understood, in whatever pieces it comes.
+pub fn worker(data: &[u8]) {
+    let Some((&piece, bytes)) = data.split_first() else { return };
+    let whole = lifeline_engine::fuzzing::worker(bytes, usize::MAX);
+    assert_eq!(lifeline_engine::fuzzing::worker(bytes, 1 + usize::from(piece)), whole);
+}
+
 /// A frame of `lifeline.v1` from either end: what can be read is written in a way that reads the same.
 ///
 /// The first byte's lowest bit: binary; the next: a server's.

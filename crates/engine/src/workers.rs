@@ -6,8 +6,8 @@
 
 pub(crate) mod gateway;
 pub mod remote;
-mod roster;
-mod wire;
+pub(crate) mod roster;
+pub(crate) mod wire;
 
 pub(crate) use wire::Questions;
 

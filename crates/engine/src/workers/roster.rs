@@ -1459,7 +1459,7 @@ impl Roster {
     fn consumed(&mut self, id: WorkerId, conn: ConnId, messages: usize, bytes: usize, hands: &mut impl Hands) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.messages = worker.messages.saturating_sub(messages);
-        worker.bytes = worker.bytes.saturating_sub(bytes + messages * MESSAGE_COST);
+        worker.bytes = worker.bytes.saturating_sub(bytes.saturating_add(messages.saturating_mul(MESSAGE_COST)));
         if let Some(route) = self.routes.get_mut(&conn).filter(|route| route.worker == Some(id)) {
             let messages = messages.min(route.messages);
             let bytes = bytes.min(route.bytes);
