@@ -257,7 +257,7 @@ impl Core {
             return Err(exception(format!("this process can have no WsServer: {why}")));
         }
         let with_workers = self.config.workers.count > 0;
-        let known = WITH_WORKERS.with_borrow(|known| known.clone()).filter(|(_, started)| *started == generation());
+        let known = WITH_WORKERS.with_borrow(Clone::clone).filter(|(_, started)| *started == generation());
         let another = known.is_some_and(|(known, _)| !Weak::ptr_eq(&known, &self.this));
         if supervision::is_worker() {
             if !with_workers {
@@ -361,11 +361,11 @@ impl Core {
         if let Some((_, object)) = self.connection(id) {
             return Ok(Some(object));
         }
-        Ok(self.describe(vec![id])?.remove(&id))
+        Ok(self.describe(&[id])?.remove(&id))
     }
 
     /// Objects of connections that this process does not serve. They name them and know no callback.
-    fn describe(&self, conns: Vec<ConnId>) -> PhpResult<IdMap<ConnId, Zval>> {
+    fn describe(&self, conns: &[ConnId]) -> PhpResult<IdMap<ConnId, Zval>> {
         let mut objects = IdMap::default();
         if self.role.get() == Role::Alone || conns.is_empty() {
             return Ok(objects);
@@ -384,9 +384,9 @@ impl Core {
     fn objects(&self, reply: Reply) -> PhpResult<Zval> {
         let Reply::Conns(ids) = reply else { return Ok(list([])) };
         let known = self.connections.borrow();
-        let unknown = ids.iter().copied().filter(|id| !known.contains_key(id)).collect();
+        let unknown: Vec<_> = ids.iter().copied().filter(|id| !known.contains_key(id)).collect();
         drop(known);
-        let mut named = self.describe(unknown)?;
+        let mut named = self.describe(&unknown)?;
         let object = |id| self.connection(id).map(|(_, object)| object).or_else(|| named.remove(&id));
         Ok(list(ids.into_iter().filter_map(object).collect::<Vec<_>>()))
     }

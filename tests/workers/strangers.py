@@ -68,7 +68,7 @@ def confront(said, by, then, pattern, when):
     line = gateway.wait_logged(re.compile(f"worker 1 .* ({pattern})", re.S))
     # Ended, and tried again.
     gateway.php.wait_event("rude", count=2)
-    check(rude not in pids(gateway.workers()), f"process {rude} is taken for a worker")
+    gateway.wait(lambda told: rude not in pids(told), f"end of process {rude}, which is no worker")
     for client in clients:
         client.ask("after")
     newcomer = gateway.clients(1)[0]
