@@ -7,18 +7,19 @@ use std::fmt::Write as _;
 pub const MAX_TEXT: usize = 4096;
 
 /// The text on one line, without what commands a terminal (C0, DEL, C1) or shows otherwise than it stands
-/// (line separators, bidirectional controls): those as `\n`, `\r`, `\t` or `\u{1b}`. What is longer than
-/// [`MAX_TEXT`] ends with `…`.
+/// (line separators, bidirectional controls): those as `\n`, `\r`, `\t` or `\u{1b}`. What would be longer than
+/// [`MAX_TEXT`] ends with `…` before it.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.len() <= MAX_TEXT && !text.contains(is_hidden) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len().min(MAX_TEXT) + 16);
+    // Up to where the end mark would still have room.
+    let mut fits = 0;
     for char in text.chars() {
-        if out.len() >= MAX_TEXT {
-            out.push('…');
-            break;
+        if out.len() + '…'.len_utf8() <= MAX_TEXT {
+            fits = out.len();
         }
         match char {
             '\n' => out.push_str("\\n"),
@@ -29,6 +30,11 @@ pub fn printable(text: &str) -> Cow<'_, str> {
                 let _ = write!(out, "\\u{{{:x}}}", u32::from(hidden));
             }
             char => out.push(char),
+        }
+        if out.len() > MAX_TEXT {
+            out.truncate(fits);
+            out.push('…');
+            break;
         }
     }
     Cow::Owned(out)
@@ -51,12 +57,15 @@ mod tests {
     }
 
     #[test]
-    fn no_text_is_longer_than_the_limit_and_a_character() {
+    fn no_text_is_longer_than_the_limit() {
         let short = "x".repeat(MAX_TEXT);
         assert_eq!(printable(&short), short);
         for text in ["x".repeat(MAX_TEXT + 1), "\u{1f600}".repeat(MAX_TEXT), "\0".repeat(MAX_TEXT)] {
             let shown = printable(&text);
-            assert!(shown.len() < MAX_TEXT + 16 && shown.ends_with('…'), "{}", shown.len());
+            assert!((MAX_TEXT - 16..=MAX_TEXT).contains(&shown.len()) && shown.ends_with('…'), "{}", shown.len());
         }
+        let full = format!("\n{}", "x".repeat(MAX_TEXT - 2));
+        assert_eq!(printable(&full).len(), MAX_TEXT);
+        assert!(printable(&full).ends_with('x'), "all of it has room");
     }
 }

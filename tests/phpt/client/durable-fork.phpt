@@ -13,9 +13,14 @@ $code = <<<'PHP'
     $options = ['outbox' => ['path' => $argv[1]]];
     $client = new WsClient('ws://127.0.0.1:1', $options);
     $client->send('parent');
-    $content = md5_file(glob("$argv[1]/*.log")[0]);
     $parent = getmypid();
     if (pcntl_fork() === 0) {
+        // Its threads may write what is theirs to write: what they do not write from here on, nobody else must.
+        exec("kill -STOP $parent");
+        foreach (glob("/proc/$parent/task/*/stat") as $thread) {
+            while (!str_contains(file_get_contents($thread), ') T ')) { usleep(1000); }
+        }
+        $content = md5_file(glob("$argv[1]/*.log")[0]);
         try { $client->send('child'); } catch (Error $error) { echo get_class($error), "\n"; }
         try { (new WsClient('ws://127.0.0.1:1', $options))->send('child'); } catch (WsStorageException $error) { echo str_contains($error->getMessage(), 'in use by process ' . $parent) ? "parent's\n" : $error->getMessage(); }
         unset($client);

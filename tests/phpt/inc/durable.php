@@ -18,7 +18,9 @@ function outbox_directory(): string
 /** Another PHP that runs $code with $arguments; [process, its output]. */
 function other(string $code, array $arguments = [], array $wrap = []): array
 {
-    $command = [...$wrap, PHP_BINARY, '-n', '-d', 'extension=' . extension_path(), '-d', 'display_errors=1', '-r', $code, '--', ...$arguments];
+    // The JIT is off under valgrind.
+    $settings = ['-d', 'extension=' . extension_path(), '-d', 'display_errors=1', '-d', 'pcre.jit=' . ini_get('pcre.jit')];
+    $command = [...$wrap, PHP_BINARY, '-n', ...$settings, '-r', $code, '--', ...$arguments];
     $process = proc_open($command, [1 => ['pipe', 'w'], 2 => ['redirect', 1]], $pipes);
     return [$process, $pipes[1]];
 }
