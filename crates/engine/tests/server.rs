@@ -1301,21 +1301,6 @@ fn a_crowd_is_told_to_leave_over_a_window() {
 }
 
 #[test]
-fn a_second_stop_makes_it_sooner_and_never_later() {
-    let mut app = App::new();
-    let (server, address) = app.serve(|_| {});
-    // They do not answer close frames.
-    let _peers: Vec<_> = (0..300).map(|_| connect_raw(&address)).collect();
-    for _ in 0..300 {
-        app.wait_open();
-    }
-    for drain in [3600, 7200, 0, 3600] {
-        app.submit(Command::StopServer { server, drain: Duration::from_secs(drain) });
-    }
-    app.wait(|event| matches!(event, Event::Stopped { .. }).then_some(()));
-}
-
-#[test]
 fn who_is_only_sent_to_is_not_idle() {
     let mut app = App::new();
     let idle = Duration::from_millis(800);

@@ -903,6 +903,19 @@ fn who_is_cut_at_the_end_of_a_stop_was_shut_down() {
     assert_eq!(app.wait_close().0, 4000);
 }
 
+#[test]
+fn a_second_stop_makes_it_sooner_and_never_later() {
+    let mut app = App::new();
+    let (server, address) = serve(&app, |_| {});
+    // Asked to leave within the time, it stays to its end.
+    let (_peer, _) = Peer::fresh(&address, "box");
+    opened(&mut app);
+    for drain in [3600, 7200, 0, 3600] {
+        app.submit(Command::StopServer { server, drain: Duration::from_secs(drain) });
+    }
+    assert_eq!(app.wait_close().0, 4000);
+}
+
 fn user_of(app: &App, server: EndpointId, session: &str) -> Option<Arc<str>> {
     let Reply::Session(info) = app.submit(Command::Session { server, session: session.into() }) else { panic!() };
     info.expect("a session").user
