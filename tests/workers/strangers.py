@@ -15,6 +15,8 @@ from gateway import Gateway, all_open, pids
 from harness import LIMIT, ROOT, check, equal
 
 LARGEST = 1 << 30
+# The same of a greeting.
+GREETING = 64 * 1024
 
 
 def frame(body, length=None):
@@ -37,13 +39,13 @@ STRANGERS = {
     "garbage": (b"\xf0" * 300, "self", "wait", r"a frame of \d+ bytes"),
     "text": (frame(b"GET / HTTP/1.1"), "self", "wait", r"does not begin with a worker's greeting"),
     "truncated": (frame(b"lifeline-worker", 100), "self", "end", r"the last \d+ bytes on its socket are no whole frame"),
-    "oversized": (frame(b"lifeline-worker", LARGEST + 1), "self", "wait", rf"a frame of {LARGEST + 1} bytes, allowed are 1 to {LARGEST}"),
+    "oversized": (frame(b"lifeline-worker", GREETING + 1), "self", "wait", rf"a frame of {GREETING + 1} bytes, allowed are 1 to {GREETING}\b"),
     "empty": (frame(b""), "self", "wait", r"a frame of 0 bytes"),
     "version": (greeting(version=99), "self", "wait", r"speaks version 99 .* restart the server"),
     "build": (greeting(build_of="0.0.1"), "self", "wait", r"lifeline 0\.0\.1, this process has .* restart the server"),
     "greeting": (frame(greeting()[4:-6] + b"\x63"), "self", "wait", r"cannot be read as a greeting"),
     "message": (greeting() + frame(b"\xff" * 20), "self", "wait", r"cannot be read"),
-    "oversized_message": (greeting() + frame(b"", 0xFFFF_FFFF), "self", "wait", r"a frame of 4294967295 bytes"),
+    "oversized_message": (greeting() + frame(b"", 0xFFFF_FFFF), "self", "wait", rf"a frame of 4294967295 bytes, allowed are 1 to {LARGEST}\b"),
     "truncated_message": (greeting() + frame(b"\x03", 5000), "self", "end", r"the last \d+ bytes on its socket are no whole frame"),
     "other_process": (greeting(), "child", "wait", r"process \d+ of user \d+ speaks, wanted is process \d+"),
 }

@@ -105,7 +105,7 @@ pub fn worker(data: &[u8], piece: usize) -> Result<usize, String> {
         addresses: Vec::new(),
     };
     let mut roster = Roster::new(settings, now, &mut hands);
-    let mut reader = Reader::default();
+    let mut reader = Reader::of_stranger();
     let (mut greeted, mut count) = (false, 0);
     for part in data.chunks(piece.max(1)) {
         reader.buffer.extend_from_slice(part);

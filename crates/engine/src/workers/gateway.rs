@@ -315,7 +315,7 @@ impl Drop for Peer {
 
 /// Reads a worker's socket to its end.
 async fn read(link: Arc<Link>, worker: WorkerId, inbox: Arc<Inbox>) {
-    let mut reader = Reader::default();
+    let mut reader = Reader::of_stranger();
     let mut peer = None;
     loop {
         while inbox.bytes.load(Ordering::Relaxed) > UNREAD {

@@ -15,6 +15,8 @@ use crate::bridge::{Command, CommandError, DeliveryId, EndpointId, Event, Reply}
 
 /// Bytes that a frame may have after its length.
 pub const MAX_FRAME: usize = 1 << 30;
+/// The same of the first frame, a greeting: who sends it may be a stranger.
+pub const MAX_GREETING: usize = 64 * 1024;
 /// Messages are gathered in frames of about this size.
 pub const FULL_FRAME: usize = 64 * 1024;
 /// Changes whenever the meaning of a message does.
@@ -75,8 +77,8 @@ pub enum ToGateway {
 /// What cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    #[error("a frame of {0} bytes, allowed are 1 to {MAX_FRAME}")]
-    Length(usize),
+    #[error("a frame of {length} bytes, allowed are 1 to {limit}")]
+    Length { length: usize, limit: usize },
     #[error("{bytes} bytes of a frame cannot be read as {what}")]
     Malformed { what: &'static str, bytes: usize },
     #[error("it does not begin with a worker's greeting")]
@@ -226,12 +228,25 @@ pub fn read_messages<T: for<'a> Deserialize<'a>>(
 }
 
 /// Bytes that have come, as frames.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reader {
     pub buffer: BytesMut,
+    /// The longest frame.
+    limit: usize,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self { buffer: BytesMut::new(), limit: MAX_FRAME }
+    }
 }
 
 impl Reader {
+    /// Whose first frame is a greeting.
+    pub fn of_stranger() -> Self {
+        Self { limit: MAX_GREETING, ..Self::default() }
+    }
+
     /// The next frame, if it has come whole.
     ///
     /// # Errors
@@ -239,13 +254,14 @@ impl Reader {
     pub fn next_frame(&mut self) -> Result<Option<Bytes>, WireError> {
         let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(None) };
         let length = u32::from_le_bytes(*header) as usize;
-        if !(1..=MAX_FRAME).contains(&length) {
-            return Err(WireError::Length(length));
+        if !(1..=self.limit).contains(&length) {
+            return Err(WireError::Length { length, limit: self.limit });
         }
         if self.buffer.len() < HEADER + length {
             return Ok(None);
         }
         self.buffer.advance(HEADER);
+        self.limit = MAX_FRAME;
         Ok(Some(self.buffer.split_to(length).freeze()))
     }
 }

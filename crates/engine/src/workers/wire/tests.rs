@@ -78,8 +78,21 @@ fn a_length_that_no_frame_has_is_an_error() {
     for length in [0, MAX_FRAME as u32 + 1, u32::MAX] {
         let mut reader = Reader::default();
         reader.buffer.extend_from_slice(&length.to_le_bytes());
-        assert_eq!(reader.next_frame(), Err(WireError::Length(length as usize)));
+        let length = length as usize;
+        assert_eq!(reader.next_frame(), Err(WireError::Length { length, limit: MAX_FRAME }));
     }
+}
+
+#[test]
+fn a_strangers_first_frame_is_short() {
+    let mut reader = Reader::of_stranger();
+    reader.buffer.extend_from_slice(&70_000_u32.to_le_bytes());
+    assert_eq!(reader.next_frame(), Err(WireError::Length { length: 70_000, limit: MAX_GREETING }));
+    let mut reader = Reader::of_stranger();
+    reader.buffer.extend_from_slice(&[1, 0, 0, 0, b'x']);
+    assert!(reader.next_frame().unwrap().is_some());
+    reader.buffer.extend_from_slice(&70_000_u32.to_le_bytes());
+    assert_eq!(reader.next_frame(), Ok(None));
 }
 
 #[test]
