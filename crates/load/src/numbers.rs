@@ -108,6 +108,8 @@ struct Member {
     gone: bool,
     /// When it last sent or was answered.
     moved: Instant,
+    /// How long it waits for an answer before it sends one message more.
+    patience: Duration,
     /// The message whose answer ends it.
     last: Option<u64>,
     done: bool,
@@ -277,7 +279,8 @@ impl Numbers {
             while crowd.members.len() < self.conns && pool.opening() < 64 {
                 let link = pool.connect(crowd.members.len() as u64, None)?;
                 let (account, moved) = (Account::default(), Instant::now());
-                crowd.members.push(Member { account, link, gone: false, moved, last: None, done: false });
+                let patience = self.patience;
+                crowd.members.push(Member { account, link, gone: false, moved, patience, last: None, done: false });
             }
             pool.turn(Duration::from_millis(20), &mut crowd)?;
             ensure!(crowd.closes == 0, "{:?}", crowd.errors);
@@ -309,8 +312,13 @@ impl Numbers {
             while visits < due {
                 let number = (visits % self.conns as u64) as usize;
                 visits += 1;
+                let member = &mut crowd.members[number];
+                let stalled = member.moved.elapsed() >= member.patience;
+                if stalled && ending.is_some() {
+                    // An answer may always come as late as the next message goes out (Nagle's algorithm at the server).
+                    member.patience *= 2;
+                }
                 let member = &crowd.members[number];
-                let stalled = member.moved.elapsed() >= self.patience;
                 let room = ending.is_none() && member.account.waiting() < self.window;
                 if !member.done && (room || stalled) {
                     Self::visit(&mut pool, &mut crowd, number);

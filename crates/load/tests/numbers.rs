@@ -99,6 +99,15 @@ fn a_full_window_that_is_lost_stops_nobody() {
 }
 
 #[test]
+fn answers_that_take_longer_than_patience_come_to_an_end() {
+    let reply: Reply = |_, text| {
+        std::thread::sleep(Duration::from_millis(25));
+        Some(vec![text.to_owned()])
+    };
+    assert_counts(&run(reply, 1, Duration::from_secs(20)), &[]);
+}
+
+#[test]
 fn order_and_repetition_are_seen() {
     // 3 follows 4, and 6 comes twice.
     let reply: Reply = |number, text| {

@@ -1,8 +1,9 @@
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::bridge::{SessionData, SessionInfo};
-use crate::config::Workers;
+use crate::bridge::{Delivery, SessionData, SessionInfo, Verdict};
+use crate::config::{WorkerKey, Workers};
 
 const SERVER: EndpointId = EndpointId(1);
 
