@@ -114,9 +114,10 @@ use_php
 part lint 1800 scripts/lint.sh
 # The extension itself cannot be linked into a test program: Zend's symbols are PHP's.
 part rust 2400 "$CARGO" test --locked --workspace --exclude lifeline --quiet --no-fail-fast
-part js 300 scripts/js.sh
+beside js 300 scripts/js.sh
 # With optimisation and every assertion: 10,000 schedules of faults take about a minute.
 part model 1200 scripts/model.sh
+await
 part build 1800 bash -c 'step build scripts/build.sh'
 # After the build: arrays of options are fuzzed through PHP.
 part fuzz 1200 env FUZZ_SECONDS="${FUZZ_SECONDS:-5}" scripts/fuzz.sh
@@ -134,10 +135,13 @@ else
     part conformance 600 tests/conformance/run
     await
     part leaks 600 tests/soak/run memory leaks
-    # The kinds of test that bring their own runner.
-    for name in browser chaos workers abuse guard; do
-        [ ! -x "tests/$name/run" ] || part "$name" 600 "tests/$name/run"
-    done
+    # The kinds of test that bring their own runner. Three of them wait more than they compute.
+    beside browser 600 tests/browser/run
+    part chaos 600 tests/chaos/run
+    part workers 600 tests/workers/run
+    await
+    part abuse 600 tests/abuse/run
+    part guard 600 tests/guard/run
     part demo 120 env DURATION=20 scripts/demo.sh
     if [ "$mode" = full ]; then
         part audit 3600 scripts/audit.sh
