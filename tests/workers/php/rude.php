@@ -15,7 +15,9 @@ if ($number === '1' && file_exists($config['when'])) {
     $bytes = base64_decode($config['bytes']);
     $socket = gateway_socket();
     if ($config['by'] === 'child') {
-        $code = 'fwrite(fopen("php://fd/0", "r+"), base64_decode($argv[1])); sleep(600);';
+        // It holds the socket for as long as the worker lives.
+        $code = '$parent = fn () => (int) explode(" ", file_get_contents("/proc/self/stat"))[3]; $worker = $parent();'
+            . ' fwrite(fopen("php://fd/0", "r+"), base64_decode($argv[1])); while ($parent() === $worker) usleep(50000);';
         $child = proc_open([PHP_BINARY, '-n', '-r', $code, base64_encode($bytes)], [$socket, ['file', '/dev/null', 'w']], $pipes);
     } else {
         fwrite($socket, $bytes);
