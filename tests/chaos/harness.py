@@ -242,22 +242,29 @@ def host_port(url):
     return re.match(r"ws://([^/]+)", url).group(1)
 
 
+def upgraded(address, target="/"):
+    """A socket to `host:port` whose handshake was accepted, and what was read of the answer and behind it."""
+    host, port = address.rsplit(":", 1)
+    link = socket.create_connection((host.strip("[]"), int(port)), LIMIT)
+    link.sendall(
+        f"GET {target} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
+    head = b""
+    while b"\r\n\r\n" not in head:
+        more = link.recv(4096)
+        check(more, f"{address}{target} refused: {head!r}")
+        head += more
+    check(head.startswith(b"HTTP/1.1 101 "), f"{address}{target} refused: {head!r}")
+    return link, head
+
+
 class Control:
     """A WebSocket connection that speaks just enough to give the PHP server its orders."""
 
     def __init__(self, url):
         host, port = host_port(url).rsplit(":", 1)
-        self.socket = socket.create_connection((host.strip("[]"), int(port)), LIMIT)
-        self.socket.sendall(
-            f"GET /?control HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
-        head = b""
-        while b"\r\n\r\n" not in head:
-            more = self.socket.recv(4096)
-            check(more, f"control connection refused: {head!r}")
-            head += more
-        check(head.startswith(b"HTTP/1.1 101 "), f"control connection refused: {head!r}")
+        self.socket, head = upgraded(f"{host}:{port}", "/?control")
         # It lives as a peer that answers pings.
         self.rest = head.split(b"\r\n\r\n", 1)[1]
         self.lock = threading.Lock()

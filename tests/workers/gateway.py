@@ -4,12 +4,11 @@ import json
 import os
 import queue
 import signal
-import socket
 import threading
 import time
 import urllib.request
 
-from harness import LIMIT, Load, Php, check, equal, host_port
+from harness import LIMIT, Load, Php, check, equal, host_port, upgraded
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -96,18 +95,7 @@ class Client:
     """A plain client with a thread that reads: messages and pongs in queues, pings answered."""
 
     def __init__(self, address):
-        host, port = address.rsplit(":", 1)
-        self.link = socket.create_connection((host.strip("[]"), int(port)), LIMIT)
-        self.link.sendall(
-            f"GET / HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
-        head = b""
-        while b"\r\n\r\n" not in head:
-            more = self.link.recv(4096)
-            check(more, f"refused: {head!r}")
-            head += more
-        check(head.startswith(b"HTTP/1.1 101 "), f"refused: {head!r}")
+        self.link, head = upgraded(address)
         self.link.settimeout(None)
         self.inbox, self.pongs = queue.Queue(), queue.Queue()
         self.pings = 0
